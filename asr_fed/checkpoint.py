@@ -1,0 +1,49 @@
+"""Checkpoints that are whole or absent, and that execute nothing when they are read."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+ARRAY = "ndarray as tensor"  # the one key of a dict that stands for a numpy array in a file
+
+
+def save_checkpoint(content: Any, path: Path) -> None:
+    """Write beside `path`, flush to disk, then rename: a kill at any moment leaves the old file or the new one.
+
+    `content` is made of dicts, lists, numbers, strings, bytes, tensors and numpy arrays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(_pack(content), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> Any:
+    """What `save_checkpoint` was given."""
+    return _unpack(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def _pack(content: Any) -> Any:
+    # torch's safe loader takes tensors but not numpy arrays.
+    if isinstance(content, np.ndarray):
+        return {ARRAY: torch.from_numpy(content)}
+    if isinstance(content, dict):
+        return {key: _pack(value) for key, value in content.items()}
+    return [_pack(value) for value in content] if isinstance(content, list) else content
+
+
+def _unpack(content: Any) -> Any:
+    if isinstance(content, dict):
+        if content.keys() == {ARRAY}:
+            return content[ARRAY].numpy()
+        return {key: _unpack(value) for key, value in content.items()}
+    return [_unpack(value) for value in content] if isinstance(content, list) else content

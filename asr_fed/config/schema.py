@@ -1,0 +1,226 @@
+"""Every setting of a run, typed. The YAML files under hparams/ fill it in; nothing else adds keys.
+
+Fields typed `Any` hold a `_target_`: an object a user may swap for one of their own. Its other keys are
+checked against that object's own signature before any work starts (see `asr_fed.config.check`).
+Torch is not imported here, so that `--help` stays quick.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+from asr_fed.data.partition import ClientsConfig, PartsConfig
+
+
+class Mode(Enum):
+    federated = "federated"
+    central = "central"
+
+
+class Precision(Enum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class TokenizerKind(Enum):
+    unigram = "unigram"
+    bpe = "bpe"
+    char = "char"
+
+
+class Decoder(Enum):
+    ctc_greedy = "ctc_greedy"
+    attention_greedy = "attention_greedy"
+    beam = "beam"
+
+
+class Start(Enum):
+    """What central training starts from."""
+
+    scratch = "scratch"
+    warm_start = "warm_start"
+
+
+@dataclass
+class DataConfig:
+    name: str = MISSING
+    language: str = MISSING
+    root: str = MISSING  # the corpus on disk
+    prepared: str = "prepared/${data.name}"  # manifest and features: shared by all runs on this corpus
+    prepare: Any = None  # `_target_`: a function of data_prep; null: the manifest is there already
+    parts: PartsConfig = field(default_factory=PartsConfig)
+
+
+@dataclass
+class FeatureConfig:
+    """Log-mel filterbank; durations in milliseconds."""
+
+    sample_rate: int = 16000
+    n_mels: int = 80
+    n_fft: int = 400
+    win_ms: int = 25
+    hop_ms: int = 10
+
+
+@dataclass
+class TokenizerConfig:
+    kind: TokenizerKind = TokenizerKind.unigram
+    vocab_size: int = 500
+
+
+@dataclass
+class ModelConfig:
+    """CRDNN encoder, attentional GRU decoder, CTC head (SpeechBrain's modules)."""
+
+    cnn_channels: list[int] = field(default_factory=lambda: [128, 256])
+    cnn_kernel: list[int] = field(default_factory=lambda: [3, 3])
+    pool_2d: bool = False  # each CNN block halves time as well as frequency
+    time_pooling: int = 4  # after the CNN
+    rnn_layers: int = 5
+    rnn_neurons: int = 1024
+    dnn_blocks: int = 2
+    dnn_neurons: int = 1024
+    embedding: int = 128
+    decoder_neurons: int = 1024
+    attention_dim: int = 1024
+    attention_channels: int = 10
+    attention_kernel: int = 100
+    dropout: float = 0.15
+
+
+@dataclass
+class AugmentConfig:
+    """SpecAugment at training time, and playback speeds whose features are cached."""
+
+    speeds: list[float] = field(default_factory=lambda: [1.0])
+    time_drops: int = 2
+    time_drop_frames: int = 20
+    frequency_drops: int = 2
+    frequency_drop_bands: int = 15
+    warp_frames: int = 0
+
+
+@dataclass
+class BatchConfig:
+    """A batch ends at `max_utterances` or where, padded, it would exceed `max_seconds` of audio."""
+
+    max_utterances: int = 8
+    max_seconds: float | None = None
+
+
+@dataclass
+class LossConfig:
+    """ctc_weight * CTC + (1 - ctc_weight) * NLL with label smoothing."""
+
+    ctc_weight: float = 0.3
+    label_smoothing: float = 0.1
+
+
+@dataclass
+class NewBobConfig:
+    """lr <- factor * lr where the WER's relative gain stays under `threshold`, `patience` times over."""
+
+    factor: float = 0.8
+    threshold: float = 0.0025
+    patience: int = 0
+
+
+@dataclass
+class CentralConfig:
+    """Training on pooled speech: the warm start and the centralised reference."""
+
+    epochs: int = 20
+    ctc_epochs: int | None = None  # CTC takes part in the first so many epochs; null: in all
+    optimizer: Any = field(default_factory=lambda: {"_target_": "torch.optim.Adam"})
+    lr: float = 0.001
+    warmup_steps: int = 0  # linear from 0
+    decay_from: float = 1.0  # fraction of the epochs after which lr falls linearly towards 0
+    clip: float = 5.0
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    annealing: NewBobConfig = field(default_factory=NewBobConfig)
+    evaluate_every: int = 1  # epochs
+    early_stop: int | None = None  # evaluations without a better WER; null: never
+    average_last: int = 1  # the result is the mean of the last so many epochs; 1: the best epoch on dev
+
+
+@dataclass
+class WarmStartConfig(CentralConfig):
+    checkpoint: str | None = None  # a recogniser to start from: no warm-up training then
+
+
+@dataclass
+class ReferenceConfig(CentralConfig):
+    start: Start = Start.scratch
+    after_federation: bool = False  # train it in a federated run too, and show it in the same table
+
+
+@dataclass
+class HeldOutConfig:
+    """Training of the server on its own held-out speech after each aggregation."""
+
+    epochs: int = 1  # 0: off
+    lr: float = 0.01
+    replay_warm_up: bool = False  # the warm-up speech belongs to it too
+    batch: BatchConfig = field(default_factory=BatchConfig)
+
+
+@dataclass
+class FederationConfig:
+    clients: ClientsConfig = field(default_factory=ClientsConfig)
+    rounds: int = 20
+    cohort: int | float | None = None  # clients a round: a number, a fraction such as 0.1, or null for all
+    local_epochs: int = 5
+    local_steps: int | None = None  # instead of epochs
+    ctc_epochs: int | None = None  # CTC takes part in the first so many local epochs; null: in all
+    optimizer: Any = field(default_factory=lambda: {"_target_": "torch.optim.SGD"})
+    lr: float = 1.0
+    clip: float = 5.0
+    prox: float = 0.0  # mu of FedProx, arXiv 1812.06127
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    annealing: NewBobConfig = field(default_factory=NewBobConfig)
+    fallback_after: int | None = None  # rounds without gain before the best weights return; null: never
+    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
+    evaluate_every: int = 1  # rounds
+    round_timeout: float | None = None  # seconds
+
+
+@dataclass
+class EvaluationConfig:
+    client_decoder: Decoder = Decoder.ctc_greedy
+    dev_decoder: Decoder = Decoder.ctc_greedy
+    test_decoder: Decoder = Decoder.beam
+    beam_size: int = 10
+    beam_ctc_weight: float = 0.4
+    max_seconds_per_batch: float = 200.0
+
+
+@dataclass
+class EngineConfig:
+    workers: int = 2
+    threads_per_worker: int = 1
+    server_threads: int = 2  # part of what makes a run repeatable, as threads_per_worker is
+
+
+@dataclass
+class Config:
+    run_dir: str = MISSING
+    resume: bool = False
+    seed: int = 1234
+    mode: Mode = Mode.federated
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+    precision: Precision = Precision.fp32
+    data: DataConfig = field(default_factory=DataConfig)
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    central: ReferenceConfig = field(default_factory=ReferenceConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
+    weighting: Any = field(default_factory=lambda: {"_target_": "asr_fed.federation.weighting.WerSoftmax"})
+    server: Any = field(default_factory=lambda: {"_target_": "flwr.serverapp.strategy.FedAvg"})
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)

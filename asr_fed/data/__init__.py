@@ -1,0 +1,1 @@
+"""Speech on its way to the model: manifest, partition by speaker, tokenizer, features, batches."""

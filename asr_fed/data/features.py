@@ -1,0 +1,181 @@
+"""Log-mel filterbanks, computed once into a memory-mapped cache that every worker shares.
+
+The cache is a folder of shards. A shard holds the frames of some hundred utterances behind one another
+(float16, [frames, n_mels]) and is named by a hash of all that determines its content: the filterbank's
+settings, the playback speed and the path, size and modification time of each recording. So a change
+of any of them makes a new shard, and nothing is ever overwritten. A shard becomes visible by one rename:
+a killed build leaves finished shards to its successor, and two builders at worst wait for each other.
+"""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from rich.progress import track
+
+from asr_fed.config.schema import FeatureConfig
+from asr_fed.data.manifest import Utterance
+from asr_fed.errors import UserError
+
+SHARD_UTTERANCES = 256
+VERSION = 1  # of the file format and of the computation below
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """Frames of every utterance, for every playback speed: `cache[utterance_id, speed]` is [frames, n_mels]."""
+
+    shards: dict[Path, tuple[str, ...]]
+    offsets: dict[tuple[str, float], tuple[Path, int, int]]
+
+    def __getitem__(self, key: tuple[str, float]) -> np.ndarray:
+        shard, start, stop = self.offsets[key]
+        return _mapped(shard)[start:stop]
+
+    def frames(self, utterance_id: str, speed: float = 1.0) -> int:
+        _, start, stop = self.offsets[utterance_id, speed]
+        return stop - start
+
+
+def build_features(
+    utterances: Iterable[Utterance],
+    config: FeatureConfig,
+    folder: Path,
+    *,
+    speeds: Sequence[float] = (1.0,),
+    processes: int = 1,
+) -> FeatureCache:
+    """Open the cache in `folder`, first computing what it lacks (in parallel, with a progress bar).
+
+    Args:
+        speeds: playback speeds to hold besides the recording's own 1.0 (speed perturbation).
+
+    Raises UserError where a recording cannot be read.
+    """
+    ordered = sorted(set(utterances), key=lambda utterance: utterance.id)
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = [
+        _Job(tuple(ordered[start : start + SHARD_UTTERANCES]), config, speed, folder)
+        for speed in sorted({1.0, *speeds})
+        for start in range(0, len(ordered), SHARD_UTTERANCES)
+    ]
+    missing = [job for job in jobs if not job.path.with_suffix(".json").is_file()]
+    if missing:
+        with ProcessPoolExecutor(max(1, min(processes, len(missing))), mp_context=get_context("spawn")) as pool:
+            for _ in track(pool.map(_build_shard, missing), description="Features", total=len(missing)):
+                pass
+    offsets = {}
+    for job in jobs:
+        for utterance_id, start, stop in json.loads(job.path.with_suffix(".json").read_text()):
+            offsets[utterance_id, job.speed] = (job.path, start, stop)
+    return FeatureCache({job.path: tuple(u.id for u in job.utterances) for job in jobs}, offsets)
+
+
+@dataclass(frozen=True)
+class _Job:
+    utterances: tuple[Utterance, ...]
+    config: FeatureConfig
+    speed: float
+    folder: Path
+
+    @functools.cached_property
+    def path(self) -> Path:
+        content = [VERSION, asdict(self.config), self.speed]
+        for utterance in self.utterances:
+            try:
+                stat = os.stat(utterance.wav)
+            except OSError as error:
+                raise UserError(
+                    f"The recording {utterance.wav} ({utterance.id}) cannot be read: {error.strerror}. "
+                    "Prepare the corpus again, or correct the manifest."
+                ) from None
+            content.append([utterance.id, utterance.wav, stat.st_size, stat.st_mtime_ns])
+        return self.folder / f"{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]}.npy"
+
+
+def _build_shard(job: _Job) -> None:
+    """Compute one shard; the index, written last, is what makes the shard exist."""
+    import torch
+
+    torch.set_num_threads(1)
+    with FileLock(job.path.with_suffix(".lock")):
+        index = job.path.with_suffix(".json")
+        if index.is_file():
+            return
+        rows, parts, start = [], [], 0
+        for utterance, frames in zip(job.utterances, _filterbanks(job), strict=True):
+            rows.append((utterance.id, start, start + len(frames)))
+            parts.append(frames)
+            start += len(frames)
+        temporary = job.path.with_suffix(f".{os.getpid()}")
+        with temporary.open("wb") as file:
+            np.save(file, np.concatenate(parts))
+        os.replace(temporary, job.path)
+        temporary.write_text(json.dumps(rows))
+        os.replace(temporary, index)
+    with suppress(OSError):
+        os.unlink(job.path.with_suffix(".lock"))
+
+
+def _filterbanks(job: _Job) -> Iterator[np.ndarray]:
+    import torch
+    from speechbrain.lobes.features import Fbank
+
+    compute = Fbank(
+        sample_rate=job.config.sample_rate,
+        n_mels=job.config.n_mels,
+        n_fft=job.config.n_fft,
+        win_length=job.config.win_ms,
+        hop_length=job.config.hop_ms,
+    )
+    for utterance in job.utterances:
+        with torch.no_grad():
+            signal = read_audio(utterance.wav, job.config.sample_rate, speed=job.speed)
+            yield compute(signal[None])[0].to(torch.float16).numpy()
+
+
+def read_audio(path: str | Path, sample_rate: int, *, speed: float = 1.0):
+    """Mono waveform as float32 tensor [samples] at `sample_rate` Hz, played `speed` times as fast.
+
+    Raises UserError where the file cannot be decoded.
+    """
+    import soundfile
+    import torch
+    from torchaudio.functional import resample
+
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise UserError(f"The recording {path} cannot be read: {error}. Prepare the corpus again.") from error
+    signal = torch.from_numpy(samples.mean(axis=1))
+    # Playing faster is the same as pretending a higher original rate. Rounding it to 100 Hz keeps the
+    # resampling kernel small.
+    rate = round(rate * speed / 100) * 100 if speed != 1.0 else rate
+    return signal if rate == sample_rate else resample(signal, rate, sample_rate)
+
+
+@functools.lru_cache(maxsize=4096)
+def _mapped(shard: Path) -> np.ndarray:
+    return np.load(shard, mmap_mode="r")
+
+
+def feature_statistics(cache: FeatureCache, utterances: Iterable[Utterance]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation per mel band over all frames, each float32 [n_mels]."""
+    count, total, squares = 0, 0.0, 0.0
+    for utterance in sorted(utterances, key=lambda utterance: utterance.id):
+        frames = cache[utterance.id, 1.0].astype(np.float64)
+        count += len(frames)
+        total = total + frames.sum(axis=0)
+        squares = squares + (frames**2).sum(axis=0)
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))
+    return mean.astype(np.float32), deviation.astype(np.float32)

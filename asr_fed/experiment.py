@@ -1,0 +1,136 @@
+"""An experiment: one resolved config and all that it determines before training starts.
+
+`prepare_experiment` makes it (corpus -> manifest -> partition -> tokenizer -> features) in a run directory;
+`open_experiment` opens it again, in the same process, in a worker, or after a kill.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from asr_fed.config.schema import Config, ModelConfig
+from asr_fed.data.features import FeatureCache, build_features, feature_statistics
+from asr_fed.data.manifest import Utterance, read_manifest
+from asr_fed.data.partition import Partition, partition_speakers, read_partition, write_partition
+from asr_fed.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
+from asr_fed.errors import UserError
+from asr_fed.model.recogniser import Recogniser, load_recogniser
+from asr_fed.training.epoch import TrainingContext
+from asr_fed.training.randomness import seed_everything
+
+
+@dataclass(frozen=True)
+class Experiment:
+    config: Config
+    run_dir: Path
+    partition: Partition
+    tokenizer: Tokenizer
+    cache: FeatureCache
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.run_dir / "checkpoints"
+
+    def fresh_recogniser(self) -> Recogniser:
+        """Seeded initial weights, or those of `warm_start.checkpoint`; normaliser statistics from warm-up speech."""
+        config = self.config
+        if config.warm_start.checkpoint is not None:
+            return load_recogniser(config.warm_start.checkpoint)
+        seed_everything(config.seed, "initial weights")
+        recogniser = Recogniser.create(config.model, config.features, self.tokenizer)
+        recogniser.model.set_normaliser(*feature_statistics(self.cache, self.partition.warm_up))
+        return recogniser
+
+    def training_context(self, recogniser: Recogniser, device: torch.device) -> TrainingContext:
+        recogniser.model.to(device)
+        config = self.config
+        return TrainingContext(recogniser, self.cache, config.augment, config.loss, config.precision, device)
+
+
+def prepare_experiment(config: Config) -> Experiment:
+    """Prepare what is not prepared yet and write it to the run directory.
+
+    Raises UserError where corpus or config do not permit it.
+    """
+    run_dir = Path(config.run_dir)
+    manifest = Path(config.data.prepared) / "manifest.csv"
+    if config.data.prepare is not None:
+        instantiate(config.data.prepare, manifest=str(manifest))
+    utterances = read_manifest(manifest)
+    partition = partition_speakers(utterances, config.data.parts, config.federation.clients, config.seed)
+    if not (run_dir / "partition").is_dir():
+        write_partition(partition, run_dir / "partition")
+    elif read_partition(run_dir / "partition") != partition:
+        raise UserError(
+            f"The corpus behind {manifest} has changed since {run_dir} was begun: its partition is another one now. "
+            "Restore the corpus to resume, or start a new run_dir."
+        )
+    tokenizer_path = run_dir / "tokenizer.model"
+    if not tokenizer_path.is_file():
+        save_tokenizer(_tokenizer(config, partition.warm_up), tokenizer_path)
+    return _open(config, run_dir, partition, os.cpu_count() or 1)
+
+
+def open_experiment(run_dir: str | Path) -> Experiment:
+    """Open a prepared run directory. Raises UserError where it is not one."""
+    run_dir = Path(run_dir)
+    config = read_config(run_dir)
+    return _open(config, run_dir, read_partition(run_dir / "partition"), processes=1)
+
+
+def read_config(run_dir: Path) -> Config:
+    """The resolved config of a run. Raises UserError where there is none."""
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{run_dir} is not a run directory: it has no config.yaml.")
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path)))  # type: ignore[return-value]
+
+
+def pick_device(name: str, worker: int = 0) -> torch.device:
+    """`auto` is CUDA (workers dealt over the GPUs in turn), then MPS, then CPU. Raises UserError for one not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", worker % torch.cuda.device_count())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"device={name} cannot be used here: {error}. Use device=auto or device=cpu.") from error
+    return device
+
+
+def _tokenizer(config: Config, warm_up: Sequence[Utterance]) -> Tokenizer:
+    if config.warm_start.checkpoint is None:
+        return train_tokenizer((utterance.text for utterance in warm_up), config.tokenizer)
+    given = load_recogniser(config.warm_start.checkpoint)
+    for key, ours, theirs in (
+        ("features", config.features, given.features),
+        ("model", config.model, given.model_config),
+    ):
+        if ours != theirs:
+            raise UserError(
+                f"warm_start.checkpoint={config.warm_start.checkpoint} was made with {key}={theirs}, "
+                f"the config says {ours}. Make them equal."
+            )
+    return given.tokenizer
+
+
+def _open(config: Config, run_dir: Path, partition: Partition, processes: int) -> Experiment:
+    if not isinstance(config.model, ModelConfig):
+        raise TypeError("an Experiment takes a typed config")
+    everyone = [*partition.warm_up, *partition.held_out, *partition.dev, *partition.test]
+    everyone += [utterance for client in partition.clients for utterance in (*client.train, *client.dev)]
+    cache = build_features(
+        everyone,
+        config.features,
+        Path(config.data.prepared) / "features",
+        speeds=config.augment.speeds,
+        processes=processes,
+    )
+    return Experiment(config, run_dir, partition, load_tokenizer(run_dir / "tokenizer.model"), cache)

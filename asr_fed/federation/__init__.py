@@ -1,0 +1,1 @@
+"""Rounds of federation on Flower's Message API: updates add, nodes host clients."""

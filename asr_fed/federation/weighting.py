@@ -1,0 +1,52 @@
+"""The weight a_k of a client's update. Only ratios of weights matter: the server divides by their sum.
+
+Each weighting is a function of what the client knows about itself, so a_k is computed where the speech is.
+`num_examples_power` p multiplies any softmax weight by n_k ** p.
+"""
+
+import math
+from dataclasses import dataclass
+
+from asr_fed.training.local import ClientResult
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """a_k = 1."""
+
+    def __call__(self, result: ClientResult) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class NumExamples:
+    """a_k = n_k: FedAvg, arXiv 1602.05629."""
+
+    def __call__(self, result: ClientResult) -> float:
+        return float(result.num_examples)
+
+
+@dataclass(frozen=True)
+class LossSoftmax:
+    """a_k = exp(-loss_k / T): arXiv 2104.14297."""
+
+    temperature: float = 1.0
+    num_examples_power: float = 0.0
+
+    def __call__(self, result: ClientResult) -> float:
+        return math.exp(-result.loss / self.temperature) * result.num_examples**self.num_examples_power
+
+
+@dataclass(frozen=True)
+class WerSoftmax:
+    """a_k = exp((1 - wer_k) / T), wer as a fraction clipped to [0, 1]: arXiv 2104.14297.
+
+    Divided by their sum these are softmax(1 - wer). With T = 1 a weight lies between 1 and e.
+    """
+
+    temperature: float = 1.0
+    num_examples_power: float = 0.0
+
+    def __call__(self, result: ClientResult) -> float:
+        wer = min(max(result.words.rate, 0.0), 1.0)
+        return math.exp((1 - wer) / self.temperature) * result.num_examples**self.num_examples_power

@@ -1,0 +1,104 @@
+"""SpeechBrain's CRDNN, computed so that an utterance does not notice the others of its batch.
+
+As it ships, the CRDNN lets padding in at three places: convolutions see what follows an utterance's
+end (and SpeechBrain's pad by reflection at the end of the longest), the LSTM runs backwards out of the
+padding, and BatchNorm counts padded frames. The parameters and their names stay SpeechBrain's.
+"""
+
+import torch
+from speechbrain.lobes.models.CRDNN import CRDNN
+from speechbrain.nnet.RNN import LSTM
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from asr_fed.config.schema import ModelConfig
+
+# Output frames of silence behind the longest utterance: the two 3x3 (or wider) convolutions of a block then
+# reach the reflected edge only from frames that are masked anyway.
+MARGIN = 4
+
+
+class Encoder(nn.Module):
+    """Features [batch, frames, n_mels] -> states [batch, ceil(frames / stride), dnn_neurons]."""
+
+    def __init__(self, config: ModelConfig, n_mels: int) -> None:
+        blocks = len(config.cnn_channels)
+        super().__init__()
+        self.crdnn = CRDNN(
+            input_shape=[None, None, n_mels],
+            dropout=config.dropout,
+            cnn_blocks=blocks,
+            cnn_channels=list(config.cnn_channels),
+            cnn_kernelsize=tuple(config.cnn_kernel),
+            inter_layer_pooling_size=[2] * blocks,
+            using_2d_pooling=config.pool_2d,
+            time_pooling=config.time_pooling > 1,
+            time_pooling_size=config.time_pooling,
+            rnn_class=LSTM,
+            rnn_layers=config.rnn_layers,
+            rnn_neurons=config.rnn_neurons,
+            rnn_bidirectional=True,
+            rnn_re_init=True,
+            dnn_blocks=config.dnn_blocks,
+            dnn_neurons=config.dnn_neurons,
+        )
+        self.block_stride = 2 if config.pool_2d else 1
+        self.time_pooling_size = config.time_pooling
+        self.stride = self.block_stride**blocks * config.time_pooling
+
+    def forward(self, features: torch.Tensor, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns states and their number per utterance, int64 [batch]."""
+        longest = -(-features.shape[1] // self.stride) + MARGIN
+        x = functional.pad(features, (0, 0, 0, longest * self.stride - features.shape[1]))
+        x = _silence(x, frames)
+        for block in self.crdnn.CNN.values():
+            x = block(x)
+            frames = -(-frames // self.block_stride)
+            x = _silence(x, frames)
+        if self.time_pooling_size > 1:
+            x = self.crdnn.time_pooling(x)
+            frames = -(-frames // self.time_pooling_size)
+
+        x = bidirectional_lstm(self.crdnn.RNN.rnn, x.flatten(2), frames)
+
+        real = _positions(x, frames)
+        states = self.crdnn.DNN(x[real].unsqueeze(0)).squeeze(0)
+        return states.new_zeros(*real.shape, states.shape[-1]).index_put((real,), states), frames
+
+
+def bidirectional_lstm(lstm: nn.LSTM, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """`lstm` over padded x [batch, time, features], each utterance from its own start to its own end and back.
+
+    A packed sequence says the same, and cuDNN is good at it; on a CPU its backward pass takes time quadratic in
+    the length. There each direction is one plain LSTM, the backward one over utterances turned round in place.
+    """
+    if x.is_cuda:
+        lstm.flatten_parameters()
+        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        return pad_packed_sequence(lstm(packed)[0], batch_first=True, total_length=x.shape[1])[0]
+    time = torch.arange(x.shape[1], device=x.device)
+    turned = torch.where(time < lengths[:, None], lengths[:, None] - 1 - time, time)[:, :, None]
+    zero = x.new_zeros(1, x.shape[0], lstm.hidden_size)
+    for layer, weights in enumerate(zip(lstm.all_weights[::2], lstm.all_weights[1::2], strict=True)):
+        if layer:
+            x = functional.dropout(x, lstm.dropout, lstm.training)
+        directions = []
+        for own, backward in zip(weights, (False, True), strict=True):
+            y = x.gather(1, turned.expand_as(x)) if backward else x
+            # input, state, weights, biases, layers, dropout, training, bidirectional, batch first
+            y = torch.lstm(y, (zero, zero), own, True, 1, 0.0, lstm.training, False, True)[0]
+            directions.append(y.gather(1, turned.expand_as(y)) if backward else y)
+        x = torch.cat(directions, dim=-1)
+    return x
+
+
+def _positions(x: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+    """bool [batch, time]: true before each utterance's end."""
+    return torch.arange(x.shape[1], device=x.device) < frames[:, None]
+
+
+def _silence(x: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+    """Zero behind each utterance's end; x is [batch, time, ...]."""
+    real = _positions(x, frames)
+    return x * real.reshape(*real.shape, *[1] * (x.dim() - 2))

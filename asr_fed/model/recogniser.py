@@ -1,0 +1,156 @@
+"""The acoustic model with its loss, and the bundle that makes a checkpoint usable on its own."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from speechbrain.nnet.embedding import Embedding
+from speechbrain.nnet.linear import Linear
+from speechbrain.nnet.RNN import AttentionalRNNDecoder
+from torch import nn
+from torch.nn import functional
+
+from asr_fed.config.schema import FeatureConfig, LossConfig, ModelConfig
+from asr_fed.data.batching import Batch
+from asr_fed.data.tokenizer import BLANK, BOS, EOS, Tokenizer
+from asr_fed.errors import UserError
+from asr_fed.model.encoder import Encoder
+from asr_fed.checkpoint import load_checkpoint, save_checkpoint
+
+IGNORED = -100
+
+
+class AcousticModel(nn.Module):
+    """Normaliser, CRDNN encoder, CTC head and attentional GRU decoder.
+
+    The normaliser is a pair of fixed buffers, statistics of warm-up speech, and so travels and is hashed
+    with the rest of the state.
+    """
+
+    feature_mean: torch.Tensor
+    feature_deviation: torch.Tensor
+
+    def __init__(self, config: ModelConfig, n_mels: int, vocabulary: int) -> None:
+        super().__init__()
+        self.register_buffer("feature_mean", torch.zeros(n_mels))
+        self.register_buffer("feature_deviation", torch.ones(n_mels))
+        self.encoder = Encoder(config, n_mels)
+        self.ctc_head = Linear(input_size=config.dnn_neurons, n_neurons=vocabulary)
+        self.embedding = Embedding(num_embeddings=vocabulary, embedding_dim=config.embedding)
+        self.decoder = AttentionalRNNDecoder(
+            rnn_type="gru",
+            attn_type="location",
+            hidden_size=config.decoder_neurons,
+            attn_dim=config.attention_dim,
+            num_layers=1,
+            enc_dim=config.dnn_neurons,
+            input_size=config.embedding,
+            channels=config.attention_channels,
+            kernel_size=config.attention_kernel,
+            dropout=config.dropout,
+        )
+        self.decoder_head = Linear(input_size=config.decoder_neurons, n_neurons=vocabulary)
+
+    def set_normaliser(self, mean: np.ndarray, deviation: np.ndarray) -> None:
+        self.feature_mean.copy_(torch.from_numpy(mean))
+        self.feature_deviation.copy_(torch.from_numpy(deviation))
+
+    def normalise(self, features: torch.Tensor) -> torch.Tensor:
+        return (features - self.feature_mean) / self.feature_deviation
+
+    def encode(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """States [batch, time, dnn_neurons] and their number, int64 [batch], of unnormalised features."""
+        return self.encoder(self.normalise(batch.features), batch.frames)
+
+    def ctc_log_probs(self, states: torch.Tensor) -> torch.Tensor:
+        """float32 [batch, time, vocabulary]."""
+        return self.ctc_head(states).float().log_softmax(-1)
+
+    def loss(self, normalised: torch.Tensor, batch: Batch, config: LossConfig, *, with_ctc: bool) -> torch.Tensor:
+        """ctc_weight * CTC + (1 - ctc_weight) * NLL, each a mean over tokens; NLL alone without CTC.
+
+        `normalised` are the batch's features after normalisation and augmentation.
+        """
+        states, counts = self.encoder(normalised, batch.frames)
+        nll = self._nll(states, counts, batch, config.label_smoothing)
+        if not with_ctc or config.ctc_weight == 0:
+            return nll
+        ctc = functional.ctc_loss(
+            self.ctc_log_probs(states).transpose(0, 1),
+            batch.tokens,
+            counts,
+            batch.token_counts,
+            blank=BLANK,
+            zero_infinity=True,
+        )
+        return config.ctc_weight * ctc + (1 - config.ctc_weight) * nll
+
+    def _nll(self, states: torch.Tensor, counts: torch.Tensor, batch: Batch, smoothing: float) -> torch.Tensor:
+        tokens, ends = batch.tokens, batch.token_counts[:, None]
+        column = torch.arange(tokens.shape[1] + 1, device=tokens.device)
+        inputs = functional.pad(tokens, (1, 0), value=BOS)
+        targets = functional.pad(tokens, (0, 1)).masked_fill(column == ends, EOS).masked_fill(column > ends, IGNORED)
+        outputs, _ = self.decoder(self.embedding(inputs), states, counts / states.shape[1])
+        # The attention keeps tensors of this graph until the next utterance; a copy of the model could not
+        # be made, and their memory would not be freed.
+        self.decoder.attn.reset()
+        logits = self.decoder_head(outputs).float()
+        return functional.cross_entropy(
+            logits.transpose(1, 2), targets, ignore_index=IGNORED, label_smoothing=smoothing
+        )
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """Everything that turns speech into text: a checkpoint of it needs nothing else."""
+
+    model: AcousticModel
+    tokenizer: Tokenizer
+    model_config: ModelConfig
+    features: FeatureConfig
+
+    @classmethod
+    def create(cls, model_config: ModelConfig, features: FeatureConfig, tokenizer: Tokenizer) -> "Recogniser":
+        """A recogniser with fresh weights, drawn from torch's current random state."""
+        return cls(AcousticModel(model_config, features.n_mels, len(tokenizer)), tokenizer, model_config, features)
+
+    @property
+    def parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def to_dict(self) -> dict:
+        """Plain tensors and values, safe to load with `weights_only`."""
+        return {
+            "model": {name: tensor.cpu() for name, tensor in self.model.state_dict().items()},
+            "tokenizer": self.tokenizer.proto,
+            "model_config": dataclasses.asdict(self.model_config),
+            "features": dataclasses.asdict(self.features),
+        }
+
+    @classmethod
+    def from_dict(cls, content: dict) -> "Recogniser":
+        recogniser = cls.create(
+            ModelConfig(**content["model_config"]), FeatureConfig(**content["features"]), Tokenizer(content["tokenizer"])
+        )
+        recogniser.model.load_state_dict(content["model"])
+        return recogniser
+
+
+def save_recogniser(recogniser: Recogniser, path: Path) -> None:
+    save_checkpoint({"recogniser": recogniser.to_dict()}, path)
+
+
+def load_recogniser(path: str | Path) -> Recogniser:
+    """Open any checkpoint that holds a recogniser.
+
+    Raises UserError where the file is missing or holds none.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"There is no checkpoint at {path}.")
+    try:
+        return Recogniser.from_dict(load_checkpoint(path)["recogniser"])
+    except Exception as error:  # a foreign file can fail in many ways
+        raise UserError(f"{path} does not hold a recogniser of asr_fed: {error}") from error

@@ -1,0 +1,70 @@
+"""What a person sees while a run lasts: bars below, one readable line a step above them, TensorBoard beside."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from asr_fed.training.central import EpochReport
+
+class RunProgress:
+    """Terminal and TensorBoard of one run. A context manager."""
+
+    def __init__(self, run_dir: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.console = Console(highlight=False)
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=0)
+
+    def __enter__(self) -> "RunProgress":
+        self.bars.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bars.stop()
+        self._board.close()
+
+    def say(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True)
+
+    def epoch(self, name: str, report: EpochReport) -> None:
+        wer = "" if report.wer is None else f"  dev WER {report.wer:6.2f}"
+        self.say(f"{name}: epoch {report.epoch:3d}{wer}  loss {report.loss:.3f}  lr {report.lr:.3g}")
+        self._board.add_scalar(f"{name}/loss", report.loss, report.epoch)
+        self._board.add_scalar(f"{name}/lr", report.lr, report.epoch)
+        if report.wer is not None:
+            self._board.add_scalar(f"{name}/wer", report.wer, report.epoch)
+
+    def round(self, record: dict[str, Any]) -> None:
+        wer = "" if record["wer"] is None else f"  dev WER {record['wer']:6.2f}  CER {record['cer']:6.2f}"
+        failed = f"  [red]failed: {', '.join(record['failures'])}[/red]" if record["failures"] else ""
+        self.say(
+            f"round {record['round']:3d}{wer}  loss {record['loss']:.3f}  lr {record['lr']:.3g}  "
+            f"clients {record['clients']} (effective {record['effective_clients']:.1f})  "
+            f"{record['round_seconds']:.1f} s{failed}"
+        )
+        for key, value in record.items():
+            if isinstance(value, int | float) and key != "round":
+                self._board.add_scalar(f"federation/{key}", value, record["round"])
+
+
+def result_table(systems: dict[str, dict[str, Any]], title: str) -> Table:
+    """WER and CER of each system on the test speakers."""
+    table = Table(title=title)
+    for column in ("", "WER %", "CER %", "substitutions", "deletions", "insertions", "words"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, result in systems.items():
+        counts = (str(result[key]) for key in ("substitutions", "deletions", "insertions", "words"))
+        table.add_row(name.replace("_", " "), f"{result['wer']:.2f}", f"{result['cer']:.2f}", *counts)
+    return table

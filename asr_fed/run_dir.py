@@ -1,0 +1,98 @@
+"""The run directory: what a run leaves behind, and the rules for going on in it."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+
+from asr_fed.config.schema import Config
+from asr_fed.errors import UserError
+
+# A resumed run may differ in these: they do not change what has been computed so far.
+MAY_CHANGE = ("resume", "run_dir", "engine.workers", "federation.rounds", "evaluation", "data.root", "device")
+PACKAGES = ("torch", "torchaudio", "speechbrain", "flwr", "sentencepiece", "jiwer", "hydra-core", "numpy")
+
+
+def begin_run(config: Config) -> FileLock:
+    """Create or reopen the run directory; the returned lock must be held as long as the run lasts.
+
+    Raises UserError where another process runs there, where results would be overwritten, where there is nothing
+    to resume, or where the config to resume with is another one.
+    """
+    run_dir = Path(config.run_dir)
+    path = run_dir / "config.yaml"
+    if config.resume and not path.is_file():
+        raise UserError(f"resume=true, but {run_dir} holds no run. Give its run_dir, or leave resume out.")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run_dir / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"Another process is running in {run_dir}.") from None
+    resolved = OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True))
+    if path.is_file():
+        if not config.resume:
+            raise UserError(f"{run_dir} holds a run already: add resume=true to continue it, or give another run_dir.")
+        differing = sorted(_differences(_flat(OmegaConf.load(path)), _flat(resolved)))
+        if differing:
+            raise UserError(
+                f"{run_dir} was begun with other values of {', '.join(differing)}. Resume with the same config, "
+                "or start a new run_dir."
+            )
+    write_atomically(path, OmegaConf.to_yaml(resolved))
+    return lock
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if OmegaConf.is_dict(node):
+        return {path: value for key in node for path, value in _flat(node[key], f"{prefix}{key}.").items()}
+    return {prefix[:-1]: node}
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterable[str]:
+    for key in old.keys() | new.keys():
+        if old.get(key) != new.get(key) and not any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE):
+            yield key
+
+
+def write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_history(run_dir: Path, history: Iterable[dict[str, Any]]) -> None:
+    """history.jsonl, one line a round."""
+    write_atomically(run_dir / "history.jsonl", "".join(json.dumps(record) + "\n" for record in history))
+
+
+def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
+    """summary.json, with what it was computed by."""
+    content = summary | {"versions": versions(), "git_commit": git_commit()}
+    write_atomically(run_dir / "summary.json", json.dumps(content, indent=2) + "\n")
+
+
+def versions() -> dict[str, str]:
+    return {"asr_fed": version("asr_fed"), "python": platform.python_version()} | {
+        name: version(name) for name in PACKAGES
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that this code runs from, with a + where it was changed; None outside one."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"], cwd=here, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")

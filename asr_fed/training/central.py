@@ -1,0 +1,133 @@
+"""Central training on pooled speech: the warm start, and the reference that a federation is measured against."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asr_fed.config.schema import CentralConfig, EvaluationConfig
+from asr_fed.data.batching import training_batches
+from asr_fed.data.manifest import Utterance
+from asr_fed.evaluation.evaluate import evaluate
+from asr_fed.training.annealing import NewBob, anneal
+from asr_fed.checkpoint import load_checkpoint, save_checkpoint
+from asr_fed.training.epoch import TrainingContext, train_epoch
+from asr_fed.training.optimizer import build_optimizer, set_lr
+from asr_fed.training.randomness import seed_everything
+from asr_fed.training.state import load_state, read_state
+
+
+@dataclass
+class CentralState:
+    """All that a killed training needs to go on as if it had not been killed."""
+
+    newbob: NewBob
+    weights: np.ndarray
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    epoch: int = 0
+    best_weights: np.ndarray | None = None
+    best_wer: float = float("inf")
+    best_epoch: int = 0
+    evaluations_without_gain: int = 0
+    recent: list[np.ndarray] = field(default_factory=list)  # weights of the last `average_last` epochs
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One line of progress; WER in percent, None where this epoch was not evaluated."""
+
+    epoch: int
+    loss: float
+    lr: float
+    wer: float | None
+
+
+def train_central(
+    context: TrainingContext,
+    train: Sequence[Utterance],
+    dev: Sequence[Utterance],
+    config: CentralConfig,
+    evaluation: EvaluationConfig,
+    *,
+    seed: int,
+    name: str,
+    checkpoint: Path,
+    on_epoch: Callable[[EpochReport], None] = lambda report: None,
+) -> CentralState:
+    """Train the recogniser of `context` in place and leave it with the chosen weights.
+
+    Goes on from `checkpoint` where that exists; it is rewritten after every epoch. The learning rate is NewBob's
+    on the dev WER, times a linear warm-up, times a linear fall after `decay_from`.
+    The chosen weights are the best epoch's on dev, or the mean of the last `average_last` epochs.
+    """
+    model = context.recogniser.model
+    optimizer = build_optimizer(config.optimizer, model, config.lr)
+    state = CentralState(NewBob(config.lr), read_state(model))
+    if checkpoint.is_file():
+        state = _load(checkpoint)
+        load_state(model, state.weights)
+        if state.optimizer:
+            optimizer.load_state_dict(state.optimizer)
+
+    while state.epoch < config.epochs and not _stalled(state, config):
+        rng = seed_everything(seed, name, state.epoch)
+        batches = training_batches(train, config.batch, rng)
+        steps = iter(range(state.epoch * len(batches), config.epochs * len(batches)))
+
+        def schedule(steps=steps, total=config.epochs * len(batches)) -> None:
+            set_lr(optimizer, state.newbob.lr * _scale(next(steps), total, config))
+
+        result = train_epoch(
+            context,
+            batches,
+            optimizer,
+            rng,
+            clip=config.clip,
+            with_ctc=config.ctc_epochs is None or state.epoch < config.ctc_epochs,
+            before_step=schedule,
+        )
+        state.epoch += 1
+        state.weights = read_state(model)
+        state.recent = [*state.recent, state.weights][-config.average_last :] if config.average_last > 1 else []
+        lr, wer = optimizer.param_groups[0]["lr"], None
+        if state.epoch % config.evaluate_every == 0 or state.epoch == config.epochs:
+            judged = evaluate(
+                context.recogniser, dev, context.cache, evaluation.dev_decoder, evaluation, context.device
+            )
+            wer = judged.wer
+            state.newbob = anneal(state.newbob, wer, config.annealing)
+            state.evaluations_without_gain += 1
+            if wer < state.best_wer:
+                state.best_wer, state.best_epoch, state.best_weights = wer, state.epoch, state.weights
+                state.evaluations_without_gain = 0
+        state.optimizer = optimizer.state_dict()
+        _save(state, checkpoint)
+        on_epoch(EpochReport(state.epoch, result.loss, lr, wer))
+
+    if state.recent:
+        state.weights = np.mean(state.recent, axis=0, dtype=np.float64).astype(np.float32)
+    elif state.best_weights is not None:
+        state.weights = state.best_weights
+    load_state(model, state.weights)
+    return state
+
+
+def _scale(step: int, total: int, config: CentralConfig) -> float:
+    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    falling = total * (1 - config.decay_from)
+    return warmup * (min(1.0, (total - step) / falling) if falling > 0 else 1.0)
+
+
+def _stalled(state: CentralState, config: CentralConfig) -> bool:
+    return config.early_stop is not None and state.evaluations_without_gain >= config.early_stop
+
+
+def _save(state: CentralState, path: Path) -> None:
+    save_checkpoint({**vars(state), "newbob": asdict(state.newbob)}, path)
+
+
+def _load(path: Path) -> CentralState:
+    content = load_checkpoint(path)
+    return CentralState(**{**content, "newbob": NewBob(**content["newbob"])})

@@ -1,0 +1,86 @@
+"""One epoch of gradient steps: the same for warm start, central training, held-out training and clients."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from asr_fed.config.schema import AugmentConfig, LossConfig, Precision
+from asr_fed.data.batching import collate
+from asr_fed.data.features import FeatureCache
+from asr_fed.data.manifest import Utterance
+from asr_fed.model.recogniser import Recogniser
+from asr_fed.training.augment import spec_augment
+
+
+@dataclass(frozen=True)
+class TrainingContext:
+    """What every kind of training shares."""
+
+    recogniser: Recogniser
+    cache: FeatureCache
+    augment: AugmentConfig
+    loss: LossConfig
+    precision: Precision
+    device: torch.device
+
+
+@dataclass
+class EpochResult:
+    """Sums over the utterances trained on; `skipped` steps had a gradient that was not finite."""
+
+    loss_sum: float = 0.0
+    utterances: int = 0
+    steps: int = 0
+    skipped: int = 0
+
+    @property
+    def loss(self) -> float:
+        return self.loss_sum / max(1, self.utterances)
+
+
+def train_epoch(
+    context: TrainingContext,
+    batches: Iterable[Sequence[Utterance]],
+    optimizer: torch.optim.Optimizer,
+    rng: np.random.Generator,
+    *,
+    clip: float,
+    with_ctc: bool = True,
+    penalty: Callable[[nn.Module], torch.Tensor] | None = None,
+    before_step: Callable[[], None] = lambda: None,
+) -> EpochResult:
+    """Train on `batches`.
+
+    Args:
+        rng: draws the playback speed of each utterance.
+        clip: largest norm of the gradient.
+        penalty: a term to add to the loss, such as FedProx's.
+        before_step: called before each gradient step (a learning rate schedule).
+    """
+    model, device = context.recogniser.model, context.device
+    speeds = list(context.augment.speeds)
+    result = EpochResult()
+    for chunk in batches:
+        model.train()
+        before_step()
+        drawn = [float(speed) for speed in rng.choice(speeds, size=len(chunk))]
+        batch = collate(chunk, context.cache, context.recogniser.tokenizer, drawn).to(device)
+        features = spec_augment(model.normalise(batch.features), context.augment)
+        with torch.autocast(device.type, torch.bfloat16, enabled=context.precision is Precision.bf16):
+            loss = model.loss(features, batch, context.loss, with_ctc=with_ctc)
+        result.loss_sum += loss.item() * len(chunk)
+        if penalty is not None:
+            loss = loss + penalty(model)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
+        if torch.isfinite(norm):
+            optimizer.step()
+        else:
+            result.skipped += 1
+        result.steps += 1
+        result.utterances += len(chunk)
+    return result

@@ -1,0 +1,16 @@
+"""Optimizers by `_target_`, so that any of torch.optim (or a user's own) can be named in a config."""
+
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from torch import nn
+
+
+def build_optimizer(settings: Any, model: nn.Module, lr: float) -> torch.optim.Optimizer:
+    return instantiate(settings, list(model.parameters()), lr=lr)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr

@@ -1,0 +1,30 @@
+"""Random numbers without hidden state.
+
+Every random choice of a run is drawn from a generator made on the spot out of the run's seed and the name of
+the place where it is needed: ("client", round, client id), ("epoch", 3). A run that is resumed, or whose
+clients are trained in another order or process, draws the same numbers, and no random state has to be saved.
+"""
+
+import hashlib
+import random
+
+import numpy as np
+import torch
+
+
+def derived_seed(seed: int, *place: int | str) -> int:
+    """A 63-bit seed for one place of a run."""
+    digest = hashlib.sha256(repr((seed, *place)).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def generator(seed: int, *place: int | str) -> np.random.Generator:
+    return np.random.default_rng(derived_seed(seed, *place))
+
+
+def seed_everything(seed: int, *place: int | str) -> np.random.Generator:
+    """Seed the libraries' global generators (dropout, augmentation) for this place; returns numpy's for the rest."""
+    value = derived_seed(seed, *place)
+    torch.manual_seed(value)
+    random.seed(value)
+    return np.random.default_rng(value)

@@ -1,0 +1,84 @@
+"""Common Voice: any locale, any release.
+
+    python -m data_prep.common_voice /corpora/cv-corpus-17.0/fr data/cv_fr/manifest.csv --language fr
+
+A release folder holds `clips/` and tab-separated tables. The rows of train.tsv, dev.tsv and test.tsv are
+taken with their split; a release that has none of them gives validated.tsv, without splits.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Unpack
+
+from asr_fed.data.manifest import Utterance
+from asr_fed.errors import UserError
+from data_prep.prepare import Clip, Options, run_command, write_corpus
+from data_prep.rows import read_rows
+
+SPLITS = ("train", "dev", "test")
+NEEDED = ("client_id", "path", "sentence")
+GENDERS = {"male_masculine": "male", "female_feminine": "female"}  # names that changed between releases
+
+
+def prepare(
+    root: str, manifest: str, *, language: str = "fr", locale: str = "", **options: Unpack[Options]
+) -> list[Utterance]:
+    """Prepare the release at `root`: the folder with `clips/`, or its parent with a folder named `locale`.
+
+    `language` chooses the text rules, `locale` (default: `language`) the release where the two differ, as
+    in sv and sv-SE. For `options` see `write_corpus`. Raises UserError where tables, columns or clips are
+    not as in a Common Voice release, or are of another language.
+    """
+    locale = locale or language
+    release = next((path for path in (Path(root), Path(root) / locale) if (path / "clips").is_dir()), None)
+    if release is None:
+        raise UserError(f"{root} is no Common Voice release: it holds neither clips/ nor {locale}/clips/.")
+    tables = {split: release / f"{split}.tsv" for split in SPLITS if (release / f"{split}.tsv").is_file()}
+    if not tables and (release / "validated.tsv").is_file():
+        tables = {"": release / "validated.tsv"}
+    if not tables:
+        raise UserError(f"{release} holds neither train.tsv, dev.tsv, test.tsv nor validated.tsv.")
+    bad: dict[str, list[str]] = {}
+    clips = (clip for split, table in tables.items() for clip in _clips(table, split, locale, bad))
+    # Clips must lie in clips/ itself, which may be a link to another disk.
+    return write_corpus(list(clips), release / "clips", manifest, language=language, bad_rows=bad, **options)
+
+
+def _clips(table: Path, split: str, locale: str, bad: dict[str, list[str]]) -> Iterator[Clip]:
+    for line, row in read_rows(table, NEEDED, bad):
+        stated = row.get("locale", "").strip()
+        if stated and stated.lower().split("-")[0] != locale.lower().split("-")[0]:
+            raise UserError(
+                f"{table}, line {line}: the clip is of locale {stated!r}, not {locale!r}. "
+                f"Give language={stated.split('-')[0]}, or locale={stated} to use {locale} text rules on it."
+            )
+        name = row["path"].strip()
+        suffix = Path(name).suffix  # the first releases left it out
+        gender = row.get("gender", "").strip()
+        yield Clip(
+            id=Path(name).stem,
+            path=name if suffix or not name else f"{name}.mp3",
+            speaker=row["client_id"],
+            sentence=row["sentence"],
+            locale=stated or locale,
+            gender=GENDERS.get(gender, gender),
+            age=row.get("age", "").strip(),
+            accent=(row.get("accents") or row.get("accent") or "").strip(),
+            split=split,
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser("python -m data_prep.common_voice", description="Prepare Common Voice.")
+    parser.add_argument("root", help="the release folder with clips/, or its parent")
+    parser.add_argument("manifest", help="the manifest.csv to write")
+    parser.add_argument("--language", default="fr", help="text rules, and the locale (default fr)")
+    parser.add_argument("--locale", default="", help="the release's locale, where not the language")
+    return run_command(parser, prepare, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

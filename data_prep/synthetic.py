@@ -1,0 +1,234 @@
+"""The demo corpus: French sentences of a small grammar, spoken by espeak-ng, offline and in seconds.
+
+    python -m data_prep.synthetic data/synthetic data/synthetic/manifest.csv --speakers 40 --sentences 25
+
+A corpus lies in a folder of its own under `root`, named after its parameters:
+
+    root/fr-40x25-1f0c9a2b/clips/train-000/train-000-00.flac ...   16 kHz, 16 bits
+                           utterances.csv    a manifest with relative paths
+                           speakers.csv      how each speaker was made
+                           parameters.json   written for people
+
+A folder of that name is a finished corpus: it is built under another name and renamed at the end.
+"""
+
+import argparse
+import csv
+import dataclasses
+import hashlib
+import inspect
+import itertools
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from asr_fed.data.manifest import Utterance, hours, read_manifest, write_manifest
+from asr_fed.errors import UserError
+from data_prep.espeak import Espeak
+from data_prep.synthetic_speakers import SAMPLE_RATE, Speaker, draw_speakers, record
+
+LOCALE = "fr"
+GENERATOR = ("synthetic.py", "synthetic_speakers.py", "espeak.py")  # what decides how a corpus sounds
+
+_WHO = "marie|paul|hélène|louis|mon père|la boulangère|le voisin|ma fille"
+_FOOD = "une pomme|un gâteau|du pain|trois tomates|deux citrons"
+_PLACE = "|du salon|du bureau|de l'entrée"
+_THING = "le chat|le chien|l'arbre|l'école|la voiture|la maison"
+_NUMBERS = "deux|trois|quatre|cinq|six|sept|huit|neuf|dix|onze"
+# One line a kind of sentence: slots of alternatives, where an empty alternative leaves the slot out.
+GRAMMAR = (
+    ("ouvre|ferme", "la porte|la fenêtre|le placard|le garage", _PLACE, "|demain|vite|lundi"),
+    ("allume|éteins", "la lampe|la télé|le four|l'écran", _PLACE, "|demain|vite|lundi"),
+    (_WHO, "achète|mange|prépare|cherche", _FOOD, "|demain|samedi"),
+    (_WHO, "va|court|arrive", "au marché|au bureau|à l'école|à la gare", "|demain|samedi|vite|aujourd'hui"),
+    (_WHO, "part|arrive", "à", _NUMBERS, "heures"),
+    ("il est|il sera", "|presque", _NUMBERS, "heures", "|dix|vingt|trente|et demie|et quart"),
+    (_THING, "est|semble|reste", "|très|trop", "calme|jeune|triste|rouge|jaune|propre|énorme"),
+)
+EVALUATION_SHARE = 0.15  # of the grammar's sentences for test, and as much for dev
+
+
+def sentences() -> list[str]:
+    """Every sentence of the grammar once, lower-case, words parted by single spaces."""
+    found = {
+        " ".join(" ".join(choice).split())
+        for slots in GRAMMAR
+        for choice in itertools.product(*(slot.split("|") for slot in slots))
+    }
+    return sorted(found)
+
+
+def sentence_pools(seed: int) -> dict[str, list[str]]:
+    """The grammar's sentences dealt to train, dev and test: disjoint, each in random order."""
+    everything = sentences()
+    shuffled = [everything[index] for index in np.random.default_rng(seed).permutation(len(everything))]
+    size = round(EVALUATION_SHARE * len(shuffled))
+    return {"train": shuffled[2 * size :], "dev": shuffled[:size], "test": shuffled[size : 2 * size]}
+
+
+def prepare(
+    root: str,
+    manifest: str,
+    *,
+    speakers: int = 40,
+    sentences: int = 25,
+    dev_speakers: int = 4,
+    dev_sentences: int = 15,
+    test_speakers: int = 6,
+    test_sentences: int = 25,
+    seed: int = 1,
+) -> list[Utterance]:
+    """Generate the corpus under `root` unless it is there already, write its manifest, and return it.
+
+    `sentences` are per training speaker, `dev_sentences` and `test_sentences` per speaker of theirs; no
+    sentence and no speaker is in two splits. Same parameters, same espeakng-loader: the same samples.
+
+    Raises UserError where espeak-ng is missing, a count is not positive (dev may have no speakers) or is
+    more than voices or grammar can give, or generation is stopped from outside.
+    """
+    counts = {"train": speakers, "dev": dev_speakers, "test": test_speakers}
+    lengths = {"train": sentences, "dev": dev_sentences, "test": test_sentences}
+    if min(speakers, test_speakers, *lengths.values()) < 1 or min(dev_speakers, seed) < 0:
+        raise UserError(
+            f"speakers={counts}, sentences={lengths}, seed={seed}: speakers and sentences are at least 1, "
+            "dev_speakers and seed at least 0."
+        )
+    for split, pool in sentence_pools(seed).items():
+        if lengths[split] > len(pool):
+            raise UserError(f"{lengths[split]} sentences per {split} speaker: the grammar has {len(pool)} for {split}.")
+    voices = draw_speakers(counts, seed)
+
+    parameters = {"speakers": counts, "sentences": lengths, "seed": seed}
+    folder = Path(root) / f"{LOCALE}-{speakers}x{sentences}-{_digest(parameters)}"
+    if not folder.is_dir():
+        # A fresh process, as espeak-ng repeats itself only there; spawn, as a fork would inherit its state.
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+            try:
+                process.submit(_generate, folder, voices, lengths, seed, parameters).result()
+            except BrokenProcessPool:
+                raise UserError(
+                    f"The generation of {folder} was killed from outside. Run it again: it starts afresh."
+                ) from None
+    utterances = read_manifest(folder / "utterances.csv")
+    write_manifest(manifest, utterances)
+    return utterances
+
+
+def _digest(parameters: dict[str, object]) -> str:
+    """Changes with the parameters and with every change of the code that generates."""
+    code = [hashlib.sha256(Path(__file__).with_name(name).read_bytes()).hexdigest() for name in GENERATOR]
+    return hashlib.sha256(json.dumps([parameters, code], sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _generate(
+    folder: Path, speakers: list[Speaker], lengths: dict[str, int], seed: int, parameters: dict[str, object]
+) -> None:
+    """Write the corpus to `folder`, whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.partial")
+    with FileLock(folder.with_name(f".{folder.name}.lock")):  # let go when the process ends, however it ends
+        if folder.is_dir():
+            return  # another process made it while this one waited
+        shutil.rmtree(partial, ignore_errors=True)  # of a killed one
+        partial.mkdir()
+        utterances = _speak(partial, speakers, lengths, seed)
+        write_manifest(partial / "utterances.csv", utterances)
+        with (partial / "speakers.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Speaker)])
+            writer.writeheader()
+            writer.writerows(map(dataclasses.asdict, speakers))
+        (partial / "parameters.json").write_text(json.dumps(parameters, indent=2) + "\n", encoding="utf-8")
+        os.rename(partial, folder)
+
+
+def _speak(folder: Path, speakers: list[Speaker], lengths: dict[str, int], seed: int) -> list[Utterance]:
+    """Speak and write all clips; the utterances have paths relative to `folder`."""
+    import soundfile
+
+    espeak = Espeak()
+    pools = {split: itertools.cycle(pool) for split, pool in sentence_pools(seed).items()}
+    columns = TextColumn("speaking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    utterances = []
+    with Progress(*columns) as bar:
+        task = bar.add_task("", total=sum(lengths[speaker.split] for speaker in speakers))
+        for index, speaker in enumerate(speakers):
+            rng = np.random.default_rng([seed, index])
+            (folder / "clips" / speaker.id).mkdir(parents=True)
+            # Dealt from a pool longer than one deal: no speaker says a sentence twice.
+            for number, text in enumerate(itertools.islice(pools[speaker.split], lengths[speaker.split])):
+                speech = espeak.say(
+                    text,
+                    f"{LOCALE}+{speaker.variant}",
+                    pitch=speaker.pitch,
+                    pitch_range=speaker.pitch_range,
+                    rate=speaker.rate,
+                )
+                samples = record(speech, espeak.sample_rate, speaker, rng)
+                name = f"{speaker.id}-{number:02d}"
+                path = f"clips/{speaker.id}/{name}.flac"
+                soundfile.write(folder / path, samples, SAMPLE_RATE)
+                utterances.append(
+                    Utterance(
+                        id=name,
+                        duration=len(samples) / SAMPLE_RATE,
+                        wav=path,
+                        speaker=speaker.id,
+                        text=text,
+                        locale=LOCALE,
+                        gender=speaker.gender,
+                        split=speaker.split,
+                    )
+                )
+                bar.advance(task)
+    return utterances
+
+
+OPTION_HELP = {
+    "speakers": "training speakers",
+    "sentences": "sentences of each training speaker",
+    "dev_speakers": "dev speakers, all unseen in training",
+    "dev_sentences": "sentences of each dev speaker",
+    "test_speakers": "test speakers, all unseen in training",
+    "test_sentences": "sentences of each test speaker",
+    "seed": "another seed, another corpus",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        "python -m data_prep.synthetic", description="Generate the synthetic French demo corpus."
+    )
+    parser.add_argument("root", help="the folder to hold the corpus")
+    parser.add_argument("manifest", help="the manifest.csv to write")
+    defaults = inspect.signature(prepare).parameters
+    for name, meaning in OPTION_HELP.items():
+        default = defaults[name].default
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, type=int, default=default, help=f"{meaning} (default {default})")
+    arguments = vars(parser.parse_args(argv))
+    try:
+        utterances = prepare(arguments.pop("root"), arguments.pop("manifest"), **arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the next run starts afresh", file=sys.stderr)
+        return 130
+    speakers = len({utterance.speaker for utterance in utterances})
+    print(f"{len(utterances)} utterances, {hours(utterances):.2f} h, {speakers} speakers")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
