@@ -9,6 +9,7 @@ from rich.table import Table
 
 from asr_fed.training.central import EpochReport
 
+
 class RunProgress:
     """Terminal and TensorBoard of one run. A context manager."""
 

@@ -121,9 +121,7 @@ def reference(experiment: Experiment, progress: RunProgress) -> None:
         speech += partition.held_out
     if scratch or config.federation.held_out.replay_warm_up:
         speech += partition.warm_up
-    recogniser = (
-        experiment.fresh_recogniser() if scratch else load_recogniser(experiment.checkpoints / "warm_start.pt")
-    )
+    recogniser = experiment.fresh_recogniser() if scratch else load_recogniser(experiment.checkpoints / "warm_start.pt")
     centrally(experiment, recogniser, speech, config.central, "central", progress)
 
 

@@ -18,9 +18,7 @@ SPLITS = ("train", "dev", "test")
 GENDERS = {"F": "female", "M": "male"}
 
 
-def prepare(
-    root: str, manifest: str, *, subsets: Sequence[str] = (), **options: Unpack[Options]
-) -> list[Utterance]:
+def prepare(root: str, manifest: str, *, subsets: Sequence[str] = (), **options: Unpack[Options]) -> list[Utterance]:
     """Prepare `subsets` (default: all that are there) of the corpus at `root`, LibriSpeech/ or its parent.
 
     A subset's name up to the first hyphen gives the split: train-clean-100 is train. For `options` see

@@ -380,9 +380,7 @@ OPTION_HELP = {
 }
 
 
-def run_command(
-    parser: argparse.ArgumentParser, prepare: Callable[..., Any], argv: Sequence[str] | None
-) -> int:
+def run_command(parser: argparse.ArgumentParser, prepare: Callable[..., Any], argv: Sequence[str] | None) -> int:
     """Add the shared options to a corpus's parser, call its `prepare`, and return the exit status."""
     parameters = inspect.signature(write_corpus).parameters
     for name, meaning in OPTION_HELP.items():

@@ -83,9 +83,7 @@ def _check_columns(path: Path, columns: list[str], needed: Sequence[str]) -> Non
     missing = [name for name in needed if name not in columns]
     if missing:
         shown = ", ".join(name.encode("utf-8", "replace").decode()[:40] for name in columns[:15])
-        raise UserError(
-            f"{path}: column(s) {', '.join(missing)} missing. Found: {shown}. Needed: {', '.join(needed)}."
-        )
+        raise UserError(f"{path}: column(s) {', '.join(missing)} missing. Found: {shown}. Needed: {', '.join(needed)}.")
     repeated = sorted({name for name in columns if name and columns.count(name) > 1})
     if repeated:
         raise UserError(f"{path}: column(s) {', '.join(repeated)} occur twice.")

@@ -67,7 +67,7 @@ def draw_speakers(counts: Mapping[str, int], seed: int) -> list[Speaker]:
     """
     rng = np.random.default_rng(seed)
     taken: set[tuple[str, int]] = set()
-    speakers = []
+    speakers: list[Speaker] = []
     for split, count in counts.items():
         decks: dict[str, list[str]] = {gender: [] for gender in VARIANTS}
         for number, gender in zip(range(count), itertools.cycle(VARIANTS)):

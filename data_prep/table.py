@@ -42,9 +42,7 @@ def prepare(
     return write_corpus(clips, table.parent, manifest, language=language, bad_rows=bad, **options)
 
 
-def _clips(
-    table: Path, needed: tuple[str, str, str], language: str, bad: dict[str, list[str]]
-) -> Iterator[Clip]:
+def _clips(table: Path, needed: tuple[str, str, str], language: str, bad: dict[str, list[str]]) -> Iterator[Clip]:
     tabs = table.suffix.lower() in (".tsv", ".tab")
     delimiter = "\t" if tabs else _delimiter(table)
     path_column, speaker_column, text_column = needed

@@ -44,7 +44,6 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
             ("lr", lambda v: v > 0, "greater than 0"),
             ("decay_from", lambda v: 0 <= v <= 1, "a fraction of the epochs"),
             ("evaluate_every", lambda v: v >= 1, "at least 1"),
-            ("average_last", lambda v: v >= 1, "at least 1"),
         )
     ),
     *(
@@ -65,10 +64,10 @@ def check_config(config: DictConfig) -> None:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise UserError(f"No value for {', '.join(missing)}: set it in the config file or as {missing[0]}=...")
-    for key, test, text in RANGES:
-        value = OmegaConf.select(config, key)
+    for name, test, text in RANGES:
+        value = OmegaConf.select(config, name)
         if not test(value):
-            raise UserError(f"{key}={value} is not possible: it must be {text}.")
+            raise UserError(f"{name}={value} is not possible: it must be {text}.")
     for path, node in _targets(config, ""):
         _check_target(path, node)
     parts = config.data.parts
@@ -103,7 +102,7 @@ def _nearest(name: str, known: list[str]) -> str:
 
 def _all_keys() -> list[str]:
     def walk(node: DictConfig, prefix: str) -> Iterator[str]:
-        for key in node:
+        for key in map(str, node):
             yield f"{prefix}{key}"
             child = node._get_node(key)
             if isinstance(child, DictConfig) and not child._is_none():
@@ -116,7 +115,7 @@ def _targets(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
     if isinstance(node, DictConfig) and not node._is_none():
         if "_target_" in node:
             yield path, node
-        for key in node:
+        for key in map(str, node):
             yield from _targets(node._get_node(key), f"{path}.{key}".lstrip("."))
     elif isinstance(node, ListConfig) and not node._is_none():
         for index in range(len(node)):
@@ -129,15 +128,15 @@ def _check_target(path: str, node: DictConfig) -> None:
     except Exception as error:
         raise UserError(f"{path}._target_={node['_target_']} cannot be imported: {error}") from error
     accepted = _arguments(target)
-    for key in node:
+    for key in map(str, node):
         if key in ("_target_", "_partial_"):
             continue
         if accepted is not None and key not in accepted:
             raise UserError(
                 f"There is no key '{path}.{key}': {node['_target_']} takes "
-                f"{', '.join(accepted) or 'no arguments'}.{_nearest(str(key), list(accepted))}"
+                f"{', '.join(accepted) or 'no arguments'}.{_nearest(key, list(accepted))}"
             )
-        kind = (accepted or {}).get(str(key))
+        kind = (accepted or {}).get(key)
         if not _fits(node[key], kind):
             raise UserError(f"{path}.{key}={node[key]!r} is not of type {getattr(kind, '__name__', kind)}.")
 

@@ -62,6 +62,7 @@ class FeatureConfig:
     n_fft: int = 400
     win_ms: int = 25
     hop_ms: int = 10
+    subtract_mean: bool = False  # of each utterance, per band: takes the microphone's colour out
 
 
 @dataclass
@@ -136,13 +137,12 @@ class CentralConfig:
     optimizer: Any = field(default_factory=lambda: {"_target_": "torch.optim.Adam"})
     lr: float = 0.001
     warmup_steps: int = 0  # linear from 0
-    decay_from: float = 1.0  # fraction of the epochs after which lr falls linearly towards 0
+    decay_from: float = 1.0  # part of the epochs after which lr falls linearly towards 0; 1: never
     clip: float = 5.0
     batch: BatchConfig = field(default_factory=BatchConfig)
     annealing: NewBobConfig = field(default_factory=NewBobConfig)
     evaluate_every: int = 1  # epochs
     early_stop: int | None = None  # evaluations without a better WER; null: never
-    average_last: int = 1  # the result is the mean of the last so many epochs; 1: the best epoch on dev
 
 
 @dataclass

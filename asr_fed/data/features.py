@@ -140,7 +140,10 @@ def _filterbanks(job: _Job) -> Iterator[np.ndarray]:
     for utterance in job.utterances:
         with torch.no_grad():
             signal = read_audio(utterance.wav, job.config.sample_rate, speed=job.speed)
-            yield compute(signal[None])[0].to(torch.float16).numpy()
+            frames = compute(signal[None])[0]
+            if job.config.subtract_mean:
+                frames -= frames.mean(dim=0)
+            yield frames.to(torch.float16).numpy()
 
 
 def read_audio(path: str | Path, sample_rate: int, *, speed: float = 1.0):
@@ -170,12 +173,13 @@ def _mapped(shard: Path) -> np.ndarray:
 
 def feature_statistics(cache: FeatureCache, utterances: Iterable[Utterance]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation per mel band over all frames, each float32 [n_mels]."""
-    count, total, squares = 0, 0.0, 0.0
-    for utterance in sorted(utterances, key=lambda utterance: utterance.id):
-        frames = cache[utterance.id, 1.0].astype(np.float64)
-        count += len(frames)
-        total = total + frames.sum(axis=0)
-        squares = squares + (frames**2).sum(axis=0)
-    mean = total / count
-    deviation = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))
+    # One row an utterance: number of frames, sum and sum of squares of each band.
+    rows = [
+        np.concatenate([[len(frames)], frames.sum(axis=0), (frames**2).sum(axis=0)])
+        for utterance in sorted(utterances, key=lambda utterance: utterance.id)
+        for frames in [cache[utterance.id, 1.0].astype(np.float64)]
+    ]
+    total = np.sum(rows, axis=0)
+    mean, mean_square = np.split(total[1:] / total[0], 2)
+    deviation = np.sqrt(np.maximum(mean_square - mean**2, 1e-6))
     return mean.astype(np.float32), deviation.astype(np.float32)

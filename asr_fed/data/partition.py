@@ -242,8 +242,7 @@ def partition_speakers(
         dev=gather(dev),
         test=gather(test),
         clients=tuple(
-            _make_client(f"client_{i:0{width}}", gather(speakers), clients, seed)
-            for i, speakers in enumerate(kept)
+            _make_client(f"client_{i:0{width}}", gather(speakers), clients, seed) for i, speakers in enumerate(kept)
         ),
         dropped=dropped,
     )
@@ -378,13 +377,9 @@ def _check_parts(parts: PartsConfig) -> None:
             raise UserError(f"{part}_share={share:g} is not a share of the hours between 0 and 1.")
     amount = parts.warm_up_speakers is not None or parts.warm_up_hours is not None
     if parts.warm_up_file and amount:
-        raise UserError(
-            "warm_up_file lists all warm-up speakers: leave warm_up_speakers, warm_up_hours empty."
-        )
+        raise UserError("warm_up_file lists all warm-up speakers: leave warm_up_speakers, warm_up_hours empty.")
     if not parts.warm_up_file and not amount:
-        raise UserError(
-            "Who warms the model up? Set warm_up_speakers (0 for nobody), warm_up_hours or warm_up_file."
-        )
+        raise UserError("Who warms the model up? Set warm_up_speakers (0 for nobody), warm_up_hours or warm_up_file.")
 
 
 def _check_clients(clients: ClientsConfig) -> None:
@@ -491,9 +486,7 @@ def _listed_speakers(path: str, split_of: Mapping[str, str]) -> list[str]:
     return listed
 
 
-def _choose_warm_up(
-    free: list[str], seconds: Mapping[str, float], parts: PartsConfig, seed: int
-) -> list[str]:
+def _choose_warm_up(free: list[str], seconds: Mapping[str, float], parts: PartsConfig, seed: int) -> list[str]:
     speakers, wanted = parts.warm_up_speakers, parts.warm_up_hours
     ranked = _ranked(free, seed, "warm_up")
     if parts.warm_up_rule is not WarmUpRule.random:

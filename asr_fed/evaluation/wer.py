@@ -49,9 +49,7 @@ def _counts(output: jiwer.WordOutput | jiwer.CharacterOutput) -> ErrorCounts:
     )
 
 
-def by_speaker(
-    speakers: Iterable[str], references: Sequence[str], hypotheses: Sequence[str]
-) -> dict[str, ErrorCounts]:
+def by_speaker(speakers: Iterable[str], references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, ErrorCounts]:
     """Word errors of each speaker."""
     grouped: dict[str, tuple[list[str], list[str]]] = {}
     for speaker, reference, hypothesis in zip(speakers, references, hypotheses, strict=True):

@@ -37,9 +37,7 @@ class Node:
 @functools.lru_cache(maxsize=1)
 def resident_node(run_dir: str, worker: int = 0) -> Node:
     experiment = open_experiment(run_dir)
-    training = experiment.training_context(
-        experiment.fresh_recogniser(), pick_device(experiment.config.device, worker)
-    )
+    training = experiment.training_context(experiment.fresh_recogniser(), pick_device(experiment.config.device, worker))
     clients = {client.id: client for client in experiment.partition.clients}
     return Node(experiment, training, instantiate(experiment.config.weighting), clients)
 

@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
@@ -134,10 +135,8 @@ class LocalGrid(Grid):
         return [self._replies.pop(message_id) for message_id in sorted(expected, key=int)]
 
     def _send(self, node: int, message: Message) -> None:
-        try:
+        with suppress(OSError):  # it died before it could read: `_receive` sees the closed pipe
             self._workers[node].pipe.send(message)
-        except OSError:  # it died before it could read: `_receive` sees the closed pipe
-            pass
 
     def _receive(self, timeout: float | None) -> None:
         pipes = {self._workers[node].pipe: node for node in self._pending}
@@ -190,9 +189,7 @@ def _work(pipe: Connection, run_dir: str, node: int, threads: int) -> None:
 
     torch.set_num_threads(threads)
     identify_process(run_id=RUN, node_id=node)
-    context = Context(
-        run_id=RUN, node_id=node, node_config={"run-dir": run_dir, "worker": node - 1}, state=RecordDict(), run_config={}
-    )
+    context = Context(RUN, node, {"run-dir": run_dir, "worker": node - 1}, state=RecordDict(), run_config={})
     try:
         client_app.resident_node(run_dir, node - 1).on_client = lambda client: pipe.send(("client", client))
     except Exception:
@@ -204,10 +201,11 @@ def _work(pipe: Connection, run_dir: str, node: int, threads: int) -> None:
         except EOFError:
             return
         try:
-            answer = ("reply", client_app.app(message, context))
+            reply = client_app.app(message, context)
         except Exception:
-            answer = ("error", traceback.format_exc())
-        pipe.send(answer)
+            pipe.send(("error", traceback.format_exc()))
+        else:
+            pipe.send(("reply", reply))
 
 
 def _die_with_parent() -> None:

@@ -6,6 +6,7 @@ Up: one update (int64 sums and the numbers that were summed with them) and the c
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -35,9 +36,7 @@ def weights_record(weights: np.ndarray) -> ArrayRecord:
     return ArrayRecord({"state": Array(weights)})
 
 
-def order_message(
-    node: int, server_round: int, lr: float, clients: Sequence[str], weights: ArrayRecord
-) -> Message:
+def order_message(node: int, server_round: int, lr: float, clients: Sequence[str], weights: ArrayRecord) -> Message:
     config = ConfigRecord({"round": server_round, "lr": lr, "clients": list(clients)})
     return Message(
         RecordDict({"arrays": weights, "config": config}), node, MessageType.TRAIN, group_id=str(server_round)
@@ -45,12 +44,13 @@ def order_message(
 
 
 def read_order(message: Message) -> Order:
-    config = message.content["config"]
+    config: Any = message.content["config"]
+    arrays: Any = message.content["arrays"]
     return Order(
-        server_round=int(config["round"]),  # type: ignore[arg-type]
-        lr=float(config["lr"]),  # type: ignore[arg-type]
-        clients=tuple(config["clients"]),  # type: ignore[arg-type]
-        weights=message.content["arrays"]["state"].numpy(),  # type: ignore[union-attr]
+        server_round=int(config["round"]),
+        lr=float(config["lr"]),
+        clients=tuple(config["clients"]),
+        weights=arrays["state"].numpy(),
     )
 
 
@@ -63,12 +63,14 @@ def reply_message(order: Message, update: Update, failures: dict[str, str]) -> M
 
 
 def read_reply(message: Message) -> Reply:
-    failures = message.content["failures"]
-    named = dict(zip(failures["clients"], failures["reasons"], strict=True))  # type: ignore[arg-type]
+    failures: Any = message.content["failures"]
+    named = dict(zip(failures["clients"], failures["reasons"], strict=True))
     if "arrays" not in message.content:
         return Reply(None, named)
-    totals = {name: int(value) for name, value in message.content["metrics"].items()}  # type: ignore[arg-type]
-    sums = message.content["arrays"]["sums"].numpy()  # type: ignore[union-attr]
+    metrics: Any = message.content["metrics"]
+    arrays: Any = message.content["arrays"]
+    totals = {name: int(value) for name, value in metrics.items()}
+    sums = arrays["sums"].numpy()
     return Reply(Update(sums, totals.pop("weight"), totals.pop("peak"), totals), named)
 
 

@@ -12,6 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from hydra.utils import instantiate
 
+from asr_fed.checkpoint import load_checkpoint, save_checkpoint
 from asr_fed.config.schema import FederationConfig
 from asr_fed.data.batching import training_batches
 from asr_fed.data.manifest import Utterance
@@ -23,7 +24,6 @@ from asr_fed.federation.server_optimizer import FlowerOptimizer, ServerOptimizer
 from asr_fed.federation.strategy import SumOfUpdates
 from asr_fed.model.recogniser import load_recogniser, save_recogniser
 from asr_fed.training.annealing import NewBob, anneal
-from asr_fed.checkpoint import load_checkpoint, save_checkpoint
 from asr_fed.training.epoch import TrainingContext, train_epoch
 from asr_fed.training.optimizer import build_optimizer
 from asr_fed.training.randomness import seed_everything
@@ -77,8 +77,8 @@ def run_federation(
         wer = _judge(experiment, training).wer
         weights = read_state(model)
         state = FederationState(anneal(NewBob(settings.lr), wer, settings.annealing), weights, weights, wer)
-    for record in state.history:
-        on_round(record)
+    for past in state.history:
+        on_round(past)
 
     clients = {client.id: client for client in experiment.partition.clients}
     cost = {name: predicted_cost(client, settings) for name, client in clients.items()}
@@ -128,7 +128,7 @@ def build_server_optimizer(settings: Any) -> ServerOptimizer:
 def predicted_cost(client: Client, settings: FederationConfig) -> float:
     """Seconds of audio that a round of this client goes through: training passes and one decoding."""
     seconds = sum(utterance.duration for utterance in client.train)
-    passes = settings.local_epochs
+    passes: float = settings.local_epochs
     if settings.local_steps is not None and client.train:
         passes = settings.local_steps * settings.batch.max_utterances / len(client.train)
     return seconds * passes + sum(utterance.duration for utterance in client.dev or client.train)

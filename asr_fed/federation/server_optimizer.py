@@ -66,9 +66,7 @@ def _record(parameters: np.ndarray) -> ArrayRecord:
 
 
 def _reply(parameters: np.ndarray) -> Message:
-    return message_of_no_one(
-        RecordDict({"arrays": _record(parameters), "metrics": MetricRecord({"num-examples": 1})})
-    )
+    return message_of_no_one(RecordDict({"arrays": _record(parameters), "metrics": MetricRecord({"num-examples": 1})}))
 
 
 @dataclass

@@ -73,7 +73,7 @@ class SumOfUpdates(Strategy):
         for message in replies:
             if message.has_error():
                 lost = self._asked[message.metadata.src_node_id]
-                self.traffic.failures |= dict.fromkeys(lost, message.error.reason)
+                self.traffic.failures |= dict.fromkeys(lost, message.error.reason or "unknown error")
                 continue
             reply = read_reply(message)
             self.traffic.failures |= reply.failures

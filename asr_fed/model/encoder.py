@@ -87,7 +87,7 @@ def bidirectional_lstm(lstm: nn.LSTM, x: torch.Tensor, lengths: torch.Tensor) ->
         for own, backward in zip(weights, (False, True), strict=True):
             y = x.gather(1, turned.expand_as(x)) if backward else x
             # input, state, weights, biases, layers, dropout, training, bidirectional, batch first
-            y = torch.lstm(y, (zero, zero), own, True, 1, 0.0, lstm.training, False, True)[0]
+            y = torch.lstm(y, (zero, zero), list[torch.Tensor](own), True, 1, 0.0, lstm.training, False, True)[0]
             directions.append(y.gather(1, turned.expand_as(y)) if backward else y)
         x = torch.cat(directions, dim=-1)
     return x

@@ -12,12 +12,12 @@ from speechbrain.nnet.RNN import AttentionalRNNDecoder
 from torch import nn
 from torch.nn import functional
 
+from asr_fed.checkpoint import load_checkpoint, save_checkpoint
 from asr_fed.config.schema import FeatureConfig, LossConfig, ModelConfig
 from asr_fed.data.batching import Batch
 from asr_fed.data.tokenizer import BLANK, BOS, EOS, Tokenizer
 from asr_fed.errors import UserError
 from asr_fed.model.encoder import Encoder
-from asr_fed.checkpoint import load_checkpoint, save_checkpoint
 
 IGNORED = -100
 
@@ -74,10 +74,16 @@ class AcousticModel(nn.Module):
         `normalised` are the batch's features after normalisation and augmentation.
         """
         states, counts = self.encoder(normalised, batch.frames)
-        nll = self._nll(states, counts, batch, config.label_smoothing)
-        if not with_ctc or config.ctc_weight == 0:
-            return nll
-        ctc = functional.ctc_loss(
+        weight = config.ctc_weight if with_ctc else 0.0
+        loss = states.new_zeros(())
+        if weight < 1:
+            loss = loss + (1 - weight) * self._nll(states, counts, batch, config.label_smoothing)
+        if weight > 0:
+            loss = loss + weight * self._ctc(states, counts, batch)
+        return loss
+
+    def _ctc(self, states: torch.Tensor, counts: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return functional.ctc_loss(
             self.ctc_log_probs(states).transpose(0, 1),
             batch.tokens,
             counts,
@@ -85,7 +91,6 @@ class AcousticModel(nn.Module):
             blank=BLANK,
             zero_infinity=True,
         )
-        return config.ctc_weight * ctc + (1 - config.ctc_weight) * nll
 
     def _nll(self, states: torch.Tensor, counts: torch.Tensor, batch: Batch, smoothing: float) -> torch.Tensor:
         tokens, ends = batch.tokens, batch.token_counts[:, None]
@@ -131,9 +136,8 @@ class Recogniser:
 
     @classmethod
     def from_dict(cls, content: dict) -> "Recogniser":
-        recogniser = cls.create(
-            ModelConfig(**content["model_config"]), FeatureConfig(**content["features"]), Tokenizer(content["tokenizer"])
-        )
+        model_config, features = ModelConfig(**content["model_config"]), FeatureConfig(**content["features"])
+        recogniser = cls.create(model_config, features, Tokenizer(content["tokenizer"]))
         recogniser.model.load_state_dict(content["model"])
         return recogniser
 

@@ -2,19 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from asr_fed.checkpoint import load_checkpoint, save_checkpoint
 from asr_fed.config.schema import CentralConfig, EvaluationConfig
 from asr_fed.data.batching import training_batches
 from asr_fed.data.manifest import Utterance
 from asr_fed.evaluation.evaluate import evaluate
 from asr_fed.training.annealing import NewBob, anneal
-from asr_fed.checkpoint import load_checkpoint, save_checkpoint
 from asr_fed.training.epoch import TrainingContext, train_epoch
-from asr_fed.training.optimizer import build_optimizer, set_lr
+from asr_fed.training.optimizer import build_optimizer
 from asr_fed.training.randomness import seed_everything
 from asr_fed.training.state import load_state, read_state
 
@@ -31,7 +32,6 @@ class CentralState:
     best_wer: float = float("inf")
     best_epoch: int = 0
     evaluations_without_gain: int = 0
-    recent: list[np.ndarray] = field(default_factory=list)  # weights of the last `average_last` epochs
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def train_central(
 
     Goes on from `checkpoint` where that exists; it is rewritten after every epoch. The learning rate is NewBob's
     on the dev WER, times a linear warm-up, times a linear fall after `decay_from`.
-    The chosen weights are the best epoch's on dev, or the mean of the last `average_last` epochs.
+    The chosen weights are the best epoch's on dev.
     """
     model = context.recogniser.model
     optimizer = build_optimizer(config.optimizer, model, config.lr)
@@ -74,11 +74,7 @@ def train_central(
     while state.epoch < config.epochs and not _stalled(state, config):
         rng = seed_everything(seed, name, state.epoch)
         batches = training_batches(train, config.batch, rng)
-        steps = iter(range(state.epoch * len(batches), config.epochs * len(batches)))
-
-        def schedule(steps=steps, total=config.epochs * len(batches)) -> None:
-            set_lr(optimizer, state.newbob.lr * _scale(next(steps), total, config))
-
+        steps = len(batches)
         result = train_epoch(
             context,
             batches,
@@ -86,11 +82,10 @@ def train_central(
             rng,
             clip=config.clip,
             with_ctc=config.ctc_epochs is None or state.epoch < config.ctc_epochs,
-            before_step=schedule,
+            lr=partial(_scheduled_lr, config, state.newbob.lr, state.epoch * steps, config.epochs * steps),
         )
         state.epoch += 1
         state.weights = read_state(model)
-        state.recent = [*state.recent, state.weights][-config.average_last :] if config.average_last > 1 else []
         lr, wer = optimizer.param_groups[0]["lr"], None
         if state.epoch % config.evaluate_every == 0 or state.epoch == config.epochs:
             judged = evaluate(
@@ -106,18 +101,18 @@ def train_central(
         _save(state, checkpoint)
         on_epoch(EpochReport(state.epoch, result.loss, lr, wer))
 
-    if state.recent:
-        state.weights = np.mean(state.recent, axis=0, dtype=np.float64).astype(np.float32)
-    elif state.best_weights is not None:
+    if state.best_weights is not None:
         state.weights = state.best_weights
     load_state(model, state.weights)
     return state
 
 
-def _scale(step: int, total: int, config: CentralConfig) -> float:
+def _scheduled_lr(config: CentralConfig, lr: float, first: int, total: int, step: int) -> float:
+    """The lr of an epoch's n-th step, where `first` of `total` steps were made in the epochs before."""
+    step += first
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     falling = total * (1 - config.decay_from)
-    return warmup * (min(1.0, (total - step) / falling) if falling > 0 else 1.0)
+    return lr * warmup * (min(1.0, max(0.0, total - step) / falling) if falling > 0 else 1.0)
 
 
 def _stalled(state: CentralState, config: CentralConfig) -> bool:

@@ -13,6 +13,7 @@ from asr_fed.data.features import FeatureCache
 from asr_fed.data.manifest import Utterance
 from asr_fed.model.recogniser import Recogniser
 from asr_fed.training.augment import spec_augment
+from asr_fed.training.optimizer import set_lr
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def train_epoch(
     clip: float,
     with_ctc: bool = True,
     penalty: Callable[[nn.Module], torch.Tensor] | None = None,
-    before_step: Callable[[], None] = lambda: None,
+    lr: Callable[[int], float] | None = None,
 ) -> EpochResult:
     """Train on `batches`.
 
@@ -58,14 +59,15 @@ def train_epoch(
         rng: draws the playback speed of each utterance.
         clip: largest norm of the gradient.
         penalty: a term to add to the loss, such as FedProx's.
-        before_step: called before each gradient step (a learning rate schedule).
+        lr: the learning rate of this epoch's n-th step, from 0; None leaves the optimizer's as it is.
     """
     model, device = context.recogniser.model, context.device
     speeds = list(context.augment.speeds)
     result = EpochResult()
     for chunk in batches:
         model.train()
-        before_step()
+        if lr is not None:
+            set_lr(optimizer, lr(result.steps))
         drawn = [float(speed) for speed in rng.choice(speeds, size=len(chunk))]
         batch = collate(chunk, context.cache, context.recogniser.tokenizer, drawn).to(device)
         features = spec_augment(model.normalise(batch.features), context.augment)
