@@ -1,30 +1,24 @@
 """Checkpoints that are whole or absent, and that execute nothing when they are read."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from asr_fed.files import replacing
+
 ARRAY = "ndarray as tensor"  # the one key of a dict that stands for a numpy array in a file
 
 
 def save_checkpoint(content: Any, path: Path) -> None:
-    """Write beside `path`, flush to disk, then rename: a kill at any moment leaves the old file or the new one.
+    """Write whole or not at all (see `replacing`).
 
     `content` is made of dicts, lists, numbers, strings, bytes, tensors and numpy arrays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(_pack(content), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        torch.save(_pack(content), temporary)
 
 
 def load_checkpoint(path: Path) -> Any:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from asr_fed.config.check import check_config, explain
+from asr_fed.config.files import experiments_folder
 from asr_fed.config.schema import Config
 from asr_fed.errors import UserError
 
@@ -57,10 +58,13 @@ def main() -> None:
 
 
 def _run(config: DictConfig) -> None:
-    check_config(config)
-    from asr_fed.train import train  # torch, SpeechBrain and Flower: seconds that --help need not wait for
+    try:
+        check_config(config)
+        from asr_fed.train import train  # torch, SpeechBrain and Flower: seconds that --help need not wait for
 
-    train(OmegaConf.to_object(config))  # type: ignore[arg-type]
+        train(OmegaConf.to_object(config))  # type: ignore[arg-type]
+    except UserError as error:  # here, since Hydra would print a line of its own about it
+        _fail(str(error))
 
 
 def hydra_arguments(arguments: list[str]) -> list[str]:
@@ -90,17 +94,11 @@ def hydra_arguments(arguments: list[str]) -> list[str]:
         f"hydra.searchpath=[file://{experiments}]",  # an experiment of one's own may use our groups
         "hydra.run.dir=.",
         "hydra.output_subdir=null",
-        "hydra.sweep.dir=.",
+        "hydra.sweep.dir=outputs/multirun",
         "hydra.sweep.subdir=.",
         "hydra/job_logging=none",
         "hydra/hydra_logging=none",
     ]
-
-
-def experiments_folder() -> Path:
-    """hparams/ of the checkout, or its copy inside an installed wheel."""
-    package = Path(__file__).parent.absolute()
-    return package / "hparams" if (package / "hparams").is_dir() else package.parent / "hparams"
 
 
 def _fail(message: str) -> None:

@@ -63,7 +63,7 @@ def prepare_experiment(config: Config) -> Experiment:
         instantiate(config.data.prepare, manifest=str(manifest))
     utterances = read_manifest(manifest)
     partition = partition_speakers(utterances, config.data.parts, config.federation.clients, config.seed)
-    if not (run_dir / "partition").is_dir():
+    if not (run_dir / "partition" / "partition.csv").is_file():
         write_partition(partition, run_dir / "partition")
     elif read_partition(run_dir / "partition") != partition:
         raise UserError(

@@ -36,7 +36,7 @@ class RunProgress:
         self.bars.stop()
         self._board.close()
 
-    def say(self, text: str) -> None:
+    def say(self, text: str | Table) -> None:
         self.console.print(text, soft_wrap=True)
 
     def epoch(self, name: str, report: EpochReport) -> None:

@@ -1,10 +1,10 @@
 """The run directory: what a run leaves behind, and the rules for going on in it."""
 
 import json
-import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,16 @@ from omegaconf import OmegaConf
 
 from asr_fed.config.schema import Config
 from asr_fed.errors import UserError
+from asr_fed.files import replacing
 
 # A resumed run may differ in these: they do not change what has been computed so far.
 MAY_CHANGE = ("resume", "run_dir", "engine.workers", "federation.rounds", "evaluation", "data.root", "device")
 PACKAGES = ("torch", "torchaudio", "speechbrain", "flwr", "sentencepiece", "jiwer", "hydra-core", "numpy")
 
 
-def begin_run(config: Config) -> FileLock:
-    """Create or reopen the run directory; the returned lock must be held as long as the run lasts.
+@contextmanager
+def claim_run_dir(config: Config) -> Iterator[Path]:
+    """Create or reopen the run directory, and keep other processes out of it while the context lasts.
 
     Raises UserError where another process runs there, where results would be overwritten, where there is nothing
     to resume, or where the config to resume with is another one.
@@ -36,6 +38,15 @@ def begin_run(config: Config) -> FileLock:
         lock.acquire()
     except Timeout:
         raise UserError(f"Another process is running in {run_dir}.") from None
+    try:
+        _claim(config, path)
+        yield run_dir
+    finally:
+        lock.release()
+
+
+def _claim(config: Config, path: Path) -> None:
+    run_dir = path.parent
     resolved = OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True))
     if path.is_file():
         if not config.resume:
@@ -46,8 +57,7 @@ def begin_run(config: Config) -> FileLock:
                 f"{run_dir} was begun with other values of {', '.join(differing)}. Resume with the same config, "
                 "or start a new run_dir."
             )
-    write_atomically(path, OmegaConf.to_yaml(resolved))
-    return lock
+    _write(path, OmegaConf.to_yaml(resolved))
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -62,21 +72,20 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterable[str]:
             yield key
 
 
-def write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_history(run_dir: Path, history: Iterable[dict[str, Any]]) -> None:
     """history.jsonl, one line a round."""
-    write_atomically(run_dir / "history.jsonl", "".join(json.dumps(record) + "\n" for record in history))
+    _write(run_dir / "history.jsonl", "".join(json.dumps(record) + "\n" for record in history))
 
 
 def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
     """summary.json, with what it was computed by."""
     content = summary | {"versions": versions(), "git_commit": git_commit()}
-    write_atomically(run_dir / "summary.json", json.dumps(content, indent=2) + "\n")
+    _write(run_dir / "summary.json", json.dumps(content, indent=2) + "\n")
 
 
 def versions() -> dict[str, str]:

@@ -9,10 +9,8 @@ import inspect
 import json
 import multiprocessing
 import os
-import signal
 import stat
 import sys
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -20,7 +18,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -33,6 +30,8 @@ from rich.text import Text
 
 from asr_fed.data.manifest import Utterance, hours, write_manifest
 from asr_fed.errors import UserError
+from asr_fed.files import replacing
+from asr_fed.processes import start_worker
 from data_prep.text import Rules, normalise, rules_for
 
 CACHE, REPORT = "preparation_cache.jsonl", "preparation.json"  # beside the manifest
@@ -250,9 +249,8 @@ def read_probes(path: Path) -> dict[str, Probe]:
             except (ValueError, TypeError):
                 continue
     if lines > len(probes):  # some are torn, or replaced by later ones
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text("".join(_probe_line(*item) for item in probes.items()), encoding="utf-8")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text("".join(_probe_line(*item) for item in probes.items()), encoding="utf-8")
     return probes
 
 
@@ -267,7 +265,7 @@ def _decode(files: list[_File], workers: int) -> Iterator[list[tuple[str, Probe]
         return
     # spawn, not fork: the caller may hold threads (torch, a progress bar) that a fork would break
     pool = ProcessPoolExecutor(
-        min(workers, len(chunks)), multiprocessing.get_context("spawn"), initializer=_start_worker
+        min(workers, len(chunks)), multiprocessing.get_context("spawn"), initializer=start_worker
     )
     try:
         for future in as_completed([pool.submit(_probe_chunk, chunk) for chunk in chunks]):
@@ -279,18 +277,6 @@ def _decode(files: list[_File], workers: int) -> Iterator[list[tuple[str, Probe]
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    parent = multiprocessing.parent_process()
-    if parent is not None:  # a killed parent must not leave workers behind
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
 
 
 def _probe_chunk(files: Sequence[_File]) -> list[tuple[str, Probe]]:

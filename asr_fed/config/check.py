@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from hydra.errors import HydraException
-from hydra.utils import get_object
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from asr_fed.config.files import experiments_folder
 from asr_fed.config.schema import Config
 from asr_fed.errors import UserError
 
@@ -70,6 +71,11 @@ def check_config(config: DictConfig) -> None:
             raise UserError(f"{name}={value} is not possible: it must be {text}.")
     for path, node in _targets(config, ""):
         _check_target(path, node)
+    for group in ("weighting", "server"):
+        try:
+            instantiate(config[group])
+        except Exception as error:
+            raise UserError(f"{group}={config[group]} is not possible: {error.__cause__ or error}.") from error
     parts = config.data.parts
     if config.warm_start.checkpoint is None and parts.warm_up_speakers == 0 and parts.warm_up_file is None:
         raise UserError(
@@ -84,12 +90,11 @@ def explain(error: Exception) -> str:
     while isinstance(cause, HydraException) and cause.__cause__ is not None:
         cause = cause.__cause__
     text = str(error).strip()
-    if isinstance(cause, ConfigKeyError) and cause.full_key:
-        nearest = _nearest(cause.full_key, _all_keys())
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
         where = f" ({text.splitlines()[0]})" if "In '" in text else ""
-        return f"There is no key {cause.full_key!r}{where}.{nearest}"
+        return f"There is no key {cause.full_key!r}{where}.{_nearest(cause.full_key, _all_keys())}"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        return f"{cause.full_key}: {cause.msg or cause}"
+        return f"{cause.full_key}: {(cause.msg or str(cause)).splitlines()[0]}."
     return text
 
 
@@ -101,6 +106,8 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def _all_keys() -> list[str]:
+    """Every key of the schema, and of the objects that come with asr_fed in hparams/GROUP/*.yaml."""
+
     def walk(node: DictConfig, prefix: str) -> Iterator[str]:
         for key in map(str, node):
             yield f"{prefix}{key}"
@@ -108,7 +115,12 @@ def _all_keys() -> list[str]:
             if isinstance(child, DictConfig) and not child._is_none():
                 yield from walk(child, f"{prefix}{key}.")
 
-    return list(walk(OmegaConf.structured(Config), ""))
+    keys = set(walk(OmegaConf.structured(Config), ""))
+    for path in experiments_folder().glob("*/*.yaml"):
+        node = OmegaConf.load(path)
+        if isinstance(node, DictConfig):
+            keys |= set(walk(node, f"{path.parent.name}."))
+    return sorted(keys)
 
 
 def _targets(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:

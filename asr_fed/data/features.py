@@ -25,6 +25,8 @@ from rich.progress import track
 from asr_fed.config.schema import FeatureConfig
 from asr_fed.data.manifest import Utterance
 from asr_fed.errors import UserError
+from asr_fed.files import replacing
+from asr_fed.processes import start_worker
 
 SHARD_UTTERANCES = 256
 VERSION = 1  # of the file format and of the computation below
@@ -70,7 +72,9 @@ def build_features(
     ]
     missing = [job for job in jobs if not job.path.with_suffix(".json").is_file()]
     if missing:
-        with ProcessPoolExecutor(max(1, min(processes, len(missing))), mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(
+            max(1, min(processes, len(missing))), mp_context=get_context("spawn"), initializer=start_worker
+        ) as pool:
             for _ in track(pool.map(_build_shard, missing), description="Features", total=len(missing)):
                 pass
     offsets = {}
@@ -116,12 +120,10 @@ def _build_shard(job: _Job) -> None:
             rows.append((utterance.id, start, start + len(frames)))
             parts.append(frames)
             start += len(frames)
-        temporary = job.path.with_suffix(f".{os.getpid()}")
-        with temporary.open("wb") as file:
+        with replacing(job.path) as temporary, temporary.open("wb") as file:
             np.save(file, np.concatenate(parts))
-        os.replace(temporary, job.path)
-        temporary.write_text(json.dumps(rows))
-        os.replace(temporary, index)
+        with replacing(index) as temporary:
+            temporary.write_text(json.dumps(rows))
     with suppress(OSError):
         os.unlink(job.path.with_suffix(".lock"))
 

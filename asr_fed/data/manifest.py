@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asr_fed.errors import UserError
+from asr_fed.files import replacing
 
 COLUMNS = {
     "ID": "id",
@@ -85,8 +86,7 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     """Write `manifest.csv` whole or not at all (a reader never sees half a file)."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for utterance in utterances:
@@ -97,7 +97,6 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
                     for value in [getattr(utterance, field)]
                 ]
             )
-    os.replace(temporary, path)
 
 
 def hours(utterances: Iterable[Utterance]) -> float:

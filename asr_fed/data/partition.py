@@ -8,7 +8,6 @@ the corpus does not reshuffle the others' ranks.
 import csv
 import heapq
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ import numpy as np
 from asr_fed.data.manifest import COLUMNS, Utterance, hours, read_manifest
 from asr_fed.data.partition_report import draw_histogram, spread
 from asr_fed.errors import UserError
+from asr_fed.files import replacing
 
 
 class WarmUpRule(Enum):
@@ -276,6 +276,16 @@ def summarise(partition: Partition) -> dict[str, Any]:
     }
 
 
+def describe(partition: Partition) -> str:
+    """One line: hours and speakers of each part."""
+    parts = {**partition.server_parts, "clients": [u for client in partition.clients for u in client.utterances]}
+    text = ", ".join(
+        f"{name.replace('_', '-')} {hours(part):.2f} h ({len({u.speaker for u in part})} speakers)"
+        for name, part in parts.items()
+    )
+    return f"{text}; {len(partition.clients)} clients"
+
+
 def write_partition(partition: Partition, folder: str | Path) -> None:
     """Write `summary.json`, `clients.png` (audio per client) and `partition.csv` to `folder`.
 
@@ -286,13 +296,11 @@ def write_partition(partition: Partition, folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     summary = json.dumps(summarise(partition), indent=2) + "\n"
-    temporary = folder / f".summary.json.{os.getpid()}"
-    temporary.write_text(summary, encoding="utf-8")
-    os.replace(temporary, folder / "summary.json")
+    with replacing(folder / "summary.json") as temporary:
+        temporary.write_text(summary, encoding="utf-8")
     draw_histogram(folder / "clients.png", [client.seconds for client in partition.clients])
 
-    temporary = folder / f".partition.csv.{os.getpid()}"
-    with temporary.open("w", encoding="utf-8", newline="") as file:
+    with replacing(folder / "partition.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*COLUMNS, "part", "client", "subset"])
 
@@ -307,7 +315,6 @@ def write_partition(partition: Partition, folder: str | Path) -> None:
             write(client.dev, "client", client.id, "dev")
         for reason, utterances in partition.dropped.items():
             write(utterances, "dropped", "", reason)
-    os.replace(temporary, folder / "partition.csv")
 
 
 def read_partition(folder: str | Path) -> Partition:

@@ -1,10 +1,11 @@
 """How unequal the clients are, in numbers and as a picture."""
 
-import os
 from collections.abc import Sequence
 from math import fsum, isqrt
 from pathlib import Path
 from statistics import median
+
+from asr_fed.files import replacing
 
 
 def gini(values: Sequence[float]) -> float:
@@ -54,6 +55,5 @@ def draw_histogram(path: str | Path, seconds: Sequence[float]) -> None:
     axes.set_ylabel("clients")
     axes.set_title(f"{len(amounts)} clients, {fsum(seconds) / 3600:.3g} hours, Gini {gini(seconds):.2f}")
     axes.legend()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(temporary, format="png", dpi=120)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

@@ -10,6 +10,7 @@ import sentencepiece
 
 from asr_fed.config.schema import TokenizerConfig
 from asr_fed.errors import UserError
+from asr_fed.files import replacing
 
 # Index 0 is the CTC blank and, since a normalised text is covered by the characters of the warm-up
 # text or else unknown, also `unk`. Beginning and end of sentence must differ from it: a joint
@@ -82,7 +83,8 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
-    path.write_bytes(tokenizer.proto)
+    with replacing(path) as temporary:
+        temporary.write_bytes(tokenizer.proto)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

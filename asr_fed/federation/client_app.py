@@ -71,7 +71,7 @@ def train_clients(node: Node, order: Order) -> tuple[Update, dict[str, str]]:
                 server_round=order.server_round,
             )
             weight = node.weighting(result)
-            add_client(update, result.delta, weight, client_totals(result, weight))
+            add_client(update, result.delta, weight, client_totals(result))
         except UpdateRefused as refused:
             failures[name] = str(refused)
         except Exception as error:
@@ -80,13 +80,11 @@ def train_clients(node: Node, order: Order) -> tuple[Update, dict[str, str]]:
     return update, failures
 
 
-def client_totals(result: ClientResult, weight: float) -> dict[str, int]:
+def client_totals(result: ClientResult) -> dict[str, int]:
     """The numbers besides a_k * delta_k and a_k that are summed over clients: all that leaves a client."""
     if not np.isfinite(result.loss):
         raise UpdateRefused(f"a loss of {result.loss}")
     return {
-        "clients": 1,
-        "weight_squared": fixed(weight**2),
         "loss": fixed(result.loss),
         "word_errors": result.words.errors,
         "words": result.words.units,

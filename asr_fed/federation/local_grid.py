@@ -5,15 +5,12 @@ resident, for as long as the run lasts: no cluster to start, and one message a w
 """
 
 import itertools
-import os
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import cast
@@ -22,6 +19,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from asr_fed.federation.flower_private import Run, identify_process, set_message_id
+from asr_fed.processes import start_worker
 
 RUN, SERVER = 1, 0  # ids in Flower's sense; workers are nodes 1, 2, ...
 WORKER_ERROR, WORKER_LOST, TIMED_OUT = 1, 2, 3
@@ -181,8 +179,7 @@ class LocalGrid(Grid):
 
 def _work(pipe: Connection, run_dir: str, node: int, threads: int) -> None:
     """A worker's life: answer messages until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server decides
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    start_worker()
     import torch
 
     from asr_fed.federation import client_app
@@ -206,11 +203,3 @@ def _work(pipe: Connection, run_dir: str, node: int, threads: int) -> None:
             pipe.send(("error", traceback.format_exc()))
         else:
             pipe.send(("reply", reply))
-
-
-def _die_with_parent() -> None:
-    """A server killed by SIGKILL closes nothing in an orderly way; its workers must not train on."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

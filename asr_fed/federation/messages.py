@@ -58,7 +58,9 @@ def reply_message(order: Message, update: Update, failures: dict[str, str]) -> M
     content = RecordDict({"failures": ConfigRecord({"clients": list(failures), "reasons": list(failures.values())})})
     if update.weight:
         content["arrays"] = ArrayRecord({"sums": Array(update.sums)})
-        content["metrics"] = MetricRecord({"weight": update.weight, "peak": update.peak, **update.totals})
+        content["metrics"] = MetricRecord({"weight": update.weight, "peak": update.peak})
+        # Whole numbers of any size: a sum of squared weights can exceed the 64 bits of a MetricRecord.
+        content["totals"] = ConfigRecord({name: str(value) for name, value in update.totals.items()})
     return Message(content, reply_to=order)
 
 
@@ -69,9 +71,10 @@ def read_reply(message: Message) -> Reply:
         return Reply(None, named)
     metrics: Any = message.content["metrics"]
     arrays: Any = message.content["arrays"]
-    totals = {name: int(value) for name, value in metrics.items()}
+    totals: Any = message.content["totals"]
     sums = arrays["sums"].numpy()
-    return Reply(Update(sums, totals.pop("weight"), totals.pop("peak"), totals), named)
+    update = Update(sums, metrics["weight"], metrics["peak"], {name: int(value) for name, value in totals.items()})
+    return Reply(update, named)
 
 
 def record_bytes(message: Message) -> int:

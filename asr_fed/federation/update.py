@@ -27,7 +27,7 @@ class Update:
     sums: int64 [state], sum of a_k * delta_k in units of 2**-32.
     weight: sum of a_k in units of 2**-32.
     peak: an upper bound on any |entry| of `sums`.
-    totals: further sums (counts, or numbers in units of 2**-32 made by `fixed`).
+    totals: further sums (counts, or numbers in units of 2**-32 made by `fixed`), of any size.
     """
 
     sums: np.ndarray
@@ -46,7 +46,7 @@ def fixed(value: float) -> int:
 
 
 def add_client(update: Update, delta: np.ndarray, weight: float, totals: dict[str, int]) -> None:
-    """Add one client's `delta` (float32 [state]) with weight a_k, in place.
+    """Add one client's `delta` (float32 [state]) with weight a_k, in place; `clients` and `weight_squared` are counted.
 
     Raises UpdateRefused, before anything is added, where the delta or the weight is not finite, the weight not
     positive, or the sum would leave its range.
@@ -68,7 +68,7 @@ def add_client(update: Update, delta: np.ndarray, weight: float, totals: dict[st
         update.sums[start : start + CHUNK] += part.astype(np.int64)
     update.weight += units
     update.peak += peak
-    _add_totals(update.totals, totals)
+    _add_totals(update.totals, {"clients": 1, "weight_squared": fixed(weight**2), **totals})
 
 
 def merge(updates: Iterable[Update]) -> Update:

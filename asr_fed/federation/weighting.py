@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from asr_fed.training.local import ClientResult
 
 
+def _check_temperature(temperature: float) -> None:
+    if temperature <= 0:
+        raise ValueError(f"temperature={temperature} must be greater than 0")
+
+
 @dataclass(frozen=True)
 class Uniform:
     """a_k = 1."""
@@ -33,6 +38,9 @@ class LossSoftmax:
     temperature: float = 1.0
     num_examples_power: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check_temperature(self.temperature)
+
     def __call__(self, result: ClientResult) -> float:
         return math.exp(-result.loss / self.temperature) * result.num_examples**self.num_examples_power
 
@@ -46,6 +54,9 @@ class WerSoftmax:
 
     temperature: float = 1.0
     num_examples_power: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_temperature(self.temperature)
 
     def __call__(self, result: ClientResult) -> float:
         wer = min(max(result.words.rate, 0.0), 1.0)

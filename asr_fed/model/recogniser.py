@@ -121,10 +121,6 @@ class Recogniser:
         """A recogniser with fresh weights, drawn from torch's current random state."""
         return cls(AcousticModel(model_config, features.n_mels, len(tokenizer)), tokenizer, model_config, features)
 
-    @property
-    def parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.model.parameters())
-
     def to_dict(self) -> dict:
         """Plain tensors and values, safe to load with `weights_only`."""
         return {

@@ -1,0 +1,114 @@
+"""What a run found out: its recognisers on the test speakers, on paper."""
+
+import csv
+import resource
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from asr_fed.config.schema import Mode
+from asr_fed.data.manifest import hours
+from asr_fed.evaluation.evaluate import Evaluation, evaluate
+from asr_fed.evaluation.report import write_report
+from asr_fed.experiment import Experiment, pick_device
+from asr_fed.model.recogniser import load_recogniser
+from asr_fed.progress import RunProgress
+from asr_fed.run_dir import write_summary
+from asr_fed.training.state import read_state, state_sha256
+
+
+def test(experiment: Experiment, name: str, progress: RunProgress) -> Evaluation:
+    """Evaluate checkpoints/NAME.pt on the test speakers."""
+    config, speech = experiment.config, experiment.partition.test
+    device = pick_device(config.device)
+    recogniser = load_recogniser(experiment.checkpoints / f"{name}.pt")
+    recogniser.model.to(device)
+    bar = progress.bars.add_task(f"test {name.replace('_', ' ')}", total=len(speech))
+    result = evaluate(
+        recogniser,
+        speech,
+        experiment.cache,
+        config.evaluation.test_decoder,
+        config.evaluation,
+        device,
+        on_batch=lambda utterances: progress.bars.advance(bar, utterances),
+    )
+    progress.bars.remove_task(bar)
+    return result
+
+
+def numbers(evaluation: Evaluation) -> dict[str, Any]:
+    words = evaluation.words
+    return {
+        "wer": evaluation.wer,
+        "cer": evaluation.cer,
+        "substitutions": words.substitutions,
+        "deletions": words.deletions,
+        "insertions": words.insertions,
+        "words": words.units,
+    }
+
+
+def write_results(
+    experiment: Experiment, history: list[dict[str, Any]], evaluations: dict[str, Evaluation], *, seconds: float
+) -> dict[str, Any]:
+    """summary.json, test_speakers.csv, test_hypotheses.csv and report.html; returns the summary."""
+    run_dir, test_set = experiment.run_dir, experiment.partition.test
+    summary = summarise(experiment, history, evaluations, seconds)
+    write_summary(run_dir, summary)
+    _write_csv(
+        run_dir / "test_speakers.csv",
+        ["system", "speaker", "wer", "substitutions", "deletions", "insertions", "words"],
+        (
+            [name, speaker, f"{c.percent:.2f}", c.substitutions, c.deletions, c.insertions, c.units]
+            for name, evaluation in evaluations.items()
+            for speaker, c in evaluation.speakers.items()
+        ),
+    )
+    _write_csv(
+        run_dir / "test_hypotheses.csv",
+        ["ID", "speaker", "reference", *evaluations],
+        (
+            [u.id, u.speaker, u.text, *(evaluation.hypotheses[u.id] for evaluation in evaluations.values())]
+            for u in test_set
+        ),
+    )
+    config = (run_dir / "config.yaml").read_text(encoding="utf-8")
+    write_report(run_dir / "report.html", summary, history, evaluations, test_set, config)
+    return summary
+
+
+def summarise(
+    experiment: Experiment, history: list[dict[str, Any]], evaluations: dict[str, Evaluation], seconds: float
+) -> dict[str, Any]:
+    """The numbers of summary.json. Its `test_*` and `weights_sha256` are those of the run's own recogniser."""
+    config = experiment.config
+    own = "central" if config.mode is Mode.central else "federated"
+    model = load_recogniser(experiment.checkpoints / f"{own}.pt").model
+    judged = [record for record in history if record["wer"] is not None]
+    per_mb = 1024**2 if sys.platform == "darwin" else 1024
+    return {
+        "mode": config.mode.name,
+        "test_wer": evaluations[own].wer,
+        "test_cer": evaluations[own].cer,
+        "warm_start_wer": evaluations["warm_start"].wer if "warm_start" in evaluations else None,
+        "best_round": min(judged, key=lambda record: record["wer"])["round"] if judged else 0,
+        "rounds": len(history),
+        "clients": len(experiment.partition.clients),
+        "hours": hours(u for client in experiment.partition.clients for u in client.train),
+        "test_speakers": len(evaluations[own].speakers),
+        "decoder": config.evaluation.test_decoder.name,
+        "systems": {name: numbers(evaluation) for name, evaluation in evaluations.items()},
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "weights_sha256": state_sha256(read_state(model)),
+        "tokenizer_sha256": experiment.tokenizer.sha256,
+        "seconds": seconds,
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / per_mb,
+        "peak_worker_rss_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / per_mb,
+    }
+
+
+def _write_csv(path: Path, head: list[str], rows: Iterable[list[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([head, *rows])

@@ -1,0 +1,233 @@
+"""The feature cache: right values, computed once, safe when builders meet, die, or recordings change."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from speechbrain.lobes.features import Fbank
+
+from asr_fed.config.schema import FeatureConfig
+from asr_fed.data.features import FeatureCache, build_features, feature_statistics, read_audio
+from asr_fed.data.manifest import Utterance, write_manifest
+from asr_fed.errors import UserError
+
+CONFIG = FeatureConfig(sample_rate=16000, n_mels=20, n_fft=400, win_ms=25, hop_ms=10)
+BUILD = """
+    import sys
+    from pathlib import Path
+    from asr_fed.config.schema import FeatureConfig
+    from asr_fed.data.features import build_features
+    from asr_fed.data.manifest import read_manifest
+
+    if __name__ == "__main__":
+        config = FeatureConfig(sample_rate=16000, n_mels=20, n_fft=400, win_ms=25, hop_ms=10)
+        build_features(read_manifest(sys.argv[1]), config, Path(sys.argv[2]), processes=1)
+        print("built")
+"""
+
+
+def record(folder: Path, count: int, seconds: float = 0.5, rate: int = 16000) -> list[Utterance]:
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(2)
+    utterances = []
+    for number in range(count):
+        path = folder / f"r{number}.wav"
+        soundfile.write(path, 0.1 * rng.standard_normal(round(rate * (seconds + number / 10))), rate)
+        utterances.append(Utterance(f"u{number}", seconds + number / 10, str(path), "s", "text"))
+    return utterances
+
+
+def direct(utterance: Utterance, rate: int = 16000) -> np.ndarray:
+    samples, stored = soundfile.read(utterance.wav, dtype="float32")
+    assert stored == rate
+    compute = Fbank(sample_rate=rate, n_mels=20, n_fft=400, win_length=25, hop_length=10)
+    return compute(torch.from_numpy(samples)[None])[0].numpy()
+
+
+def shards(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.suffix in (".npy", ".json")}
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
+    return record(tmp_path_factory.mktemp("recordings"), 4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("features")
+
+
+@pytest.fixture(scope="module")
+def cache(recordings: list[Utterance], folder: Path) -> FeatureCache:
+    return build_features(recordings, CONFIG, folder, speeds=(1.0, 1.25), processes=1)
+
+
+def test_values_are_the_filterbanks(cache: FeatureCache, recordings: list[Utterance]) -> None:
+    for utterance in recordings:
+        expected = direct(utterance)
+        frames = cache[utterance.id, 1.0]
+        assert frames.shape == expected.shape == (cache.frames(utterance.id), 20)
+        np.testing.assert_allclose(frames, expected, rtol=2e-3, atol=2e-2)  # kept as float16
+        assert len(frames) == pytest.approx(utterance.duration * 100, abs=2)
+
+
+def test_a_speed_shortens_the_utterance_and_raises_its_pitch(
+    cache: FeatureCache, recordings: list[Utterance]
+) -> None:
+    for utterance in recordings:
+        assert cache.frames(utterance.id, 1.25) == pytest.approx(cache.frames(utterance.id) / 1.25, abs=1)
+    with pytest.raises(KeyError):
+        cache["u0", 0.5]
+
+
+def test_playing_faster_is_resampling(tmp_path: Path) -> None:
+    time_axis = np.arange(16000) / 16000
+    soundfile.write(tmp_path / "tone.wav", 0.5 * np.sin(2 * np.pi * 400 * time_axis), 16000)
+    fast = read_audio(tmp_path / "tone.wav", 16000, speed=1.25).numpy()
+    assert len(fast) == pytest.approx(16000 / 1.25, abs=2)
+    spectrum = np.abs(np.fft.rfft(fast))
+    assert spectrum.argmax() * 16000 / len(fast) == pytest.approx(500, abs=2)
+
+
+def test_channels_are_averaged_and_the_rate_is_changed(tmp_path: Path) -> None:
+    time_axis = np.arange(8000) / 8000
+    tone = 0.5 * np.sin(2 * np.pi * 300 * time_axis)
+    soundfile.write(tmp_path / "stereo.flac", np.stack([tone, np.zeros_like(tone)], axis=1), 8000)
+    signal_ = read_audio(tmp_path / "stereo.flac", 16000).numpy()
+    assert signal_.shape == (16000,)
+    middle = np.abs(signal_[2000:-2000]).max()
+    assert middle == pytest.approx(0.25, abs=0.01)
+
+
+def test_a_second_build_computes_nothing(cache: FeatureCache, recordings: list[Utterance], folder: Path) -> None:
+    before = shards(folder)
+    again = build_features(recordings[::-1], CONFIG, folder, speeds=(1.25,), processes=1)
+    assert shards(folder) == before
+    assert again.offsets == cache.offsets
+
+
+def test_statistics_are_those_of_all_frames(cache: FeatureCache, recordings: list[Utterance]) -> None:
+    frames = np.concatenate([cache[utterance.id, 1.0] for utterance in recordings]).astype(np.float64)
+    mean, deviation = feature_statistics(cache, recordings)
+    np.testing.assert_allclose(mean, frames.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(deviation, frames.std(axis=0), rtol=1e-4)
+    assert mean.dtype == deviation.dtype == np.float32
+    assert all(np.array_equal(*pair) for pair in zip((mean, deviation), feature_statistics(cache, recordings[::-1]), strict=True))
+
+
+def test_what_would_change_the_features_makes_a_new_shard(tmp_path: Path) -> None:
+    utterances = record(tmp_path / "recordings", 2)
+    folder = tmp_path / "features"
+    first = build_features(utterances, CONFIG, folder)
+    old = shards(folder)
+    soundfile.write(utterances[0].wav, np.linspace(-0.5, 0.5, 9600), 16000)
+    second = build_features(utterances, CONFIG, folder)
+    assert old.items() < shards(folder).items()  # the old shard is as it was
+    np.testing.assert_allclose(second["u0", 1.0], direct(utterances[0]), rtol=2e-3, atol=2e-2)
+    assert np.array_equal(first["u1", 1.0], second["u1", 1.0])
+    other = FeatureConfig(sample_rate=16000, n_mels=24, n_fft=400)
+    assert build_features(utterances, other, folder)["u0", 1.0].shape[1] == 24
+
+
+def test_a_recording_that_is_gone_or_broken_is_named(tmp_path: Path) -> None:
+    utterances = record(tmp_path / "recordings", 2)
+    Path(utterances[1].wav).unlink()
+    with pytest.raises(UserError, match=r"r1\.wav \(u1\)"):
+        build_features(utterances, CONFIG, tmp_path / "features")
+    Path(utterances[1].wav).write_bytes(b"no audio")
+    with pytest.raises(UserError, match=r"r1\.wav"):
+        build_features(utterances, CONFIG, tmp_path / "features")
+
+
+def builder(script: Path, manifest: Path, folder: Path) -> subprocess.Popen[str]:
+    script.write_text(textwrap.dedent(BUILD))
+    return subprocess.Popen(
+        [sys.executable, str(script), str(manifest), str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+
+
+def children(pid: int) -> list[int]:
+    """Process ids, with theirs, of all that a process has started (Linux)."""
+    own = [int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()]
+    return own + [further for child in own for further in children(child)]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to find a process's children")
+def test_a_killed_build_is_taken_over_and_leaves_no_process(tmp_path: Path) -> None:
+    utterances = record(tmp_path / "recordings", 300, seconds=0.5)  # two shards, one after the other
+    write_manifest(tmp_path / "manifest.csv", utterances)
+    folder = tmp_path / "features"
+    process = builder(tmp_path / "build.py", tmp_path / "manifest.csv", folder)
+    deadline = time.monotonic() + 60
+    while not (folder.is_dir() and list(folder.glob("*.json"))) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    started = children(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finished = shards(folder)
+    assert started
+    while any(map(alive, started)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    left = [pid for pid in started if alive(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert left == [], "workers of a killed build live on"
+
+    rebuilt = build_features(utterances, CONFIG, folder)
+    assert finished.items() <= shards(folder).items()  # what was there is used
+    for utterance in (utterances[0], utterances[-1]):
+        np.testing.assert_allclose(rebuilt[utterance.id, 1.0], direct(utterance), rtol=2e-3, atol=2e-2)
+
+
+def test_a_build_that_died_while_writing_is_repeated(tmp_path: Path) -> None:
+    utterances = record(tmp_path / "recordings", 3)
+    folder = tmp_path / "features"
+    expected = build_features(utterances, CONFIG, folder)
+    values = {u.id: expected[u.id, 1.0].copy() for u in utterances}
+    [index] = folder.glob("*.json")
+    # What a kill leaves: a shard without its index, a torn temporary file, a lock that nobody holds.
+    index.unlink()
+    index.with_suffix(".npy").write_bytes(b"\x93NUMPY torn")
+    index.with_suffix(".4711").write_bytes(b"half of it")
+    index.with_suffix(".lock").touch()
+    from asr_fed.data.features import _mapped
+
+    _mapped.cache_clear()  # as in another process
+    again = build_features(utterances, CONFIG, folder)
+    for utterance in utterances:
+        assert np.array_equal(again[utterance.id, 1.0], values[utterance.id])
+
+
+def test_two_builders_at_once_agree(tmp_path: Path) -> None:
+    utterances = record(tmp_path / "recordings", 40)
+    write_manifest(tmp_path / "manifest.csv", utterances)
+    folder = tmp_path / "features"
+    builders = [builder(tmp_path / f"build{n}.py", tmp_path / "manifest.csv", folder) for n in range(2)]
+    outputs = [process.communicate(timeout=120)[0] for process in builders]
+    assert [process.returncode for process in builders] == [0, 0], outputs
+    assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".npy"]
+    built = shards(folder)
+    cache = build_features(utterances, CONFIG, folder)
+    assert shards(folder) == built
+    np.testing.assert_allclose(cache["u7", 1.0], direct(utterances[7]), rtol=2e-3, atol=2e-2)
