@@ -1,5 +1,7 @@
 """From encoder states to token sequences: CTC greedy, attention greedy, joint attention/CTC beam search."""
 
+from typing import Any
+
 import torch
 from speechbrain.decoders.scorer import CTCScorer, ScorerBuilder
 from speechbrain.decoders.seq2seq import S2SRNNBeamSearcher, S2SRNNGreedySearcher
@@ -43,16 +45,20 @@ def ctc_greedy(log_probs: torch.Tensor, counts: torch.Tensor) -> list[list[int]]
     return hypotheses
 
 
+def _search_arguments(model: AcousticModel) -> dict[str, Any]:
+    return {
+        "embedding": model.embedding,
+        "decoder": model.decoder,
+        "linear": model.decoder_head,
+        "bos_index": BOS,
+        "eos_index": EOS,
+        "min_decode_ratio": 0.0,
+        "max_decode_ratio": TOKENS_PER_FRAME,
+    }
+
+
 def _attention_greedy(model: AcousticModel, states: torch.Tensor, counts: torch.Tensor) -> list[list[int]]:
-    searcher = S2SRNNGreedySearcher(
-        embedding=model.embedding,
-        decoder=model.decoder,
-        linear=model.decoder_head,
-        bos_index=BOS,
-        eos_index=EOS,
-        min_decode_ratio=0.0,
-        max_decode_ratio=TOKENS_PER_FRAME,
-    )
+    searcher = S2SRNNGreedySearcher(**_search_arguments(model))
     hypotheses, *_ = searcher(states, counts / states.shape[1])
     model.decoder.attn.reset()
     # One that never ended was searched as long as the longest of its batch: cut it to its own length.
@@ -65,13 +71,7 @@ def _beam(model: AcousticModel, states: torch.Tensor, config: EvaluationConfig) 
         ctc = CTCScorer(ctc_fc=model.ctc_head, blank_index=BLANK, eos_index=EOS)
         scorer = ScorerBuilder(full_scorers=[ctc], weights={"ctc": config.beam_ctc_weight})
     searcher = S2SRNNBeamSearcher(
-        embedding=model.embedding,
-        decoder=model.decoder,
-        linear=model.decoder_head,
-        bos_index=BOS,
-        eos_index=EOS,
-        min_decode_ratio=0.0,
-        max_decode_ratio=TOKENS_PER_FRAME,
+        **_search_arguments(model),
         beam_size=config.beam_size,
         using_eos_threshold=False,
         scorer=scorer,

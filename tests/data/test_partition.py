@@ -13,20 +13,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from asr_fed.config.schema import ClientsConfig, Deal, GroupBy, PartsConfig, TooSmall, WarmUpRule
 from asr_fed.data.manifest import Utterance
-from asr_fed.data.partition import (
-    ClientsConfig,
-    Deal,
-    GroupBy,
-    Partition,
-    PartsConfig,
-    TooSmall,
-    WarmUpRule,
-    partition_speakers,
-    read_partition,
-    summarise,
-    write_partition,
-)
+from asr_fed.data.partition import Partition, partition_speakers, read_partition, summarise, write_partition
 from asr_fed.data.partition_report import draw_histogram, gini, spread
 from asr_fed.errors import UserError
 
@@ -114,9 +103,7 @@ clients_configs = st.one_of(
         for count, deal in ((st.none(), st.just(Deal.balanced)), (st.integers(1, 4), st.sampled_from(Deal)))
     ]
 )
-slow_is_fine = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-)
+slow_is_fine = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
 @slow_is_fine
@@ -201,9 +188,7 @@ def test_small_clients_drop_and_no_others(utterances, min_seconds, seed):
         return
     partition = partition_speakers(utterances, EASY, clients, seed)
     assert {client.speakers for client in partition.clients} == large
-    small = {
-        speaker for client in alone.clients if client.speakers not in large for speaker in client.speakers
-    }
+    small = {speaker for client in alone.clients if client.speakers not in large for speaker in client.speakers}
     assert speakers(partition.dropped.get("too_small", ())) == small
 
 
@@ -500,9 +485,7 @@ def test_spread_of_an_even_number_of_values():
     assert spread([4, 1, 3, 2]) == {"min": 1, "median": 2.5, "max": 4, "gini": 0.25}
 
 
-@pytest.mark.parametrize(
-    "seconds", [[300.0], [60.0] * 5, [1.0] * 500 + [1e5], [3600.0 * i for i in range(1, 2000)]]
-)
+@pytest.mark.parametrize("seconds", [[300.0], [60.0] * 5, [1.0] * 500 + [1e5], [3600.0 * i for i in range(1, 2000)]])
 def test_histogram_of_any_shape(tmp_path, seconds):
     draw_histogram(tmp_path / "clients.png", seconds)
     assert (tmp_path / "clients.png").read_bytes().startswith(PNG)
@@ -513,11 +496,7 @@ def test_configs_are_a_typed_schema():
     loaded = OmegaConf.to_object(
         OmegaConf.merge(
             OmegaConf.create({"parts": {}, "clients": {}}),
-            {
-                "parts": OmegaConf.structured(
-                    PartsConfig(warm_up_speakers=117, warm_up_rule=WarmUpRule.random)
-                )
-            },
+            {"parts": OmegaConf.structured(PartsConfig(warm_up_speakers=117, warm_up_rule=WarmUpRule.random))},
             {"clients": OmegaConf.structured(ClientsConfig(10, Deal.group, group_by=GroupBy.gender))},
         )
     )
