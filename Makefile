@@ -38,13 +38,13 @@ CHECK_PYTHON = \
 
 # pip takes long and says little: -q leaves warnings and errors.
 PIP_INSTALL = .venv/bin/python -m pip install -q --disable-pip-version-check --no-input -c constraints.txt
-FAILED = { echo 'make: the installation failed (see above). Start again when it is mended: what is there is kept.' >&2; exit 1; }
+FAILED = { echo 'make: the installation failed (see above). Mend that and start again; nothing is lost.' >&2; exit 1; }
 
 # torch first, by its exact version: the matched pair of torch and torchaudio. The command to run is $$extra.
 INSTALL = \
 	python=.venv/bin/python; advice='Remove .venv (rm -r .venv) and start again.'; $(CHECK_PYTHON); \
 	.venv/bin/python -m pip --version >/dev/null 2>&1 || .venv/bin/python -m ensurepip >/dev/null || $(FAILED); \
-	echo "Installing asr_fed and what it needs into .venv (the first time: some minutes, 4.6 GB of disk) ..."; \
+	echo "Installing asr_fed and what it needs into .venv (the first time: some minutes, 5 GB of disk) ..."; \
 	$(PIP_INSTALL) torch==2.11.0 torchaudio==2.11.0 && $(PIP_INSTALL) -e ".[$$extra]" || $(FAILED)
 
 .venv/demo.stamp: .venv/bin/python pyproject.toml constraints.txt
@@ -59,7 +59,8 @@ INSTALL = \
 .venv/bin/python:
 	@python='$(PYTHON)'; advice='Name one: make PYTHON=python3.11 demo (or test).'; $(CHECK_PYTHON)
 	@'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null || { \
-		echo "make: $(PYTHON) lacks venv or ensurepip, which make .venv. On Debian and Ubuntu: apt install python3-venv" >&2; \
+		echo "make: $(PYTHON) lacks venv or ensurepip, which .venv needs." \
+			"On Debian and Ubuntu: apt install python3-venv" >&2; \
 		exit 1; }
 	@'$(PYTHON)' -m venv .venv
 

@@ -47,6 +47,7 @@ def main() -> None:
         sys.argv[1:] = hydra_arguments(sys.argv[1:])
         ConfigStore.instance().store("schema", Config)
         os.environ["HYDRA_FULL_ERROR"] = "1"  # give us the exception, not a report of it
+        os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
         hydra.main(version_base="1.3", config_path=None)(_run)()
     except UserError as error:
         _fail(str(error))

@@ -1,10 +1,13 @@
-"""Manners of a worker process."""
+"""Manners and size of a process."""
 
 import os
+import resource
 import signal
+import sys
 import threading
 from multiprocessing import parent_process
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 
 def start_worker() -> None:
@@ -18,3 +21,14 @@ def start_worker() -> None:
 def _end_with(parent: BaseProcess) -> None:
     parent.join()
     os._exit(1)
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process so far, in MB."""
+    try:
+        # getrusage would do, but on Linux it starts from what the parent had when it started this process.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (1024**2 if sys.platform == "darwin" else 1024)

@@ -1,8 +1,6 @@
 """What a run found out: its recognisers on the test speakers, on paper."""
 
 import csv
-import resource
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from asr_fed.evaluation.evaluate import Evaluation, evaluate
 from asr_fed.evaluation.report import write_report
 from asr_fed.experiment import Experiment, pick_device
 from asr_fed.model.recogniser import load_recogniser
+from asr_fed.processes import peak_rss_mb
 from asr_fed.progress import RunProgress
 from asr_fed.run_dir import write_summary
 from asr_fed.training.state import read_state, state_sha256
@@ -87,7 +86,6 @@ def summarise(
     own = "central" if config.mode is Mode.central else "federated"
     model = load_recogniser(experiment.checkpoints / f"{own}.pt").model
     judged = [record for record in history if record["wer"] is not None]
-    per_mb = 1024**2 if sys.platform == "darwin" else 1024
     return {
         "mode": config.mode.name,
         "test_wer": evaluations[own].wer,
@@ -104,8 +102,7 @@ def summarise(
         "weights_sha256": state_sha256(read_state(model)),
         "tokenizer_sha256": experiment.tokenizer.sha256,
         "seconds": seconds,
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / per_mb,
-        "peak_worker_rss_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / per_mb,
+        "peak_rss_mb": peak_rss_mb(),
     }
 
 

@@ -247,6 +247,7 @@ class HeldOutConfig:
 
     epochs: int = 1  # 0: off
     lr: float = 0.01
+    annealed: bool = False  # lr falls as the clients' does
     replay_warm_up: bool = False  # the warm-up speech belongs to it too
     batch: BatchConfig = field(default_factory=BatchConfig)
 

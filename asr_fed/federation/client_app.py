@@ -17,6 +17,7 @@ from asr_fed.data.partition import Client
 from asr_fed.experiment import Experiment, open_experiment, pick_device
 from asr_fed.federation.messages import Order, read_order, reply_message
 from asr_fed.federation.update import Update, UpdateRefused, add_client, empty, fixed
+from asr_fed.model.recogniser import load_recogniser
 from asr_fed.training.epoch import TrainingContext
 from asr_fed.training.local import ClientResult, train_client
 
@@ -37,7 +38,8 @@ class Node:
 @functools.lru_cache(maxsize=1)
 def resident_node(run_dir: str, worker: int = 0) -> Node:
     experiment = open_experiment(run_dir)
-    training = experiment.training_context(experiment.fresh_recogniser(), pick_device(experiment.config.device, worker))
+    recogniser = load_recogniser(experiment.checkpoints / "warm_start.pt")
+    training = experiment.training_context(recogniser, pick_device(experiment.config.device, worker))
     clients = {client.id: client for client in experiment.partition.clients}
     return Node(experiment, training, instantiate(experiment.config.weighting), clients)
 

@@ -99,7 +99,7 @@ def run_federation(
                 f"First reasons: {dict(list(traffic.failures.items())[:3])}. The run can be resumed."
             )
         load_state(model, arrays["state"].numpy())
-        train_on_server(experiment, training, state.round)
+        train_on_server(experiment, training, state.round, annealing=lr / settings.lr)
         state.weights = read_state(model)
 
         record: dict[str, Any] = {"round": state.round, "lr": lr, **metrics, "failures": traffic.failures}
@@ -134,14 +134,18 @@ def predicted_cost(client: Client, settings: FederationConfig) -> float:
     return seconds * passes + sum(utterance.duration for utterance in client.dev or client.train)
 
 
-def train_on_server(experiment: Experiment, training: TrainingContext, server_round: int) -> None:
-    """Train the aggregated model on speech that the server itself holds."""
+def train_on_server(experiment: Experiment, training: TrainingContext, server_round: int, *, annealing: float) -> None:
+    """Train the aggregated model on speech that the server itself holds.
+
+    `annealing` is the clients' learning rate over the one they began with.
+    """
     config, settings = experiment.config, experiment.config.federation.held_out
     speech: list[Utterance] = [*experiment.partition.held_out]
     speech += experiment.partition.warm_up if settings.replay_warm_up else ()
     if not speech or not settings.epochs:
         return
-    optimizer = build_optimizer(config.federation.optimizer, training.recogniser.model, settings.lr)
+    lr = settings.lr * (annealing if settings.annealed else 1.0)
+    optimizer = build_optimizer(config.federation.optimizer, training.recogniser.model, lr)
     rng = seed_everything(config.seed, "held-out", server_round)
     for _ in range(settings.epochs):
         train_epoch(

@@ -35,7 +35,8 @@ class StateLayout:
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     parameters = {name: parameter.data for name, parameter in model.named_parameters()}
     floating = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
-    return parameters | {name: tensor for name, tensor in floating.items() if name not in parameters}
+    every_name = dict(model.named_parameters(remove_duplicate=False))  # of tied parameters too
+    return parameters | {name: tensor for name, tensor in floating.items() if name not in every_name}
 
 
 def layout(model: nn.Module) -> StateLayout:

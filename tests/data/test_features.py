@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from speechbrain.lobes.features import Fbank
 
 from asr_fed.config.schema import FeatureConfig
+from asr_fed.data import features
 from asr_fed.data.features import FeatureCache, build_features, feature_statistics, read_audio
 from asr_fed.data.manifest import Utterance, write_manifest
 from asr_fed.errors import UserError
@@ -29,8 +31,7 @@ BUILD = """
 
     if __name__ == "__main__":
         config = FeatureConfig(sample_rate=16000, n_mels=20, n_fft=400, win_ms=25, hop_ms=10)
-        build_features(read_manifest(sys.argv[1]), config, Path(sys.argv[2]), processes=1)
-        print("built")
+        build_features(read_manifest(sys.argv[1]), config, Path(sys.argv[2]), processes=2)
 """
 
 
@@ -39,9 +40,9 @@ def record(folder: Path, count: int, seconds: float = 0.5, rate: int = 16000) ->
     rng = np.random.default_rng(2)
     utterances = []
     for number in range(count):
-        path = folder / f"r{number}.wav"
-        soundfile.write(path, 0.1 * rng.standard_normal(round(rate * (seconds + number / 10))), rate)
-        utterances.append(Utterance(f"u{number}", seconds + number / 10, str(path), "s", "text"))
+        path, length = folder / f"r{number}.wav", seconds + number % 5 / 10
+        soundfile.write(path, 0.1 * rng.standard_normal(round(rate * length)), rate)
+        utterances.append(Utterance(f"u{number:03}", length, str(path), "s", "text"))
     return utterances
 
 
@@ -50,6 +51,12 @@ def direct(utterance: Utterance, rate: int = 16000) -> np.ndarray:
     assert stored == rate
     compute = Fbank(sample_rate=rate, n_mels=20, n_fft=400, win_length=25, hop_length=10)
     return compute(torch.from_numpy(samples)[None])[0].numpy()
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build in this process, which has imported torch already: a new one needs seconds to do so."""
+    monkeypatch.setattr(features, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
 
 
 def shards(folder: Path) -> dict[str, int]:
@@ -86,7 +93,7 @@ def test_a_speed_shortens_the_utterance_and_raises_its_pitch(
     for utterance in recordings:
         assert cache.frames(utterance.id, 1.25) == pytest.approx(cache.frames(utterance.id) / 1.25, abs=1)
     with pytest.raises(KeyError):
-        cache["u0", 0.5]
+        cache["u000", 0.5]
 
 
 def test_playing_faster_is_resampling(tmp_path: Path) -> None:
@@ -124,6 +131,7 @@ def test_statistics_are_those_of_all_frames(cache: FeatureCache, recordings: lis
     assert all(np.array_equal(*pair) for pair in zip((mean, deviation), feature_statistics(cache, recordings[::-1]), strict=True))
 
 
+@pytest.mark.usefixtures("in_process")
 def test_what_would_change_the_features_makes_a_new_shard(tmp_path: Path) -> None:
     utterances = record(tmp_path / "recordings", 2)
     folder = tmp_path / "features"
@@ -132,16 +140,17 @@ def test_what_would_change_the_features_makes_a_new_shard(tmp_path: Path) -> Non
     soundfile.write(utterances[0].wav, np.linspace(-0.5, 0.5, 9600), 16000)
     second = build_features(utterances, CONFIG, folder)
     assert old.items() < shards(folder).items()  # the old shard is as it was
-    np.testing.assert_allclose(second["u0", 1.0], direct(utterances[0]), rtol=2e-3, atol=2e-2)
-    assert np.array_equal(first["u1", 1.0], second["u1", 1.0])
+    np.testing.assert_allclose(second["u000", 1.0], direct(utterances[0]), rtol=2e-3, atol=2e-2)
+    assert np.array_equal(first["u001", 1.0], second["u001", 1.0])
     other = FeatureConfig(sample_rate=16000, n_mels=24, n_fft=400)
-    assert build_features(utterances, other, folder)["u0", 1.0].shape[1] == 24
+    assert build_features(utterances, other, folder)["u000", 1.0].shape[1] == 24
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_recording_that_is_gone_or_broken_is_named(tmp_path: Path) -> None:
     utterances = record(tmp_path / "recordings", 2)
     Path(utterances[1].wav).unlink()
-    with pytest.raises(UserError, match=r"r1\.wav \(u1\)"):
+    with pytest.raises(UserError, match=r"r1\.wav \(u001\)"):
         build_features(utterances, CONFIG, tmp_path / "features")
     Path(utterances[1].wav).write_bytes(b"no audio")
     with pytest.raises(UserError, match=r"r1\.wav"):
@@ -175,24 +184,26 @@ def alive(pid: int) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to find a process's children")
 def test_a_killed_build_is_taken_over_and_leaves_no_process(tmp_path: Path) -> None:
-    utterances = record(tmp_path / "recordings", 300, seconds=0.5)  # two shards, one after the other
+    utterances = record(tmp_path / "recordings", 266)  # a shard of 256, and one that is done long before
     write_manifest(tmp_path / "manifest.csv", utterances)
     folder = tmp_path / "features"
     process = builder(tmp_path / "build.py", tmp_path / "manifest.csv", folder)
-    deadline = time.monotonic() + 60
-    while not (folder.is_dir() and list(folder.glob("*.json"))) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("*.json")) and time.monotonic() < deadline:
         time.sleep(0.005)
     started = children(process.pid)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     finished = shards(folder)
     assert started
-    while any(map(alive, started)) and time.monotonic() < deadline:
+    patience = time.monotonic() + 15
+    while any(map(alive, started)) and time.monotonic() < patience:
         time.sleep(0.05)
     left = [pid for pid in started if alive(pid)]
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert left == [], "workers of a killed build live on"
+    assert len(list(folder.glob("*.json"))) == 1, "it was not killed in between"
 
     rebuilt = build_features(utterances, CONFIG, folder)
     assert finished.items() <= shards(folder).items()  # what was there is used
@@ -200,6 +211,7 @@ def test_a_killed_build_is_taken_over_and_leaves_no_process(tmp_path: Path) -> N
         np.testing.assert_allclose(rebuilt[utterance.id, 1.0], direct(utterance), rtol=2e-3, atol=2e-2)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_build_that_died_while_writing_is_repeated(tmp_path: Path) -> None:
     utterances = record(tmp_path / "recordings", 3)
     folder = tmp_path / "features"
@@ -211,9 +223,7 @@ def test_a_build_that_died_while_writing_is_repeated(tmp_path: Path) -> None:
     index.with_suffix(".npy").write_bytes(b"\x93NUMPY torn")
     index.with_suffix(".4711").write_bytes(b"half of it")
     index.with_suffix(".lock").touch()
-    from asr_fed.data.features import _mapped
-
-    _mapped.cache_clear()  # as in another process
+    features._mapped.cache_clear()  # as in another process
     again = build_features(utterances, CONFIG, folder)
     for utterance in utterances:
         assert np.array_equal(again[utterance.id, 1.0], values[utterance.id])
@@ -226,8 +236,8 @@ def test_two_builders_at_once_agree(tmp_path: Path) -> None:
     builders = [builder(tmp_path / f"build{n}.py", tmp_path / "manifest.csv", folder) for n in range(2)]
     outputs = [process.communicate(timeout=120)[0] for process in builders]
     assert [process.returncode for process in builders] == [0, 0], outputs
-    assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".npy"]
+    assert sorted(path.suffix for path in folder.iterdir() if path.suffix != ".lock") == [".json", ".npy"]
     built = shards(folder)
     cache = build_features(utterances, CONFIG, folder)
     assert shards(folder) == built
-    np.testing.assert_allclose(cache["u7", 1.0], direct(utterances[7]), rtol=2e-3, atol=2e-2)
+    np.testing.assert_allclose(cache["u007", 1.0], direct(utterances[7]), rtol=2e-3, atol=2e-2)

@@ -1,0 +1,198 @@
+"""A config that cannot be meant is refused before any work, naming the key and the nearest valid one."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from asr_fed import cli
+from asr_fed.config.files import experiments_folder
+
+EXPERIMENT = """
+defaults:
+  - schema
+  - model: small
+  - federation: cross_device
+  - weighting: wer_softmax
+  - server: fed_adam
+  - engine: local
+  - _self_
+run_dir: {folder}/run
+data: {{name: mine, language: en, root: {folder}/nothing, parts: {{warm_up_speakers: 1}}}}
+"""
+
+
+class Outcome:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """The command line with an experiment of one's own, in this process; `yaml` is appended to the file."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: str, yaml: str = "") -> Outcome:
+        file = tmp_path / "mine.yaml"
+        file.write_text(EXPERIMENT.format(folder=tmp_path) + yaml)
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr("sys.argv", ["train_fed.py", str(file), *arguments])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        captured = capsys.readouterr()
+        assert not (tmp_path / "run").exists(), "work was done"
+        return Outcome(code, captured.out, captured.err)
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("argument", "named", "nearest"),
+    [
+        ("federaton.rounds=2", "federaton", "federation"),
+        ("federation.round=2", "federation.round", "federation.rounds"),
+        ("federation.batch.max_utterence=2", "federation.batch.max_utterence", "federation.batch.max_utterances"),
+        ("engine.worker=2", "engine.worker", "engine.workers"),
+        ("weighting.temprature=2", "weighting.temprature", "weighting.temperature"),
+        ("+weighting.temprature=2", "weighting.temprature", "temperature"),
+        ("server.etta=2", "server.etta", "server.eta"),
+        ("ressume=true", "ressume", "resume"),
+        ("data.rot=x", "data.rot", "data.root"),
+    ],
+)
+def test_a_misspelt_key_on_the_command_line(run, argument: str, named: str, nearest: str) -> None:
+    outcome = run(argument)
+    assert outcome.code == 2
+    assert f"'{named}'" in outcome.err
+    assert f"Did you mean '{nearest}'?" in outcome.err
+    assert "Traceback" not in outcome.err and "full_key" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("yaml", "named", "nearest"),
+    [
+        ("federation: {round: 2}", "federation.round", "federation.rounds"),
+        ("sed: 2", "sed", "seed"),
+        ("weighting: {temprature: 2.0}", "weighting.temprature", "temperature"),
+        ("warm_start: {annealing: {factr: 0.5}}", "warm_start.annealing.factr", "warm_start.annealing.factor"),
+        ("warm_start: {optimizer: {_target_: torch.optim.SGD, momentun: 0.9}}", "warm_start.optimizer.momentun", "momentum"),
+    ],
+)
+def test_a_misspelt_key_in_the_file(run, yaml: str, named: str, nearest: str) -> None:
+    outcome = run(yaml=yaml)
+    assert outcome.code == 2
+    assert f"'{named}'" in outcome.err
+    assert f"Did you mean '{nearest}'?" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "federation.rounds=two",
+        "federation.lr=fast",
+        "resume=perhaps",
+        "model.cnn_channels=[a,b]",
+        "mode=decentral",
+        "evaluation.test_decoder=beams",
+        "weighting.temperature=hot",
+        "weighting.temperature=true",
+        "federation.cohort=some",
+        "warm_start.optimizer.lr=slow",
+        "tokenizer.vocab_size=10.5",
+    ],
+)
+def test_a_wrong_type_names_the_key(run, argument: str) -> None:
+    arguments = [argument if "optimizer" not in argument else f"+{argument}"]
+    outcome = run(*arguments)
+    assert outcome.code == 2
+    assert argument.split("=")[0] in outcome.err
+    assert "Traceback" not in outcome.err and "full_key" not in outcome.err
+
+
+@pytest.mark.parametrize("yaml", ["federation: {rounds: two}", "seed: [1]", "weighting: {temperature: hot}"])
+def test_a_wrong_type_in_the_file_names_the_key(run, yaml: str) -> None:
+    outcome = run(yaml=yaml)
+    assert outcome.code == 2
+    assert re.sub(r"[{} ]", "", yaml).replace(":", ".").rsplit(".", 1)[0] in outcome.err
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "loss.ctc_weight=1.5",
+        "federation.lr=0",
+        "federation.cohort=0",
+        "engine.workers=0",
+        "warm_start.annealing.factor=2.0",
+        "augment.speeds=[]",
+        "federation.batch.max_seconds=-1",
+        "data.parts.warm_up_speakers=0",
+        "weighting.temperature=0",
+        "weighting.temperature=-1.0",
+        "federation.round_timeout=0",
+        "data.root=???",
+        "weighting._target_=asr_fed.federation.weighting.Nothing",
+    ],
+)
+def test_an_impossible_value_names_the_key(run, argument: str) -> None:
+    outcome = run(argument)
+    assert outcome.code == 2
+    named = "weighting" if argument.startswith("weighting.temp") else argument.split("=")[0]
+    assert named in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_an_unknown_choice_lists_the_choices(run) -> None:
+    outcome = run("weighting=wer_softmx")
+    assert outcome.code == 2
+    for choice in ("wer_softmx", "wer_softmax", "uniform"):
+        assert choice in outcome.err
+
+
+def test_a_missing_experiment_file_is_named(run, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["train_fed.py", "no_such.yaml"])
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert "no_such.yaml" in capsys.readouterr().err
+
+
+def test_a_file_of_ones_own_takes_the_groups_that_come_with_us(run) -> None:
+    outcome = run("--cfg", "job", "model=crdnn", "server=lamb")
+    assert outcome.code == 0
+    assert "rnn_neurons: 1024" in outcome.out and "Lamb" in outcome.out
+
+
+EXPERIMENTS = sorted(path.name for path in experiments_folder().glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_that_comes_with_us_is_valid(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Up to the point where work would begin."""
+    started: list[object] = []
+    monkeypatch.setattr("asr_fed.train.train", started.append)
+    monkeypatch.chdir(tmp_path)
+    GlobalHydra.instance().clear()
+    monkeypatch.setattr("sys.argv", ["train_fed.py", f"hparams/{name}"])
+    cli.main()
+    assert len(started) == 1, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("group", ["model", "federation", "weighting", "server", "engine"])
+def test_every_choice_of_a_group_is_valid(
+    group: str, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr("asr_fed.train.train", started.append)
+    choices = sorted(path.stem for path in (experiments_folder() / group).glob("*.yaml"))
+    for choice in choices:
+        outcome = run(f"{group}={choice}")
+        assert outcome.code == 0, outcome.err
+    assert len(started) == len(choices) > 0

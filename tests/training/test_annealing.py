@@ -1,0 +1,42 @@
+"""NewBob, round by round, by hand."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asr_fed.config.schema import NewBobConfig
+from asr_fed.training.annealing import NewBob, anneal
+
+
+def rates(wers: list[float], config: NewBobConfig, lr: float = 1.0) -> list[float]:
+    state, seen = NewBob(lr), []
+    for wer in wers:
+        state = anneal(state, wer, config)
+        seen.append(state.lr)
+    return seen
+
+
+def test_the_rate_falls_where_the_relative_gain_is_too_small() -> None:
+    config = NewBobConfig(factor=0.8, threshold=0.01, patience=0)
+    # gains: -, 10 %, 1.1 %, 0.56 %, worse, 50 %
+    assert rates([100, 90, 89, 88.5, 95, 47.5], config) == [1.0, 1.0, 1.0, 0.8, 0.8 * 0.8, 0.8 * 0.8]
+
+
+def test_patience_forgives_and_a_gain_restores_it() -> None:
+    config = NewBobConfig(factor=0.5, threshold=0.1, patience=2)
+    wers = [50.0, 50, 50, 40, 40, 40, 40, 40, 40, 40]
+    assert rates(wers, config) == [1, 1, 1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25]
+
+
+def test_the_gain_is_measured_from_the_last_wer_not_from_the_best() -> None:
+    config = NewBobConfig(factor=0.5, threshold=0.05, patience=0)
+    assert rates([50, 80, 60, 59], config) == [1, 0.5, 0.5, 0.25]
+
+
+def test_a_wer_of_zero_cannot_be_improved_on() -> None:
+    assert rates([0.0, 0.0], NewBobConfig(factor=0.5)) == [1.0, 0.5]
+
+
+@given(st.lists(st.floats(0, 300), max_size=30), st.floats(0.1, 1.0), st.integers(0, 3))
+def test_the_rate_never_rises_and_falls_by_the_factor_only(wers: list[float], factor: float, patience: int) -> None:
+    seen = [1.0, *rates(wers, NewBobConfig(factor=factor, patience=patience))]
+    assert all(after in (before, before * factor) for before, after in zip(seen, seen[1:], strict=False))

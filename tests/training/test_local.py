@@ -1,0 +1,157 @@
+"""Local training of a client: a function of its arguments and of nothing else."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from asr_fed.data.partition import Client
+from asr_fed.experiment import Experiment
+from asr_fed.training.epoch import TrainingContext
+from asr_fed.training.local import ClientResult, train_client
+from asr_fed.training.state import layout, read_state
+from tests.tiny import typed_config
+
+
+@pytest.fixture
+def weights(context: TrainingContext) -> np.ndarray:
+    return read_state(context.recogniser.model)
+
+
+@pytest.fixture
+def client(experiment: Experiment) -> Client:
+    """The one with most speech: ten utterances, three batches."""
+    return max(experiment.partition.clients, key=lambda client: len(client.train))
+
+
+def trained(
+    context: TrainingContext, client: Client, weights: np.ndarray, *changes: str, server_round: int = 1, lr: float = 0.1
+) -> ClientResult:
+    config = typed_config({"federation": {"batch": {"max_utterances": 4}}}, "federation.local_epochs=1", *changes)
+    return train_client(
+        context,
+        client,
+        weights,
+        lr=lr,
+        config=config.federation,
+        evaluation=config.evaluation,
+        seed=5,
+        server_round=server_round,
+    )
+
+
+def numbers(result: ClientResult) -> tuple[Any, ...]:
+    return result.delta.tobytes(), result.loss, result.words, result.num_examples
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam", "Adadelta"])
+def test_neither_earlier_clients_nor_their_order_change_a_result(
+    experiment: Experiment, context: TrainingContext, weights: np.ndarray, optimizer: str
+) -> None:
+    change = f"federation.optimizer._target_=torch.optim.{optimizer}"
+    clients = experiment.partition.clients[:3]
+    forward = {c.id: numbers(trained(context, c, weights, change)) for c in clients}
+    torch.manual_seed(99)
+    fresh = experiment.training_context(experiment.fresh_recogniser(), torch.device("cpu"))
+    backward = {c.id: numbers(trained(fresh, c, weights, change)) for c in reversed(clients)}
+    assert forward == backward
+    assert len({delta for delta, *_ in forward.values()}) == 3
+
+
+def test_a_delta_is_what_training_added(context: TrainingContext, client: Client, weights: np.ndarray) -> None:
+    before = weights.copy()
+    result = trained(context, client, weights)
+    np.testing.assert_array_equal(weights, before)  # the global weights are shared with the next client
+    np.testing.assert_array_equal(result.delta, read_state(context.recogniser.model) - weights)
+    cut = layout(context.recogniser.model).parameters
+    assert result.delta[:cut].any() and result.delta[cut:].any()  # BatchNorm's statistics travel too
+    assert result.delta.dtype == np.float32
+    assert (result.num_examples, result.skipped_steps) == (10, 0)
+    assert result.audio_seconds == pytest.approx(sum(u.duration for u in client.train))
+
+
+def test_another_round_is_another_draw(context: TrainingContext, client: Client, weights: np.ndarray) -> None:
+    first, second = (trained(context, client, weights, server_round=number) for number in (1, 2))
+    assert first.delta.tobytes() != second.delta.tobytes()
+
+
+def test_the_rate_is_that_of_the_round(context: TrainingContext, client: Client, weights: np.ndarray) -> None:
+    cut = layout(context.recogniser.model).parameters
+    assert not trained(context, client, weights, lr=0.0).delta[:cut].any()
+    small, large = (trained(context, client, weights, lr=lr).delta[:cut] for lr in (0.01, 0.1))
+    assert np.linalg.norm(large) > 3 * np.linalg.norm(small)
+
+
+def test_local_steps_replace_epochs(context: TrainingContext, client: Client, weights: np.ndarray) -> None:
+    def steps(count: int) -> ClientResult:
+        return trained(context, client, weights, f"federation.local_steps={count}", "federation.local_epochs=7")
+
+    for epochs in (1, 2):
+        by_epochs = trained(context, client, weights, f"federation.local_epochs={epochs}")
+        assert steps(3 * epochs).delta.tobytes() == by_epochs.delta.tobytes()
+    audio = [steps(count).audio_seconds for count in (1, 2, 3, 4)]
+    assert audio == sorted(set(audio))
+    assert audio[2] == pytest.approx(sum(u.duration for u in client.train))
+
+
+def test_the_proximal_term_pulls_towards_the_global_weights(
+    context: TrainingContext, client: Client, weights: np.ndarray
+) -> None:
+    cut = layout(context.recogniser.model).parameters
+    lengths = [
+        float(
+            np.linalg.norm(
+                trained(context, client, weights, f"federation.prox={mu}", "federation.local_epochs=3").delta[:cut]
+            )
+        )
+        for mu in (0.0, 1.0, 5.0)
+    ]
+    assert lengths[0] > lengths[1] > lengths[2] > 0
+
+
+def test_the_proximal_gradient_is_mu_times_the_distance(
+    experiment: Experiment, context: TrainingContext, client: Client, weights: np.ndarray
+) -> None:
+    """Two steps of plain SGD: with the term, the second adds -lr * mu * (w1 - w0) to the one without it."""
+    still = replace(context, augment=replace(context.augment, time_drops=0, frequency_drops=0))
+    cut = layout(context.recogniser.model).parameters
+    free = ("federation.clip=1e9", "federation.optimizer._target_=torch.optim.SGD")
+    one, plain, prox = (
+        trained(still, client, weights, *free, *more).delta[:cut].astype(np.float64)
+        for more in (
+            ("federation.local_steps=1",),
+            ("federation.local_steps=2",),
+            ("federation.local_steps=2", "federation.prox=2.0"),
+        )
+    )
+    np.testing.assert_allclose(prox - plain, -0.1 * 2.0 * one, atol=2e-6)
+
+
+def test_ctc_takes_part_as_long_as_told(context: TrainingContext, client: Client, weights: np.ndarray) -> None:
+    def head(*changes: str) -> torch.Tensor:
+        trained(context, client, weights, "federation.local_epochs=2", *changes)
+        return context.recogniser.model.ctc_head.w.weight.detach().clone()
+
+    def start() -> torch.Tensor:
+        trained(context, client, weights, lr=0.0)
+        return context.recogniser.model.ctc_head.w.weight.detach().clone()
+
+    never, once, always = head("federation.ctc_epochs=0"), head("federation.ctc_epochs=1"), head()
+    assert torch.equal(never, start())
+    assert not torch.equal(once, never) and not torch.equal(always, once)
+
+
+def test_errors_are_counted_on_the_own_dev_part_or_else_on_the_training_part(
+    context: TrainingContext, client: Client, weights: np.ndarray
+) -> None:
+    def words(part: tuple) -> int:
+        return sum(len(utterance.text.split()) for utterance in part)
+
+    assert client.dev == ()
+    assert trained(context, client, weights).words.units == words(client.train)
+    split = Client(client.id, client.train[:7], client.train[7:])
+    result = trained(context, split, weights)
+    assert result.words.units == words(client.train[7:])
+    assert result.num_examples == 7
