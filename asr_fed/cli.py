@@ -32,7 +32,7 @@ Keys people change most:
   data.root=DIR                   the corpus on disk
   federation=cross_silo|cross_device   federation.rounds=N  federation.cohort=N  federation.local_epochs=N
   weighting=wer_softmax|loss_softmax|num_examples|uniform
-  model=crdnn|small               server=fed_avg|fed_avgm|fed_adam|fed_yogi|fed_adagrad|lamb
+  model=crdnn|small|tiny          server=fed_avg|fed_avgm|fed_adam|fed_yogi|fed_adagrad|lamb
   engine.workers=N  engine.threads_per_worker=N  device=auto|cpu|cuda|mps  seed=N
 
   EXPERIMENT.yaml --help          all keys of an experiment and the choices of each group
@@ -93,6 +93,7 @@ def hydra_arguments(arguments: list[str]) -> list[str]:
         path.stem,
         *overrides,
         f"hydra.searchpath=[file://{experiments}]",  # an experiment of one's own may use our groups
+        "hydra.help.app_name=asr-fed",
         "hydra.run.dir=.",
         "hydra.output_subdir=null",
         "hydra.sweep.dir=outputs/multirun",

@@ -85,13 +85,12 @@ def summarise(
     config = experiment.config
     own = "central" if config.mode is Mode.central else "federated"
     model = load_recogniser(experiment.checkpoints / f"{own}.pt").model
-    judged = [record for record in history if record["wer"] is not None]
     return {
         "mode": config.mode.name,
         "test_wer": evaluations[own].wer,
         "test_cer": evaluations[own].cer,
         "warm_start_wer": evaluations["warm_start"].wer if "warm_start" in evaluations else None,
-        "best_round": min(judged, key=lambda record: record["wer"])["round"] if judged else 0,
+        "best_round": history[-1]["best_round"] if history else 0,
         "rounds": len(history),
         "clients": len(experiment.partition.clients),
         "hours": hours(u for client in experiment.partition.clients for u in client.train),

@@ -17,7 +17,16 @@ from asr_fed.errors import UserError
 from asr_fed.files import replacing
 
 # A resumed run may differ in these: they do not change what has been computed so far.
-MAY_CHANGE = ("resume", "run_dir", "engine.workers", "federation.rounds", "evaluation", "data.root", "device")
+MAY_CHANGE = (
+    "resume",
+    "run_dir",
+    "data.root",
+    "engine.workers",
+    "federation.rounds",
+    "evaluation.test_decoder",
+    "evaluation.beam_size",
+    "evaluation.beam_ctc_weight",
+)
 PACKAGES = ("torch", "torchaudio", "speechbrain", "flwr", "sentencepiece", "jiwer", "hydra-core", "numpy")
 
 
@@ -68,7 +77,7 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterable[str]:
     for key in old.keys() | new.keys():
-        if old.get(key) != new.get(key) and not any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE):
+        if old.get(key) != new.get(key) and key not in MAY_CHANGE:
             yield key
 
 

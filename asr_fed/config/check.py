@@ -87,8 +87,8 @@ def check_config(config: DictConfig) -> None:
 def explain(error: Exception) -> str:
     """A config error of Hydra or OmegaConf in words: which key, and which was probably meant."""
     cause: BaseException = error
-    while isinstance(cause, HydraException) and cause.__cause__ is not None:
-        cause = cause.__cause__
+    while isinstance(cause, HydraException) and (inner := cause.__cause__ or cause.__context__) is not None:
+        cause = inner
     text = str(error).strip()
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
         where = f" ({text.splitlines()[0]})" if "In '" in text else ""

@@ -4,6 +4,7 @@ Model, features and partition stay resident between messages. The same app runs 
 """
 
 import functools
+import logging
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from asr_fed.training.epoch import TrainingContext
 from asr_fed.training.local import ClientResult, train_client
 
 app = ClientApp()
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -77,7 +79,9 @@ def train_clients(node: Node, order: Order) -> tuple[Update, dict[str, str]]:
         except UpdateRefused as refused:
             failures[name] = str(refused)
         except Exception as error:
-            failures[name] = f"{type(error).__name__}: {error} ({_place(error)})"
+            # The text of an exception may quote a client's data: it stays in the node's own log.
+            log.exception("client %s failed", name)
+            failures[name] = f"{type(error).__name__} at {_place(error)}"
         node.on_client(name)
     return update, failures
 

@@ -108,7 +108,7 @@ def run_federation(
             judged = _judge(experiment, training)
             record |= {"wer": judged.wer, "cer": judged.cer}
             _note_gain(state, judged.wer, settings)
-        record["round_seconds"] = time.perf_counter() - started
+        record |= {"best_round": state.best_round, "round_seconds": time.perf_counter() - started}
         state.history.append(record)
         state.optimizer = optimizer.state_dict()
         _save(state, checkpoint)

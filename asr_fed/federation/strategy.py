@@ -12,7 +12,7 @@ from asr_fed.errors import UserError
 from asr_fed.federation.messages import order_message, read_reply, record_bytes, weights_record
 from asr_fed.federation.sampling import cohort_size, place, sample_cohort
 from asr_fed.federation.server_optimizer import ServerOptimizer, apply_update
-from asr_fed.federation.update import ONE, Update, mean_delta, merge
+from asr_fed.federation.update import ONE, Update, UpdateRefused, mean_delta, merge
 from asr_fed.training.state import StateLayout
 
 
@@ -82,7 +82,10 @@ class SumOfUpdates(Strategy):
                 updates.append(reply.update)
         if not updates:
             return None, None
-        update = merge(updates)
+        try:
+            update = merge(updates)
+        except UpdateRefused as refused:
+            raise UserError(f"Round {server_round}: the nodes' updates cannot be added: {refused}.") from refused
         weights = apply_update(self._optimizer, self._weights, mean_delta(update), self._layout, server_round)
         if not np.isfinite(weights).all():
             raise UserError(

@@ -80,7 +80,7 @@ def test_a_misspelt_key_on_the_command_line(run, argument: str, named: str, near
         ("sed: 2", "sed", "seed"),
         ("weighting: {temprature: 2.0}", "weighting.temprature", "temperature"),
         ("warm_start: {annealing: {factr: 0.5}}", "warm_start.annealing.factr", "warm_start.annealing.factor"),
-        ("warm_start: {optimizer: {_target_: torch.optim.SGD, momentun: 0.9}}", "warm_start.optimizer.momentun", "momentum"),
+        ("central: {optimizer: {_target_: torch.optim.SGD, momentun: 0.9}}", "central.optimizer.momentun", "momentum"),
     ],
 )
 def test_a_misspelt_key_in_the_file(run, yaml: str, named: str, nearest: str) -> None:
@@ -103,7 +103,7 @@ def test_a_misspelt_key_in_the_file(run, yaml: str, named: str, nearest: str) ->
         "weighting.temperature=hot",
         "weighting.temperature=true",
         "federation.cohort=some",
-        "warm_start.optimizer.lr=slow",
+        "warm_start.optimizer.weight_decay=heavy",
         "tokenizer.vocab_size=10.5",
     ],
 )
@@ -168,6 +168,14 @@ def test_a_file_of_ones_own_takes_the_groups_that_come_with_us(run) -> None:
     assert "rnn_neurons: 1024" in outcome.out and "Lamb" in outcome.out
 
 
+def test_a_value_that_is_missing_is_asked_for_by_name(run) -> None:
+    """Also where another value is made of it, as in the experiments that come with us."""
+    target = "{_target_: data_prep.table.prepare, root: '${data.root}'}"
+    outcome = run("data.root=???", f"data.prepare={target}")
+    assert outcome.code == 2
+    assert outcome.err.startswith("asr-fed: No value for data.root:")
+
+
 EXPERIMENTS = sorted(path.name for path in experiments_folder().glob("*.yaml"))
 
 
@@ -180,7 +188,7 @@ def test_every_experiment_that_comes_with_us_is_valid(
     monkeypatch.setattr("asr_fed.train.train", started.append)
     monkeypatch.chdir(tmp_path)
     GlobalHydra.instance().clear()
-    monkeypatch.setattr("sys.argv", ["train_fed.py", f"hparams/{name}"])
+    monkeypatch.setattr("sys.argv", ["train_fed.py", f"hparams/{name}", "data.root=somewhere"])
     cli.main()
     assert len(started) == 1, capsys.readouterr().err
 
