@@ -66,6 +66,8 @@ def _run(config: DictConfig) -> None:
         train(OmegaConf.to_object(config))  # type: ignore[arg-type]
     except UserError as error:  # here, since Hydra would print a line of its own about it
         _fail(str(error))
+    except OmegaConfBaseException as error:
+        _fail(explain(error))
 
 
 def hydra_arguments(arguments: list[str]) -> list[str]:

@@ -4,7 +4,6 @@
 `open_experiment` opens it again, in the same process, in a worker, or after a kill.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from asr_fed.data.partition import Partition, partition_speakers, read_partition
 from asr_fed.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from asr_fed.errors import UserError
 from asr_fed.model.recogniser import Recogniser, load_recogniser
+from asr_fed.processes import available_cores
 from asr_fed.training.epoch import TrainingContext
 from asr_fed.training.randomness import seed_everything
 
@@ -37,10 +37,8 @@ class Experiment:
         return self.run_dir / "checkpoints"
 
     def fresh_recogniser(self) -> Recogniser:
-        """Seeded initial weights, or those of `warm_start.checkpoint`; normaliser statistics from warm-up speech."""
+        """Seeded initial weights; normaliser statistics from warm-up speech."""
         config = self.config
-        if config.warm_start.checkpoint is not None:
-            return load_recogniser(config.warm_start.checkpoint)
         seed_everything(config.seed, "initial weights")
         recogniser = Recogniser.create(config.model, config.features, self.tokenizer)
         recogniser.model.set_normaliser(*feature_statistics(self.cache, self.partition.warm_up))
@@ -73,7 +71,7 @@ def prepare_experiment(config: Config) -> Experiment:
     tokenizer_path = run_dir / "tokenizer.model"
     if not tokenizer_path.is_file():
         save_tokenizer(_tokenizer(config, partition.warm_up), tokenizer_path)
-    return _open(config, run_dir, partition, os.cpu_count() or 1)
+    return _open(config, run_dir, partition, available_cores())
 
 
 def open_experiment(run_dir: str | Path) -> Experiment:
@@ -99,8 +97,10 @@ def pick_device(name: str, worker: int = 0) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if name == "cuda":
+            device = torch.device("cuda", worker % torch.cuda.device_count())
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ZeroDivisionError) as error:
         raise UserError(f"device={name} cannot be used here: {error}. Use device=auto or device=cpu.") from error
     return device
 
@@ -122,10 +122,8 @@ def _tokenizer(config: Config, warm_up: Sequence[Utterance]) -> Tokenizer:
 
 
 def _open(config: Config, run_dir: Path, partition: Partition, processes: int) -> Experiment:
-    everyone = [*partition.warm_up, *partition.held_out, *partition.dev, *partition.test]
-    everyone += [utterance for client in partition.clients for utterance in (*client.train, *client.dev)]
     cache = build_features(
-        everyone,
+        partition.utterances,
         config.features,
         Path(config.data.prepared) / "features",
         speeds=config.augment.speeds,

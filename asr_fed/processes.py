@@ -23,6 +23,11 @@ def _end_with(parent: BaseProcess) -> None:
     os._exit(1)
 
 
+def available_cores() -> int:
+    """Cores this process may use (not every system can say so)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def peak_rss_mb() -> float:
     """Largest resident memory of this process so far, in MB."""
     try:

@@ -26,7 +26,7 @@ class RunProgress:
             console=self.console,
             transient=True,
         )
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=0)
+        self._board = SummaryWriter(str(run_dir / "tensorboard"))
 
     def __enter__(self) -> "RunProgress":
         self.bars.start()

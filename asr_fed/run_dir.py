@@ -20,7 +20,6 @@ from asr_fed.files import replacing
 MAY_CHANGE = (
     "resume",
     "run_dir",
-    "data.root",
     "engine.workers",
     "federation.rounds",
     "evaluation.test_decoder",
@@ -41,12 +40,14 @@ def claim_run_dir(config: Config) -> Iterator[Path]:
     path = run_dir / "config.yaml"
     if config.resume and not path.is_file():
         raise UserError(f"resume=true, but {run_dir} holds no run. Give its run_dir, or leave resume out.")
-    run_dir.mkdir(parents=True, exist_ok=True)
     lock = FileLock(run_dir / ".lock", timeout=0)
     try:
+        run_dir.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         raise UserError(f"Another process is running in {run_dir}.") from None
+    except OSError as error:
+        raise UserError(f"run_dir={run_dir} cannot be written: {error}.") from error
     try:
         _claim(config, path)
         yield run_dir

@@ -10,8 +10,9 @@ import torch
 from asr_fed.config.schema import CentralConfig, Config, Mode, Start
 from asr_fed.data.manifest import Utterance
 from asr_fed.data.partition import describe
+from asr_fed.data.tokenizer import unknown_characters
 from asr_fed.experiment import Experiment, pick_device, prepare_experiment
-from asr_fed.federation.local_grid import LocalGrid
+from asr_fed.federation.local_grid import LocalGrid, default_workers
 from asr_fed.federation.sampling import cohort_size
 from asr_fed.federation.server_app import run_federation
 from asr_fed.model.recogniser import Recogniser, load_recogniser, save_recogniser
@@ -32,8 +33,13 @@ def train(config: Config) -> dict[str, Any]:
     pick_device(config.device)  # before any work, if it is not there
     with claim_run_dir(config):
         experiment = prepare_experiment(config)
+        cohort_size(config.federation.cohort, len(experiment.partition.clients))  # refused now rather than later
         with RunProgress(experiment.run_dir) as progress:
             progress.say(f"{experiment.run_dir}: {describe(experiment.partition)}")
+            unknown = unknown_characters(experiment.tokenizer, (u.text for u in experiment.partition.utterances))
+            if unknown:
+                told = ", ".join(f"{character} ({count} times)" for character, count in unknown.most_common(8))
+                progress.say(f"Characters that no warm-up text has and no recogniser will write: {told}")
             history = train_models(experiment, progress)
             evaluations = {name: test(experiment, name, progress) for name in systems(config)}
         summary = write_results(experiment, history, evaluations, seconds=time.perf_counter() - started)
@@ -69,7 +75,7 @@ def warm_start(experiment: Experiment, progress: RunProgress) -> None:
     if path.is_file():
         return
     if settings.checkpoint is not None:
-        save_recogniser(experiment.fresh_recogniser(), path)
+        save_recogniser(load_recogniser(settings.checkpoint), path)
         return
     recogniser = experiment.fresh_recogniser()
     centrally(experiment, recogniser, experiment.partition.warm_up, settings, "warm_start", progress)
@@ -130,22 +136,21 @@ def federate(experiment: Experiment, progress: RunProgress) -> list[dict[str, An
     cohort = cohort_size(config.federation.cohort, len(experiment.partition.clients))
     rounds = progress.bars.add_task("rounds", total=config.federation.rounds)
     clients = progress.bars.add_task("clients of this round", total=cohort)
-    history: list[dict[str, Any]] = []
 
-    def on_round(record: dict[str, Any]) -> None:
-        history.append(record)
+    def on_round(history: list[dict[str, Any]]) -> None:
         write_history(experiment.run_dir, history)
-        progress.round(record)
-        progress.bars.update(rounds, completed=record["round"])
+        progress.round(history[-1])
+        progress.bars.update(rounds, completed=len(history))
         progress.bars.reset(clients)
 
     with LocalGrid(
         str(experiment.run_dir),
-        config.engine.workers,
+        config.engine.workers or default_workers(pick_device(config.device), config.engine.threads_per_worker),
         config.engine.threads_per_worker,
         on_client=lambda client: progress.bars.advance(clients),
     ) as grid:
-        run_federation(experiment, grid, on_round)
+        state = run_federation(experiment, grid, on_round)
+    write_history(experiment.run_dir, state.history)  # a kill may have come between the last checkpoint and this
     progress.bars.remove_task(rounds)
     progress.bars.remove_task(clients)
-    return history
+    return state.history

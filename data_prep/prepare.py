@@ -31,7 +31,7 @@ from rich.text import Text
 from asr_fed.data.manifest import Utterance, hours, write_manifest
 from asr_fed.errors import UserError
 from asr_fed.files import replacing
-from asr_fed.processes import start_worker
+from asr_fed.processes import available_cores, start_worker
 from data_prep.text import Rules, normalise, rules_for
 
 CACHE, REPORT = "preparation_cache.jsonl", "preparation.json"  # beside the manifest
@@ -225,11 +225,6 @@ def _measure(files: Sequence[_File], cache_path: Path, workers: int) -> dict[str
             log.flush()
             bar.advance(task, len(chunk))
     return probes
-
-
-def available_cores() -> int:
-    """Cores this process may use (not every system can say so)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def read_probes(path: Path) -> dict[str, Probe]:

@@ -13,56 +13,54 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from asr_fed.config.files import experiments_folder
-from asr_fed.config.schema import Config
+from asr_fed.config.schema import Config, Decoder
 from asr_fed.errors import UserError
 
-# What types cannot say. Each: key, test, what it must be.
-RANGES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("loss.ctc_weight", lambda v: 0 <= v <= 1, "between 0 and 1"),
-    ("loss.label_smoothing", lambda v: 0 <= v < 1, "between 0 and 1"),
+# What types cannot say. Each rule: key, test, what it must be. null passes where a key may be null.
+Rule = tuple[str, Callable[[Any], bool], str]
+
+
+def _at_least(least: float, *keys: str) -> tuple[Rule, ...]:
+    return tuple((key, lambda v: v is None or v >= least, f"at least {least:g}") for key in keys)
+
+
+def _positive(*keys: str) -> tuple[Rule, ...]:
+    return tuple((key, lambda v: v is None or v > 0, "greater than 0") for key in keys)
+
+
+def _share(*keys: str) -> tuple[Rule, ...]:
+    return tuple((key, lambda v: 0 <= v <= 1, "between 0 and 1") for key in keys)
+
+
+TRAININGS = ("warm_start", "central", "federation")
+RANGES: tuple[Rule, ...] = (
+    *_share("loss.ctc_weight", "loss.label_smoothing", "model.dropout", "evaluation.beam_ctc_weight"),
+    *_share("data.parts.dev_share", "data.parts.test_share", "federation.clients.dev_fraction"),
+    *_share("warm_start.decay_from", "central.decay_from", *(f"{part}.annealing.factor" for part in TRAININGS)),
+    *_at_least(0, "federation.rounds", "federation.prox", "federation.held_out.epochs", "augment.warp_frames"),
+    *_at_least(0, *(f"augment.{kind}" for kind in ("time_drops", "frequency_drops"))),
+    *_at_least(0, *(f"augment.{kind}" for kind in ("time_drop_frames", "frequency_drop_bands"))),
+    *_at_least(0, *(f"{part}.{key}" for part in TRAININGS[:2] for key in ("epochs", "warmup_steps"))),
+    *_at_least(0, *(f"{part}.{key}" for part in TRAININGS for key in ("ctc_epochs", "annealing.patience"))),
+    *_at_least(1, *(f"engine.{key}" for key in ("workers", "threads_per_worker", "server_threads"))),
+    *_at_least(1, *(f"federation.{key}" for key in ("local_epochs", "local_steps", "evaluate_every"))),
+    *_at_least(1, "federation.fallback_after", "evaluation.beam_size", "features.n_mels", "features.hop_ms"),
+    *_at_least(1, *(f"{part}.{key}" for part in TRAININGS[:2] for key in ("early_stop", "evaluate_every"))),
+    *_at_least(1, *(f"{part}.batch.max_utterances" for part in (*TRAININGS, "federation.held_out"))),
+    *_at_least(1, *(f"model.{key}" for key in ("time_pooling", "rnn_layers", "rnn_neurons", "dnn_blocks"))),
+    *_at_least(8, "tokenizer.vocab_size"),
+    *_positive("federation.cohort", "federation.round_timeout", "evaluation.max_seconds_per_batch"),
+    *_positive(*(f"{part}.{key}" for part in TRAININGS for key in ("lr", "clip"))),
+    *_positive("federation.held_out.lr", *(f"{part}.batch.max_seconds" for part in TRAININGS)),
     ("augment.speeds", lambda v: len(v) > 0 and all(0.5 <= s <= 2 for s in v), "playback speeds from 0.5 to 2"),
-    ("tokenizer.vocab_size", lambda v: v >= 8, "at least 8"),
-    ("engine.workers", lambda v: v >= 1, "at least 1"),
-    ("engine.threads_per_worker", lambda v: v >= 1, "at least 1"),
-    ("engine.server_threads", lambda v: v >= 1, "at least 1"),
-    ("evaluation.beam_size", lambda v: v >= 1, "at least 1"),
-    ("evaluation.beam_ctc_weight", lambda v: 0 <= v <= 1, "between 0 and 1"),
-    ("federation.rounds", lambda v: v >= 0, "0 or more"),
-    ("federation.cohort", lambda v: v is None or v > 0, "a number of clients, a fraction such as 0.1, or null"),
-    ("federation.local_epochs", lambda v: v >= 1, "at least 1"),
-    ("federation.local_steps", lambda v: v is None or v >= 1, "at least 1, or null"),
-    ("federation.lr", lambda v: v > 0, "greater than 0"),
-    ("federation.prox", lambda v: v >= 0, "0 or more"),
-    ("federation.evaluate_every", lambda v: v >= 1, "at least 1"),
-    ("federation.round_timeout", lambda v: v is None or v > 0, "seconds, or null"),
-    ("federation.fallback_after", lambda v: v is None or v >= 1, "at least 1, or null"),
-    ("federation.held_out.epochs", lambda v: v >= 0, "0 or more"),
-    *(
-        (f"{part}.{key}", test, text)
-        for part in ("warm_start", "central")
-        for key, test, text in (
-            ("epochs", lambda v: v >= 0, "0 or more"),
-            ("lr", lambda v: v > 0, "greater than 0"),
-            ("decay_from", lambda v: 0 <= v <= 1, "a fraction of the epochs"),
-            ("evaluate_every", lambda v: v >= 1, "at least 1"),
-        )
-    ),
-    *(
-        (f"{part}.{key}", test, text)
-        for part in ("warm_start", "central", "federation")
-        for key, test, text in (
-            ("clip", lambda v: v > 0, "greater than 0"),
-            ("annealing.factor", lambda v: 0 < v <= 1, "between 0 and 1"),
-            ("batch.max_utterances", lambda v: v >= 1, "at least 1"),
-            ("batch.max_seconds", lambda v: v is None or v > 0, "seconds, or null"),
-        )
-    ),
+    ("model.cnn_channels", lambda v: len(v) > 0, "a list of the channels of each block"),
+    ("model.cnn_kernel", lambda v: len(v) == 2, "two numbers, of bands and of frames"),
 )
 
 
 def check_config(config: DictConfig) -> None:
     """Raises UserError for the first value that is out of range, and for a bad `_target_` or argument of one."""
-    missing = sorted(OmegaConf.missing_keys(config))
+    missing = sorted(_missing(config, ""))
     if missing:
         raise UserError(f"No value for {', '.join(missing)}: set it in the config file or as {missing[0]}=...")
     for name, test, text in RANGES:
@@ -76,6 +74,17 @@ def check_config(config: DictConfig) -> None:
             instantiate(config[group])
         except Exception as error:
             raise UserError(f"{group}={config[group]} is not possible: {error.__cause__ or error}.") from error
+    if config.loss.ctc_weight == 0 and Decoder.ctc_greedy in config.evaluation.values():
+        raise UserError(
+            "loss.ctc_weight=0 trains no CTC head, which the decoder ctc_greedy needs. Use attention_greedy."
+        )
+    if config.loss.ctc_weight == 1:
+        for name in ("client_decoder", "dev_decoder", "test_decoder"):
+            if config.evaluation[name] is not Decoder.ctc_greedy:
+                raise UserError(
+                    f"evaluation.{name}={config.evaluation[name].name} needs the attention decoder, which "
+                    "loss.ctc_weight=1 does not train. Use ctc_greedy, or a weight below 1."
+                )
     parts = config.data.parts
     if config.warm_start.checkpoint is None and parts.warm_up_speakers == 0 and parts.warm_up_file is None:
         raise UserError(
@@ -91,11 +100,18 @@ def explain(error: Exception) -> str:
         cause = inner
     text = str(error).strip()
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
+        if cause.full_key in _all_keys():
+            return f"{cause.full_key} is not set in the config file: add it with +{cause.full_key}=..."
         where = f" ({text.splitlines()[0]})" if "In '" in text else ""
-        return f"There is no key {cause.full_key!r}{where}.{_nearest(cause.full_key, _all_keys())}"
+        hint = f" An argument of a _target_ is added with +{cause.full_key}=..." if _in_target(cause.full_key) else ""
+        return f"There is no key {cause.full_key!r}{where}.{_nearest(cause.full_key, _all_keys())}{hint}"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return f"{cause.full_key}: {(cause.msg or str(cause)).splitlines()[0]}."
     return text
+
+
+def _in_target(key: str) -> bool:
+    return key.rpartition(".")[0].rpartition(".")[2] in ("optimizer", "prepare", "weighting", "server")
 
 
 def _nearest(name: str, known: list[str]) -> str:
@@ -121,6 +137,15 @@ def _all_keys() -> list[str]:
         if isinstance(node, DictConfig):
             keys |= set(walk(node, f"{path.parent.name}."))
     return sorted(keys)
+
+
+def _missing(node: DictConfig, prefix: str) -> Iterator[str]:
+    for key in map(str, node):
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none():
+            yield from _missing(child, f"{prefix}{key}.")
+        elif OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
+            yield f"{prefix}{key}"
 
 
 def _targets(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:

@@ -87,6 +87,8 @@ class PartsConfig:
     in `warm_up_file`, one id a line. 0 speakers means no warm-up. The split of arXiv 2104.14297 is
     `warm_up_speakers=117 warm_up_rule=most_audio`.
 
+    Utterances of the pool longer than `max_train_seconds` are dropped; those of the corpus's own dev and test never.
+
     Held-out (what the server trains on after aggregation): `held_out_speakers` drawn at random from those
     who remain. The rest are for the clients.
     """
@@ -100,6 +102,7 @@ class PartsConfig:
     dev_share: float = 0.1
     test_speakers: int | None = None
     test_share: float = 0.1
+    max_train_seconds: float | None = None
 
 
 @dataclass
@@ -206,7 +209,7 @@ class LossConfig:
 
 @dataclass
 class NewBobConfig:
-    """lr <- factor * lr where the WER's relative gain stays under `threshold`, `patience` times over."""
+    """lr <- factor * lr where the WER's relative gain is under `threshold`, `patience` such WERs forgiven."""
 
     factor: float = 0.8
     threshold: float = 0.0025
@@ -284,9 +287,9 @@ class EvaluationConfig:
 
 @dataclass
 class EngineConfig:
-    workers: int = 2
+    workers: int | None = None  # processes; null: as many as there are GPUs, or cores for their threads
     threads_per_worker: int = 1
-    server_threads: int = 2  # part of what makes a run repeatable, as threads_per_worker is
+    server_threads: int = 1  # part of what makes a run repeatable, as threads_per_worker is
 
 
 @dataclass

@@ -34,7 +34,7 @@ class Batch:
         if device.type == "cpu":
             return self
         tensors = (self.features, self.frames, self.tokens, self.token_counts)
-        return Batch(self.utterances, *(tensor.to(device, non_blocking=True) for tensor in tensors))
+        return Batch(self.utterances, *(tensor.to(device, non_blocking=device.type == "cuda") for tensor in tensors))
 
 
 def collate(

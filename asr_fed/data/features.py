@@ -36,16 +36,11 @@ VERSION = 1  # of the file format and of the computation below
 class FeatureCache:
     """Frames of every utterance, for every playback speed: `cache[utterance_id, speed]` is [frames, n_mels]."""
 
-    shards: dict[Path, tuple[str, ...]]
     offsets: dict[tuple[str, float], tuple[Path, int, int]]
 
     def __getitem__(self, key: tuple[str, float]) -> np.ndarray:
         shard, start, stop = self.offsets[key]
         return _mapped(shard)[start:stop]
-
-    def frames(self, utterance_id: str, speed: float = 1.0) -> int:
-        _, start, stop = self.offsets[utterance_id, speed]
-        return stop - start
 
 
 def build_features(
@@ -81,7 +76,7 @@ def build_features(
     for job in jobs:
         for utterance_id, start, stop in json.loads(job.path.with_suffix(".json").read_text()):
             offsets[utterance_id, job.speed] = (job.path, start, stop)
-    return FeatureCache({job.path: tuple(u.id for u in job.utterances) for job in jobs}, offsets)
+    return FeatureCache(offsets)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ class Partition:
     """The whole corpus, each utterance in one place; tuples are sorted by speaker and id, clients by id.
 
     `dropped` holds what no part uses, by reason: `other_split` (a speaker of test, or of dev, has
-    utterances outside it) and `too_small` (the client had less than `min_seconds`).
+    utterances outside it), `too_long` (above `max_train_seconds`) and `too_small` (the client had less
+    than `min_seconds`).
     """
 
     warm_up: tuple[Utterance, ...]
@@ -67,6 +68,13 @@ class Partition:
     def server_parts(self) -> dict[str, tuple[Utterance, ...]]:
         """The parts that belong to no client, by name."""
         return {"warm_up": self.warm_up, "held_out": self.held_out, "dev": self.dev, "test": self.test}
+
+    @property
+    def utterances(self) -> tuple[Utterance, ...]:
+        """Everything that was partitioned, dropped or not."""
+        owned = (utterance for client in self.clients for utterance in client.utterances)
+        kept = (utterance for part in self.server_parts.values() for utterance in part)
+        return (*kept, *owned, *(utterance for part in self.dropped.values() for utterance in part))
 
 
 # A bin is the list of speakers that will make one client; a family is bins that merge with each other first.
@@ -91,6 +99,8 @@ def partition_speakers(
     by_speaker, split_of, outside = _resolve_splits(utterances)
     if outside:
         dropped["other_split"] = tuple(outside)
+    if parts.max_train_seconds is not None:
+        dropped |= _drop_long(by_speaker, split_of, parts.max_train_seconds)
     seconds = {speaker: fsum(u.duration for u in own) for speaker, own in by_speaker.items()}
 
     def gather(speakers: Iterable[str]) -> tuple[Utterance, ...]:
@@ -343,6 +353,19 @@ def _resolve_splits(
         by_speaker[speaker] = [utterance for split, utterance in own if split == chosen]
         outside += [utterance for split, utterance in own if split != chosen]
     return by_speaker, split_of, outside
+
+
+def _drop_long(
+    by_speaker: dict[str, list[Utterance]], split_of: Mapping[str, str], most: float
+) -> dict[str, tuple[Utterance, ...]]:
+    """Take utterances of more than `most` seconds out of the training pool, in place; returns them, if any."""
+    long: list[Utterance] = []
+    for speaker in [speaker for speaker in by_speaker if split_of[speaker] == "train"]:
+        long += [utterance for utterance in by_speaker[speaker] if utterance.duration > most]
+        by_speaker[speaker] = [utterance for utterance in by_speaker[speaker] if utterance.duration <= most]
+        if not by_speaker[speaker]:
+            del by_speaker[speaker]
+    return {"too_long": tuple(long)} if long else {}
 
 
 def _ranked(names: Iterable[str], seed: int, purpose: str) -> list[str]:

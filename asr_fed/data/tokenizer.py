@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +13,8 @@ from asr_fed.config.schema import TokenizerConfig
 from asr_fed.errors import UserError
 from asr_fed.files import replacing
 
-# Index 0 is the CTC blank and, since a normalised text is covered by the characters of the warm-up
-# text or else unknown, also `unk`. Beginning and end of sentence must differ from it: a joint
+# Index 0 is the CTC blank and also `unk`: a character that warm-up text lacks costs CTC one blank frame and is
+# never written. Beginning and end of sentence must differ from it: a joint
 # CTC/attention search cannot tell an ending from a blank otherwise.
 BLANK, BOS, EOS = 0, 1, 2
 
@@ -80,6 +81,12 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
             f"{len(texts)} sentences: {error}. Change tokenizer.vocab_size or tokenizer.kind."
         ) from error
     return Tokenizer(model.getvalue())
+
+
+def unknown_characters(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:
+    """Characters that the vocabulary lacks, with their number: they can be neither trained on nor written."""
+    known = set("".join(tokenizer.processor.id_to_piece(token) for token in range(len(tokenizer)))) | {" "}
+    return Counter(character for text in texts for character in text if character not in known)
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:

@@ -15,15 +15,22 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import cast
 
+import torch
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from asr_fed.federation.flower_private import Run, identify_process, set_message_id
-from asr_fed.processes import start_worker
+from asr_fed.processes import available_cores, start_worker
 
 RUN, SERVER = 1, 0  # ids in Flower's sense; workers are nodes 1, 2, ...
 WORKER_ERROR, WORKER_LOST, TIMED_OUT = 1, 2, 3
+PATIENCE = 5  # seconds that a worker has to end
 ATTEMPTS = 2  # a worker that dies is replaced, and its message tried once more
+
+
+def default_workers(device: torch.device, threads: int) -> int:
+    """As many as there are GPUs, or cores for `threads` threads each."""
+    return torch.cuda.device_count() if device.type == "cuda" else max(1, available_cores() // threads)
 
 
 @dataclass
@@ -68,7 +75,8 @@ class LocalGrid(Grid):
             worker.pipe.close()
             worker.process.terminate()
         for worker in self._workers.values():
-            worker.process.join()
+            worker.process.join(PATIENCE)
+            worker.process.kill()
 
     def _start(self, node: int) -> _Worker:
         context = get_context("spawn")
@@ -180,8 +188,6 @@ class LocalGrid(Grid):
 def _work(pipe: Connection, run_dir: str, node: int, threads: int) -> None:
     """A worker's life: answer messages until the pipe closes."""
     start_worker()
-    import torch
-
     from asr_fed.federation import client_app
 
     torch.set_num_threads(threads)

@@ -42,7 +42,7 @@ class FederationState:
     best_wer: float
     best_round: int = 0
     round: int = 0
-    rounds_without_gain: int = 0
+    settled_round: int = 0  # the last one with a gain, or with a return to the best weights
     optimizer: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -54,12 +54,11 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def run_federation(
-    experiment: Experiment, grid: Grid, on_round: Callable[[dict[str, Any]], None] = lambda record: None
+    experiment: Experiment, grid: Grid, on_round: Callable[[list[dict[str, Any]]], None] = lambda history: None
 ) -> FederationState:
     """Train from checkpoints/warm_start.pt to checkpoints/federated.pt, over the nodes of `grid`.
 
-    Goes on from checkpoints/federation.pt where that exists. `on_round` is given each line of the history, the old
-    ones of a resumed run included.
+    Goes on from checkpoints/federation.pt where that exists. `on_round` is given the history after each round.
 
     Raises UserError where a round gets no update at all.
     """
@@ -77,9 +76,6 @@ def run_federation(
         wer = _judge(experiment, training).wer
         weights = read_state(model)
         state = FederationState(anneal(NewBob(settings.lr), wer, settings.annealing), weights, weights, wer)
-    for past in state.history:
-        on_round(past)
-
     clients = {client.id: client for client in experiment.partition.clients}
     cost = {name: predicted_cost(client, settings) for name, client in clients.items()}
     strategy = SumOfUpdates(cost, settings.cohort, config.seed, layout(model), optimizer)
@@ -112,7 +108,7 @@ def run_federation(
         state.history.append(record)
         state.optimizer = optimizer.state_dict()
         _save(state, checkpoint)
-        on_round(record)
+        on_round(state.history)
 
     load_state(model, state.best_weights)
     save_recogniser(recogniser, experiment.checkpoints / "federated.pt")
@@ -162,14 +158,13 @@ def _judge(experiment: Experiment, training: TrainingContext) -> Evaluation:
 
 def _note_gain(state: FederationState, wer: float, settings: FederationConfig) -> None:
     """Anneal on the WER, keep the best weights, and go back to them after too long without gain."""
-    state.newbob = anneal(state.newbob, wer, settings.annealing)
+    if state.round % settings.evaluate_every == 0:  # a last round between two evaluations does not steer
+        state.newbob = anneal(state.newbob, wer, settings.annealing)
     if wer < state.best_wer:
-        state.best_wer, state.best_round, state.best_weights = wer, state.round, state.weights
-        state.rounds_without_gain = 0
-        return
-    state.rounds_without_gain += settings.evaluate_every
-    if settings.fallback_after is not None and state.rounds_without_gain >= settings.fallback_after:
-        state.weights, state.rounds_without_gain = state.best_weights, 0
+        state.best_wer, state.best_weights = wer, state.weights
+        state.best_round = state.settled_round = state.round
+    elif settings.fallback_after is not None and state.round - state.settled_round >= settings.fallback_after:
+        state.weights, state.settled_round = state.best_weights, state.round
 
 
 def _save(state: FederationState, path: Path) -> None:

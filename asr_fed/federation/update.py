@@ -14,6 +14,8 @@ ONE = 1 << FRACTION_BITS
 LIMIT = 1 << 62  # on any sum: an int64 with a bit to spare
 # Entries handled at a time, so that the float64 intermediates stay in the processor's cache.
 CHUNK = 1 << 15
+# A smaller weight would leave fewer than 16 bits of a delta of 1, and of most deltas nothing.
+LEAST_WEIGHT = 2.0**-16
 
 
 class UpdateRefused(ValueError):
@@ -53,8 +55,10 @@ def add_client(update: Update, delta: np.ndarray, weight: float, totals: dict[st
     """
     if delta.shape != update.sums.shape:
         raise UpdateRefused(f"a delta of shape {delta.shape} for a state of shape {update.sums.shape}")
-    if not np.isfinite(weight) or fixed(weight) <= 0:
-        raise UpdateRefused(f"a weight of {weight}")
+    if not LEAST_WEIGHT <= weight < float("inf"):  # nor is NaN
+        raise UpdateRefused(f"a weight of {weight}, which is not a number of at least {LEAST_WEIGHT:g}")
+    if weight * ONE >= LIMIT:
+        raise UpdateRefused(f"a weight of {weight}, too large to be summed exactly")
     largest = float(np.abs(delta).max(initial=0.0))  # NaN and infinity survive max
     if not np.isfinite(largest):
         raise UpdateRefused("a delta that is not finite")

@@ -14,10 +14,6 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from asr_fed.config.schema import ModelConfig
 
-# Output frames of silence behind the longest utterance: the two 3x3 (or wider) convolutions of a block then
-# reach the reflected edge only from frames that are masked anyway.
-MARGIN = 4
-
 
 class Encoder(nn.Module):
     """Features [batch, frames, n_mels] -> states [batch, ceil(frames / stride), dnn_neurons]."""
@@ -45,11 +41,14 @@ class Encoder(nn.Module):
         )
         self.block_stride = 2 if config.pool_2d else 1
         self.time_pooling_size = config.time_pooling
+        # Output frames of silence behind the longest utterance: the two convolutions of a block reach the reflected
+        # edge then only from frames that are masked anyway.
+        self.margin = 2 * max(config.cnn_kernel)
         self.stride = self.block_stride**blocks * config.time_pooling
 
     def forward(self, features: torch.Tensor, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns states and their number per utterance, int64 [batch]."""
-        longest = -(-features.shape[1] // self.stride) + MARGIN
+        longest = -(-features.shape[1] // self.stride) + self.margin
         x = functional.pad(features, (0, 0, 0, longest * self.stride - features.shape[1]))
         x = _silence(x, frames)
         for block in self.crdnn.CNN.values():

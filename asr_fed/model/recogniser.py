@@ -69,7 +69,9 @@ class AcousticModel(nn.Module):
         return self.ctc_head(states).float().log_softmax(-1)
 
     def loss(self, normalised: torch.Tensor, batch: Batch, config: LossConfig, *, with_ctc: bool) -> torch.Tensor:
-        """ctc_weight * CTC + (1 - ctc_weight) * NLL, each a mean over tokens; NLL alone without CTC.
+        """ctc_weight * CTC + (1 - ctc_weight) * NLL, NLL alone without CTC.
+
+        NLL is the mean over tokens, CTC the mean over utterances of each one's loss a token (as in torch).
 
         `normalised` are the batch's features after normalisation and augmentation.
         """
@@ -83,14 +85,12 @@ class AcousticModel(nn.Module):
         return loss
 
     def _ctc(self, states: torch.Tensor, counts: torch.Tensor, batch: Batch) -> torch.Tensor:
-        return functional.ctc_loss(
-            self.ctc_log_probs(states).transpose(0, 1),
-            batch.tokens,
-            counts,
-            batch.token_counts,
-            blank=BLANK,
-            zero_infinity=True,
-        )
+        log_probs = self.ctc_log_probs(states).transpose(0, 1)
+        if states.device.type == "mps":  # has no kernel for it
+            log_probs = log_probs.cpu()
+        tokens, counts, token_counts = (x.to(log_probs.device) for x in (batch.tokens, counts, batch.token_counts))
+        loss = functional.ctc_loss(log_probs, tokens, counts, token_counts, blank=BLANK, zero_infinity=True)
+        return loss.to(states.device)
 
     def _nll(self, states: torch.Tensor, counts: torch.Tensor, batch: Batch, smoothing: float) -> torch.Tensor:
         tokens, ends = batch.tokens, batch.token_counts[:, None]

@@ -12,6 +12,7 @@ from asr_fed.checkpoint import load_checkpoint, save_checkpoint
 from asr_fed.config.schema import CentralConfig, EvaluationConfig
 from asr_fed.data.batching import training_batches
 from asr_fed.data.manifest import Utterance
+from asr_fed.errors import UserError
 from asr_fed.evaluation.evaluate import evaluate
 from asr_fed.training.annealing import NewBob, anneal
 from asr_fed.training.epoch import TrainingContext, train_epoch
@@ -86,6 +87,8 @@ def train_central(
         )
         state.epoch += 1
         state.weights = read_state(model)
+        if not np.isfinite(state.weights).all():
+            raise UserError(f"{name}: epoch {state.epoch} made the weights infinite. Lower {name}.lr or {name}.clip.")
         lr, wer = optimizer.param_groups[0]["lr"], None
         if state.epoch % config.evaluate_every == 0 or state.epoch == config.epochs:
             judged = evaluate(

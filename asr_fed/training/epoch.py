@@ -30,7 +30,7 @@ class TrainingContext:
 
 @dataclass
 class EpochResult:
-    """Sums over the utterances trained on; `skipped` steps had a gradient that was not finite."""
+    """Sums over the utterances trained on; `skipped` steps had a loss or gradient that was not finite."""
 
     loss_sum: float = 0.0
     utterances: int = 0
@@ -73,7 +73,12 @@ def train_epoch(
         features = spec_augment(model.normalise(batch.features), context.augment)
         with torch.autocast(device.type, torch.bfloat16, enabled=context.precision is Precision.bf16):
             loss = model.loss(features, batch, context.loss, with_ctc=with_ctc)
+        result.steps += 1
+        if not torch.isfinite(loss):
+            result.skipped += 1
+            continue
         result.loss_sum += loss.item() * len(chunk)
+        result.utterances += len(chunk)
         if penalty is not None:
             loss = loss + penalty(model)
         optimizer.zero_grad(set_to_none=True)
@@ -83,6 +88,4 @@ def train_epoch(
             optimizer.step()
         else:
             result.skipped += 1
-        result.steps += 1
-        result.utterances += len(chunk)
     return result
