@@ -43,7 +43,16 @@ def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    ["federation.lr=0.5", "seed=5", "federation.cohort=3", "weighting.temperature=2", "augment.speeds=[0.9,1.0]"],
+    [
+        "federation.lr=0.5",
+        "seed=5",
+        "federation.cohort=3",
+        "weighting.temperature=2",
+        "augment.speeds=[0.9,1.0]",
+        "evaluation.dev_decoder=attention_greedy",  # the learning rate follows the dev WER
+        "engine.threads_per_worker=2",
+        "device=cpu",
+    ],
 )
 def test_resuming_with_another_config_names_the_key(tmp_path: Path, change: str) -> None:
     claim(tmp_path)
@@ -54,7 +63,8 @@ def test_resuming_with_another_config_names_the_key(tmp_path: Path, change: str)
 
 
 @pytest.mark.parametrize(
-    "change", ["engine.workers=7", "federation.rounds=50", "evaluation.test_decoder=ctc_greedy", "device=cpu"]
+    "change",
+    ["engine.workers=7", "federation.rounds=50", "evaluation.test_decoder=ctc_greedy", "evaluation.beam_size=3"],
 )
 def test_what_does_not_change_the_past_may_change(tmp_path: Path, change: str) -> None:
     claim(tmp_path)

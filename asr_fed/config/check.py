@@ -160,6 +160,8 @@ def _targets(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
 
 
 def _check_target(path: str, node: DictConfig) -> None:
+    if path.endswith("optimizer") and "lr" in node:
+        raise UserError(f"{path}.lr has no effect: the learning rate is {path.removesuffix('optimizer')}lr.")
     try:
         target = get_object(node["_target_"])
     except Exception as error:

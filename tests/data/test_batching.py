@@ -1,5 +1,7 @@
 """Batches: every utterance once, limits kept, padding by zeros."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -12,9 +14,7 @@ from asr_fed.data.manifest import Utterance
 from asr_fed.experiment import Experiment
 
 durations = st.lists(st.floats(0.5, 30), max_size=60)
-limits = st.builds(
-    BatchConfig, max_utterances=st.integers(1, 9), max_seconds=st.none() | st.floats(1, 60)
-)
+limits = st.builds(BatchConfig, max_utterances=st.integers(1, 9), max_seconds=st.none() | st.floats(1, 60))
 
 
 def spoken(seconds: list[float]) -> list[Utterance]:
@@ -60,7 +60,7 @@ def test_consecutive_batches_keep_the_order_and_are_cut_no_earlier_than_needed(
     batches = consecutive_batches(utterances, config)
     check_limits(batches, config)
     assert [u for batch in batches for u in batch] == utterances
-    for batch, following in zip(batches, batches[1:], strict=False):
+    for batch, following in pairwise(batches):
         grown = [*batch, following[0]]
         longest = max(u.duration for u in grown)
         too_long = config.max_seconds is not None and longest * len(grown) > config.max_seconds
@@ -76,7 +76,7 @@ def test_epochs_differ_in_order_and_a_seed_repeats_them() -> None:
 
 
 def test_a_batch_is_the_cached_frames_padded_with_zeros(experiment: Experiment) -> None:
-    long, short = sorted(experiment.partition.warm_up, key=lambda u: -u.duration)[:: len(experiment.partition.warm_up) - 1]
+    short, *_, long = sorted(experiment.partition.warm_up, key=lambda utterance: utterance.duration)
     batch = collate([long, short], experiment.cache, experiment.tokenizer)
     for row, utterance in enumerate((long, short)):
         frames = experiment.cache[utterance.id, 1.0]

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from asr_fed.config.schema import Decoder
 from asr_fed.evaluation.evaluate import evaluate
 from asr_fed.evaluation.wer import ErrorCounts, by_speaker, character_errors, word_errors
-from asr_fed.training.epoch import TrainingContext
 from asr_fed.experiment import Experiment
+from asr_fed.training.epoch import TrainingContext
 
 sentences = st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=6).map(" ".join), min_size=1, max_size=5)
 

@@ -4,10 +4,10 @@ import ast
 from importlib.metadata import version
 from pathlib import Path
 
-import asr_fed
 from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+import asr_fed
 from asr_fed.federation import flower_private
 from asr_fed.federation.flower_private import Run, identify_process, message_of_no_one, set_message_id
 from asr_fed.federation.server_optimizer import FLOWER_STATE

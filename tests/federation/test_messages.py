@@ -29,7 +29,8 @@ def a_process_that_flower_knows() -> None:
 
 def on_the_wire(content: RecordDict) -> RecordDict:
     """Through Flower's own serialisation, as between machines."""
-    return recorddict_from_proto(type(recorddict_to_proto(content)).FromString(recorddict_to_proto(content).SerializeToString()))
+    sent = recorddict_to_proto(content)
+    return recorddict_from_proto(type(sent).FromString(sent.SerializeToString()))
 
 
 def order() -> Message:

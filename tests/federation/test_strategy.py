@@ -131,9 +131,7 @@ def test_a_lost_node_loses_its_clients_only() -> None:
     identify_process(run_id=1, node_id=0)
     arrays, _ = own.aggregate_train(1, [answer(first), lost])
     assert arrays is not None
-    np.testing.assert_allclose(
-        arrays["state"].numpy(), expected_state(read_order(first).clients), rtol=1e-6, atol=1e-6
-    )
+    np.testing.assert_allclose(arrays["state"].numpy(), expected_state(read_order(first).clients), rtol=1e-6, atol=1e-6)
     assert own.traffic.failures == dict.fromkeys(read_order(second).clients, "worker 2 died")
 
 

@@ -95,15 +95,15 @@ def with_entry(value: float) -> np.ndarray:
         (with_entry(1), np.nan, "weight of nan"),
         (with_entry(1), np.inf, "weight of inf"),
         (with_entry(1), 2.0**40, "too large"),
+        (with_entry(1), 1e300, "too large"),
+        (with_entry(1), 1e290, "too large"),
         (with_entry(3e38), 1.0, "too large"),
         (with_entry(2.0**20), 2.0**12, "too large"),
         (with_entry(1)[:4], 1.0, "shape"),
         (with_entry(1)[None], 1.0, "shape"),
     ],
 )
-def test_what_cannot_be_added_is_refused_and_changes_nothing(
-    delta: np.ndarray, weight: float, reason: str
-) -> None:
+def test_what_cannot_be_added_is_refused_and_changes_nothing(delta: np.ndarray, weight: float, reason: str) -> None:
     update = total([(with_entry(0.25), 1.5)])
     before = content(update)
     with pytest.raises(UpdateRefused, match=reason):
@@ -150,6 +150,12 @@ def test_totals_add_up_even_where_only_one_side_knows_them() -> None:
     add_client(second, one, 0.5, {"b": -2})
     totals = {"clients": 2, "weight_squared": fixed(1.25), "a": 5, "b": -2}
     assert merge([first, second]).totals == totals
+
+
+def test_products_are_rounded_to_the_nearest_unit() -> None:
+    update = empty(4)
+    add_client(update, np.array([0.75, -0.75, 0.4, -1.4], dtype=np.float32) / ONE, 1.0, {})
+    assert update.sums.tolist() == [1, -1, 0, -1]
 
 
 def test_fixed_point_units() -> None:

@@ -1,5 +1,7 @@
 """NewBob, round by round, by hand."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,4 +41,4 @@ def test_a_wer_of_zero_cannot_be_improved_on() -> None:
 @given(st.lists(st.floats(0, 300), max_size=30), st.floats(0.1, 1.0), st.integers(0, 3))
 def test_the_rate_never_rises_and_falls_by_the_factor_only(wers: list[float], factor: float, patience: int) -> None:
     seen = [1.0, *rates(wers, NewBobConfig(factor=factor, patience=patience))]
-    assert all(after in (before, before * factor) for before, after in zip(seen, seen[1:], strict=False))
+    assert all(after in (before, before * factor) for before, after in pairwise(seen))

@@ -27,7 +27,9 @@ def sgd(context: TrainingContext, lr: float = 0.1) -> torch.optim.SGD:
     return torch.optim.SGD(context.recogniser.model.parameters(), lr=lr)
 
 
-def run(context: TrainingContext, speech: Sequence[Utterance], clip: float = 5.0, lr: float = 0.1, **more) -> EpochResult:
+def run(
+    context: TrainingContext, speech: Sequence[Utterance], clip: float = 5.0, lr: float = 0.1, **more
+) -> EpochResult:
     rng = seed_everything(1, "test")
     batches = training_batches(speech, BatchConfig(4), rng)
     return train_epoch(context, batches, sgd(context, lr), rng, clip=clip, **more)
@@ -107,7 +109,9 @@ def test_augmentation_changes_training_and_a_seed_repeats_it(
     assert trained(context.augment) != trained(STILL)
 
 
-def test_bf16_trains_fp32_weights(experiment: Experiment, context: TrainingContext, speech: Sequence[Utterance]) -> None:
+def test_bf16_trains_fp32_weights(
+    experiment: Experiment, context: TrainingContext, speech: Sequence[Utterance]
+) -> None:
     half = replace(context, precision=Precision.bf16, augment=STILL)
     result = run(half, speech)
     assert result.skipped == 0

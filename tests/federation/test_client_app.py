@@ -1,0 +1,129 @@
+"""A node: many clients in, one update out, and one client's trouble is its own."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asr_fed.data.partition import Client
+from asr_fed.experiment import Experiment
+from asr_fed.federation.client_app import Node, client_totals, train_clients
+from asr_fed.federation.messages import Order
+from asr_fed.federation.update import Update, UpdateRefused, merge
+from asr_fed.federation.weighting import NumExamples, WerSoftmax
+from asr_fed.training.epoch import TrainingContext
+from asr_fed.training.local import ClientResult
+from asr_fed.training.state import read_state
+from tests.faults import Mishaps
+
+
+@pytest.fixture
+def node(experiment: Experiment, context: TrainingContext) -> Node:
+    clients = {client.id: client for client in experiment.partition.clients}
+    return Node(experiment, context, WerSoftmax(), clients)
+
+
+@pytest.fixture
+def weights(context: TrainingContext) -> np.ndarray:
+    return read_state(context.recogniser.model)
+
+
+def train(node: Node, weights: np.ndarray, clients: list[str]) -> tuple[Update, dict[str, str]]:
+    return train_clients(node, Order(server_round=1, lr=0.1, clients=tuple(clients), weights=weights))
+
+
+def content(update: Update) -> tuple:
+    totals = {name: value for name, value in update.totals.items() if name != "train_milliseconds"}
+    return update.sums.tobytes(), update.weight, update.peak, totals
+
+
+def test_nodes_of_any_shape_add_up_to_the_same_bits(node: Node, weights: np.ndarray) -> None:
+    names = list(node.clients)
+    whole, failures = train(node, weights, names)
+    first, _ = train(node, weights, names[3:])
+    second, _ = train(node, weights, [names[1], names[0], names[2]])
+    assert content(merge([first, second])) == content(whole)
+    assert failures == {} and whole.totals["clients"] == 5
+    assert whole.totals["examples"] == sum(len(client.train) for client in node.clients.values())
+
+
+def test_each_client_is_reported_as_it_is_done(node: Node, weights: np.ndarray) -> None:
+    done: list[str] = []
+    node.on_client = done.append
+    names = [*list(node.clients)[:2], "nobody"]
+    train(node, weights, names)
+    assert done == names
+
+
+def with_empty_client(node: Node, name: str) -> None:
+    node.clients[name] = Client(name, (), ())
+
+
+def with_weighting(weighting: Callable[[ClientResult], float]) -> Callable[[Node, str], None]:
+    def change(node: Node, name: str) -> None:
+        size = len(node.clients[name].train)
+        node.weighting = lambda result: weighting(result) if result.num_examples == size else WerSoftmax()(result)
+
+    return change
+
+
+def with_lost_recording(node: Node, name: str) -> None:
+    lost = replace(node.clients[name].train[0], id="not in the cache")
+    node.clients[name] = Client(name, (lost,), ())
+
+
+def fail(result: ClientResult) -> float:
+    raise OSError("what the client said")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (with_empty_client, "no speech"),
+        (lambda node, name: node.clients.pop(name), "KeyError at client_app.py:"),
+        (with_lost_recording, "KeyError at features.py:"),
+        (with_weighting(fail), "OSError at test_client_app.py:"),
+        (with_weighting(lambda result: float("nan")), "a weight of nan"),
+        (with_weighting(lambda result: float("inf")), "a weight of inf"),
+        (with_weighting(lambda result: 0.0), "a weight of 0.0"),
+        (with_weighting(lambda result: 1e30), "too large"),
+    ],
+)
+def test_one_clients_trouble_is_named_and_touches_no_other(
+    node: Node, weights: np.ndarray, change: Callable[[Node, str], None], reason: str
+) -> None:
+    names = list(node.clients)
+    ill = names[1]
+    healthy, _ = train(node, weights, [name for name in names if name != ill])
+    change(node, ill)
+    update, failures = train(node, weights, names)
+    assert failures.keys() == {ill} and reason in failures[ill]
+    assert "what the client said" not in failures[ill]  # the reason leaves the client
+    assert content(update) == content(healthy)
+
+
+def test_a_training_that_diverges_is_left_out(node: Node, weights: np.ndarray) -> None:
+    broken = weights.copy()
+    broken[0] = np.nan
+    update, failures = train(node, broken, list(node.clients)[:2])
+    assert set(failures) == set(list(node.clients)[:2])
+    assert update.weight == 0 and not update.sums.any() and update.totals == {}
+
+
+def test_a_loss_that_is_not_finite_is_refused() -> None:
+    from tests.federation.test_weighting import trained
+
+    with pytest.raises(UpdateRefused, match="loss of nan"):
+        client_totals(trained(loss=float("nan")))
+
+
+def test_faults_of_the_tests_do_what_they_say(tmp_path: Path) -> None:
+    from tests.federation.test_weighting import trained
+
+    mishaps = Mishaps(str(tmp_path), raises_at=1, nan_at=2, dies_at=3)
+    with pytest.raises(RuntimeError):
+        mishaps(trained(num_examples=1))
+    assert np.isnan(mishaps(trained(num_examples=2)))
+    assert mishaps(trained()) == WerSoftmax()(trained()) != NumExamples()(trained())
