@@ -21,6 +21,7 @@ test: lint
 
 lint: .venv/dev.stamp
 	@.venv/bin/python -m ruff check .
+	@.venv/bin/python -m ruff format --check -q .
 	@.venv/bin/python -m mypy
 
 clean:

@@ -196,7 +196,7 @@ def test_a_killed_build_is_taken_over_and_leaves_no_process(tmp_path: Path) -> N
     time.sleep(0.3)  # one worker is still at it, the other has nothing left to do
     started = children(process.pid)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.wait()  # its output is not read to the end: a worker that lives on would hold it open
     finished = shards(folder)
     assert started
     patience = time.monotonic() + 15

@@ -8,9 +8,7 @@ from asr_fed.data.manifest import Utterance, hours, read_manifest, write_manifes
 from asr_fed.errors import UserError
 
 # What a CSV cell must survive: separators, quotes, line breaks, any script.
-cell = st.text(
-    st.sampled_from(" ,;\"\t\n'éß東") | st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1
-)
+cell = st.text(st.sampled_from(" ,;\"\t\n'éß東") | st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1)
 
 
 @given(
@@ -28,9 +26,7 @@ cell = st.text(
         unique_by=lambda utterance: utterance.id,
     )
 )
-def test_what_is_written_reads_back(
-    tmp_path_factory: pytest.TempPathFactory, utterances: list[Utterance]
-) -> None:
+def test_what_is_written_reads_back(tmp_path_factory: pytest.TempPathFactory, utterances: list[Utterance]) -> None:
     path = tmp_path_factory.mktemp("manifest") / "manifest.csv"
     write_manifest(path, utterances)
     assert read_manifest(path) == utterances

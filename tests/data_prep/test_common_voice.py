@@ -16,9 +16,7 @@ def row(name: str, sentence: str, speaker: str = "anne", gender: str = "female",
     return f"{speaker}\t{name}\t{sentence}\t2\t0\ttwenties\t{gender}\tsuisse\t{locale}\t"
 
 
-def make_release(
-    folder: Path, rows: dict[str, list[str]], *, header: str = HEADER, encoding: str = "utf-8"
-) -> Path:
+def make_release(folder: Path, rows: dict[str, list[str]], *, header: str = HEADER, encoding: str = "utf-8") -> Path:
     for table, lines in rows.items():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / table).write_text("\n".join([header, *lines]) + "\n", encoding=encoding)
@@ -88,9 +86,7 @@ def test_a_table_in_another_encoding_altogether_is_an_error(tmp_path: Path) -> N
 
 def test_wrong_columns_are_named(tmp_path: Path) -> None:
     make_release(tmp_path, {"dev.tsv": []}, header="speaker\tpath\tsentence")
-    with pytest.raises(
-        UserError, match=r"dev\.tsv: column\(s\) client_id missing\. Found: speaker, path, sentence"
-    ):
+    with pytest.raises(UserError, match=r"dev\.tsv: column\(s\) client_id missing\. Found: speaker, path, sentence"):
         common_voice.prepare(str(tmp_path), str(tmp_path / "m.csv"))
 
 
@@ -127,8 +123,6 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 def test_the_command_loads_nothing_heavy() -> None:
-    code = (
-        "import sys, data_prep.common_voice; print({'torch', 'speechbrain', 'matplotlib'} & set(sys.modules))"
-    )
+    code = "import sys, data_prep.common_voice; print({'torch', 'speechbrain', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr

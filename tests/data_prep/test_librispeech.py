@@ -41,9 +41,7 @@ def test_subsets_give_splits_and_readers_their_gender(corpus: Path, tmp_path: Pa
 def test_only_the_subsets_asked_for(corpus: Path, tmp_path: Path) -> None:
     utterances = librispeech.prepare(str(corpus), str(tmp_path / "m.csv"), subsets=["test-clean"])
     assert [u.id for u in utterances] == [f"27-198-{number:04d}" for number in range(4)]
-    with pytest.raises(
-        UserError, match=r"does not hold train-clean-360; there is dev-other, test-clean, train"
-    ):
+    with pytest.raises(UserError, match=r"does not hold train-clean-360; there is dev-other, test-clean, train"):
         librispeech.prepare(str(corpus), str(tmp_path / "m.csv"), subsets=["train-clean-360"])
     with pytest.raises(UserError, match="any LibriSpeech subset"):
         librispeech.prepare(str(corpus / "test-clean"), str(tmp_path / "m.csv"))

@@ -15,9 +15,7 @@ from tests.data_prep import write_tone
 
 def good_clips(root: Path, count: int) -> list[Clip]:
     paths = [write_tone(root / f"good{number}.wav", 1 + number / 100) for number in range(count)]
-    return [
-        Clip(path.stem, path.name, f"s{number % 3}", "bonjour à tous") for number, path in enumerate(paths)
-    ]
+    return [Clip(path.stem, path.name, f"s{number % 3}", "bonjour à tous") for number, path in enumerate(paths)]
 
 
 def report(manifest: Path) -> dict[str, list[str]]:
@@ -105,9 +103,7 @@ def test_a_corpus_with_30_percent_broken_clips_stops_and_leaves_the_older_manife
 def test_rules_never_stop_a_preparation_unless_nothing_is_left(tmp_path: Path) -> None:
     clips = good_clips(tmp_path, 10)
     manifest = tmp_path / "manifest.csv"
-    assert (
-        len(write_corpus(clips, tmp_path, manifest, language="fr", max_seconds=1.005, min_seconds=0.5)) == 1
-    )
+    assert len(write_corpus(clips, tmp_path, manifest, language="fr", max_seconds=1.005, min_seconds=0.5)) == 1
     with pytest.raises(UserError, match="nothing usable among 10 rows"):
         write_corpus(clips, tmp_path, manifest, language="fr", min_seconds=2)
 
@@ -144,9 +140,7 @@ def test_a_damaged_cache_costs_only_what_it_lost(tmp_path: Path) -> None:
     assert cache.read_bytes().splitlines(keepends=True) == lines
 
 
-def test_an_interrupted_preparation_keeps_what_it_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_preparation_keeps_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clips, manifest = good_clips(tmp_path, 50), tmp_path / "manifest.csv"
     real_open = soundfile.SoundFile
     opened: list[str] = []

@@ -46,17 +46,13 @@ def test_delimiters_and_names_of_columns(folder: Path, name: str, delimiter: str
 
 def test_an_unclosed_quotation_mark_does_not_swallow_rows_unseen(folder: Path) -> None:
     rows = [f"anna/{number}.wav,anna,ciao" for number in range(4)]
-    (folder / "t.csv").write_text(
-        "\n".join(["path,speaker,text", *rows, 'ugo/0.wav,ugo,"eh', "ugo/1.wav,ugo,sì"])
-    )
+    (folder / "t.csv").write_text("\n".join(["path,speaker,text", *rows, 'ugo/0.wav,ugo,"eh', "ugo/1.wav,ugo,sì"]))
     with pytest.raises(UserError, match=r"malformed row 2 \(first: t\.csv:6\)"):
         table.prepare(str(folder / "t.csv"), str(folder / "m.csv"), language="it")
 
 
 def test_recordings_outside_the_folder_of_the_table_are_refused(folder: Path) -> None:
-    (folder / "ugo" / "t.tsv").write_text(
-        "path\tspeaker\ttext\n../anna/0.wav\tanna\tciao\n0.wav\tugo\tciao\n"
-    )
+    (folder / "ugo" / "t.tsv").write_text("path\tspeaker\ttext\n../anna/0.wav\tanna\tciao\n0.wav\tugo\tciao\n")
     kept = table.prepare(str(folder / "ugo" / "t.tsv"), str(folder / "m.csv"), language="it", min_kept=0.5)
     assert [u.id for u in kept] == ["0.wav"]
     assert "outside the corpus folder" in (folder / "preparation.json").read_text()
