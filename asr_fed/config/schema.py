@@ -163,7 +163,7 @@ class TokenizerConfig:
 class ModelConfig:
     """CRDNN encoder, attentional GRU decoder, CTC head (SpeechBrain's modules)."""
 
-    cnn_channels: list[int] = field(default_factory=lambda: [128, 256])
+    cnn_channels: list[int] = field(default_factory=lambda: [128, 200])
     cnn_kernel: list[int] = field(default_factory=lambda: [3, 3])
     pool_2d: bool = False  # each CNN block halves time as well as frequency
     time_pooling: int = 4  # after the CNN
