@@ -24,6 +24,21 @@ WORDS = {
 SPEAKERS = 9
 TEXTS = [" ".join(pair) for pair in zip(WORDS, reversed(WORDS), strict=True)]
 
+TINY_MODEL = {
+    "cnn_channels": [4, 4],
+    "pool_2d": True,
+    "time_pooling": 1,
+    "rnn_layers": 1,
+    "rnn_neurons": 8,
+    "dnn_blocks": 1,
+    "dnn_neurons": 8,
+    "embedding": 4,
+    "decoder_neurons": 8,
+    "attention_dim": 8,
+    "attention_channels": 2,
+    "attention_kernel": 5,
+}
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -98,20 +113,7 @@ def settings(corpus: Corpus, prepared: Path, run_dir: Path) -> dict[str, Any]:
         },
         "features": {"n_mels": 16},
         "tokenizer": {"kind": "char", "vocab_size": 30},
-        "model": {
-            "cnn_channels": [4, 4],
-            "pool_2d": True,
-            "time_pooling": 1,
-            "rnn_layers": 1,
-            "rnn_neurons": 8,
-            "dnn_blocks": 1,
-            "dnn_neurons": 8,
-            "embedding": 4,
-            "decoder_neurons": 8,
-            "attention_dim": 8,
-            "attention_channels": 2,
-            "attention_kernel": 5,
-        },
+        "model": TINY_MODEL,
         "augment": {"time_drop_frames": 5, "frequency_drop_bands": 3},
         "warm_start": {"epochs": 2, "lr": 0.01},
         "federation": {"rounds": 3, "local_epochs": 1, "lr": 0.1, "batch": {"max_utterances": 4}},
@@ -136,21 +138,7 @@ def write_experiment_file(path: Path, content: dict[str, Any], **groups: str) ->
 
 
 def tiny_model_config(**changes: Any) -> ModelConfig:
-    sizes = {
-        "cnn_channels": [4, 4],
-        "pool_2d": True,
-        "time_pooling": 1,
-        "rnn_layers": 2,
-        "rnn_neurons": 8,
-        "dnn_blocks": 1,
-        "dnn_neurons": 8,
-        "embedding": 4,
-        "decoder_neurons": 8,
-        "attention_dim": 8,
-        "attention_channels": 2,
-        "attention_kernel": 5,
-    }
-    return ModelConfig(**(sizes | changes))
+    return ModelConfig(**(TINY_MODEL | {"rnn_layers": 2} | changes))
 
 
 def tiny_tokenizer() -> Tokenizer:

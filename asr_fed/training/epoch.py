@@ -1,5 +1,6 @@
 """One epoch of gradient steps: the same for warm start, central training, held-out training and clients."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -39,7 +40,8 @@ class EpochResult:
 
     @property
     def loss(self) -> float:
-        return self.loss_sum / max(1, self.utterances)
+        """Mean over utterances; NaN where no step had a finite loss, so that it cannot pass for a perfect one."""
+        return self.loss_sum / self.utterances if self.utterances else math.nan
 
 
 def train_epoch(
@@ -74,10 +76,11 @@ def train_epoch(
         with torch.autocast(device.type, torch.bfloat16, enabled=context.precision is Precision.bf16):
             loss = model.loss(features, batch, context.loss, with_ctc=with_ctc)
         result.steps += 1
-        if not torch.isfinite(loss):
+        value = loss.item()
+        if not math.isfinite(value):
             result.skipped += 1
             continue
-        result.loss_sum += loss.item() * len(chunk)
+        result.loss_sum += value * len(chunk)
         result.utterances += len(chunk)
         if penalty is not None:
             loss = loss + penalty(model)

@@ -1,5 +1,6 @@
 """Gradient steps: the gradient is clipped, and a bad one skipped; what is asked for is in the loss."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -119,3 +120,8 @@ def test_bf16_trains_fp32_weights(
     full = run(replace(fresh, augment=STILL), speech)
     assert result.loss == pytest.approx(full.loss, rel=0.05)
     assert all(parameter.dtype == torch.float32 for parameter in half.recogniser.model.parameters())
+
+
+def test_an_epoch_without_a_finite_loss_has_no_loss_rather_than_a_perfect_one() -> None:
+    assert math.isnan(EpochResult(steps=3, skipped=3).loss)
+    assert EpochResult(loss_sum=6.0, utterances=3).loss == 2.0
