@@ -12,7 +12,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from asr_fed.config.schema import Config
+from asr_fed.config.schema import Config, EngineKind
 from asr_fed.data.features import FeatureCache, build_features, feature_statistics
 from asr_fed.data.manifest import Utterance, read_manifest
 from asr_fed.data.partition import Partition, partition_speakers, read_partition, write_partition
@@ -60,7 +60,10 @@ def prepare_experiment(config: Config) -> Experiment:
     if config.data.prepare is not None:
         instantiate(config.data.prepare, manifest=str(manifest))
     utterances = read_manifest(manifest)
-    partition = partition_speakers(utterances, config.data.parts, config.federation.clients, config.seed)
+    elsewhere = config.engine.kind is EngineKind.deployment
+    partition = partition_speakers(
+        utterances, config.data.parts, config.federation.clients, config.seed, clients_elsewhere=elsewhere
+    )
     if not (run_dir / "partition" / "partition.csv").is_file():
         write_partition(partition, run_dir / "partition")
     elif read_partition(run_dir / "partition") != partition:

@@ -10,6 +10,7 @@ from asr_fed.data.manifest import hours
 from asr_fed.evaluation.evaluate import Evaluation, evaluate
 from asr_fed.evaluation.report import write_report
 from asr_fed.experiment import Experiment, pick_device
+from asr_fed.federation.server_app import FederationState
 from asr_fed.model.recogniser import load_recogniser
 from asr_fed.processes import peak_rss_mb
 from asr_fed.progress import RunProgress
@@ -50,11 +51,12 @@ def numbers(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def write_results(
-    experiment: Experiment, history: list[dict[str, Any]], evaluations: dict[str, Evaluation], *, seconds: float
+    experiment: Experiment, federation: FederationState | None, evaluations: dict[str, Evaluation], *, seconds: float
 ) -> dict[str, Any]:
     """summary.json, test_speakers.csv, test_hypotheses.csv and report.html; returns the summary."""
+    history = federation.history if federation is not None else []
     run_dir, test_set = experiment.run_dir, experiment.partition.test
-    summary = summarise(experiment, history, evaluations, seconds)
+    summary = summarise(experiment, federation, evaluations, seconds)
     write_summary(run_dir, summary)
     _write_csv(
         run_dir / "test_speakers.csv",
@@ -79,21 +81,22 @@ def write_results(
 
 
 def summarise(
-    experiment: Experiment, history: list[dict[str, Any]], evaluations: dict[str, Evaluation], seconds: float
+    experiment: Experiment, federation: FederationState | None, evaluations: dict[str, Evaluation], seconds: float
 ) -> dict[str, Any]:
     """The numbers of summary.json. Its `test_*` and `weights_sha256` are those of the run's own recogniser."""
     config = experiment.config
     own = "central" if config.mode is Mode.central else "federated"
     model = load_recogniser(experiment.checkpoints / f"{own}.pt").model
+    pooled = [utterance for client in experiment.partition.clients for utterance in client.train]
     return {
         "mode": config.mode.name,
         "test_wer": evaluations[own].wer,
         "test_cer": evaluations[own].cer,
         "warm_start_wer": evaluations["warm_start"].wer if "warm_start" in evaluations else None,
-        "best_round": history[-1]["best_round"] if history else 0,
-        "rounds": len(history),
-        "clients": len(experiment.partition.clients),
-        "hours": hours(u for client in experiment.partition.clients for u in client.train),
+        "best_round": federation.best_round if federation is not None else 0,
+        "rounds": federation.round if federation is not None else 0,
+        "clients": federation.clients if federation is not None else len(experiment.partition.clients),
+        "hours": federation.seconds / 3600 if federation is not None else hours(pooled),
         "test_speakers": len(evaluations[own].speakers),
         "decoder": config.evaluation.test_decoder.name,
         "systems": {name: numbers(evaluation) for name, evaluation in evaluations.items()},

@@ -20,8 +20,16 @@ from asr_fed.files import replacing
 MAY_CHANGE = (
     "resume",
     "run_dir",
+    "engine.kind",
     "engine.workers",
+    "engine.address",
+    "engine.certificates",
+    "engine.nodes",
+    "engine.wait",
     "federation.rounds",
+    "federation.round_timeout",
+    "federation.client_timeout",
+    "federation.min_success",
     "evaluation.test_decoder",
     "evaluation.beam_size",
     "evaluation.beam_ctc_weight",
@@ -40,17 +48,24 @@ def claim_run_dir(config: Config) -> Iterator[Path]:
     path = run_dir / "config.yaml"
     if config.resume and not path.is_file():
         raise UserError(f"resume=true, but {run_dir} holds no run. Give its run_dir, or leave resume out.")
-    lock = FileLock(run_dir / ".lock", timeout=0)
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"Another process is running in {run_dir}.") from None
-    except OSError as error:
-        raise UserError(f"run_dir={run_dir} cannot be written: {error}.") from error
-    try:
+    with exclusive(run_dir / ".lock", f"Another process is running in {run_dir}."):
         _claim(config, path)
         yield run_dir
+
+
+@contextmanager
+def exclusive(path: Path, refusal: str) -> Iterator[None]:
+    """Hold the lock file `path`. Raises UserError, with `refusal`, where another process holds it."""
+    lock = FileLock(path, timeout=0)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise UserError(refusal) from None
+    except OSError as error:
+        raise UserError(f"{path.parent} cannot be written: {error}.") from error
+    try:
+        yield
     finally:
         lock.release()
 
@@ -67,7 +82,7 @@ def _claim(config: Config, path: Path) -> None:
                 f"{run_dir} was begun with other values of {', '.join(differing)}. Resume with the same config, "
                 "or start a new run_dir."
             )
-    _write(path, OmegaConf.to_yaml(resolved))
+    write_text(path, OmegaConf.to_yaml(resolved))
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -82,20 +97,21 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterable[str]:
             yield key
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_history(run_dir: Path, history: Iterable[dict[str, Any]]) -> None:
     """history.jsonl, one line a round."""
-    _write(run_dir / "history.jsonl", "".join(json.dumps(record) + "\n" for record in history))
+    write_text(run_dir / "history.jsonl", "".join(json.dumps(record) + "\n" for record in history))
 
 
 def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
     """summary.json, with what it was computed by."""
     content = summary | {"versions": versions(), "git_commit": git_commit()}
-    _write(run_dir / "summary.json", json.dumps(content, indent=2) + "\n")
+    write_text(run_dir / "summary.json", json.dumps(content, indent=2) + "\n")
 
 
 def versions() -> dict[str, str]:

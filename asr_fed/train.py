@@ -3,18 +3,19 @@
 import logging
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from asr_fed.config.schema import CentralConfig, Config, Mode, Start
+from asr_fed.config.schema import CentralConfig, Config, EngineKind, Mode, Start
 from asr_fed.data.manifest import Utterance
 from asr_fed.data.partition import describe
 from asr_fed.data.tokenizer import unknown_characters
 from asr_fed.experiment import Experiment, pick_device, prepare_experiment
-from asr_fed.federation.local_grid import LocalGrid, default_workers
+from asr_fed.federation.engine import open_workers
 from asr_fed.federation.sampling import cohort_size
-from asr_fed.federation.server_app import run_federation
+from asr_fed.federation.server_app import FederationState, load_federation, run_federation
 from asr_fed.model.recogniser import Recogniser, load_recogniser, save_recogniser
 from asr_fed.progress import RunProgress, result_table
 from asr_fed.results import test, write_results
@@ -29,20 +30,25 @@ def train(config: Config) -> dict[str, Any]:
     """
     started = time.perf_counter()
     torch.set_num_threads(config.engine.server_threads)
+    # Other processes, with working directories of their own, open the run directory and what it names.
+    config.run_dir, config.data.prepared = (
+        str(Path(path).absolute()) for path in (config.run_dir, config.data.prepared)
+    )
     logging.getLogger("flwr").setLevel(logging.WARNING)
     pick_device(config.device)  # before any work, if it is not there
     with claim_run_dir(config):
         experiment = prepare_experiment(config)
-        cohort_size(config.federation.cohort, len(experiment.partition.clients))  # refused now rather than later
+        if config.engine.kind is not EngineKind.deployment:  # refused now rather than later
+            cohort_size(config.federation.cohort, len(experiment.partition.clients))
         with RunProgress(experiment.run_dir) as progress:
             progress.say(f"{experiment.run_dir}: {describe(experiment.partition)}")
             unknown = unknown_characters(experiment.tokenizer, (u.text for u in experiment.partition.utterances))
             if unknown:
                 told = ", ".join(f"{character} ({count} times)" for character, count in unknown.most_common(8))
                 progress.say(f"Characters that no warm-up text has and no recogniser will write: {told}")
-            history = train_models(experiment, progress)
+            federation = train_models(experiment, progress)
             evaluations = {name: test(experiment, name, progress) for name in systems(config)}
-        summary = write_results(experiment, history, evaluations, seconds=time.perf_counter() - started)
+        summary = write_results(experiment, federation, evaluations, seconds=time.perf_counter() - started)
         progress.say(result_table(summary["systems"], f"{summary['test_speakers']} unseen test speakers"))
         progress.say(f"Results are in {experiment.run_dir}.")
     return summary
@@ -55,17 +61,17 @@ def systems(config: Config) -> list[str]:
     return ["warm_start", "federated", *(["central"] if config.central.after_federation else [])]
 
 
-def train_models(experiment: Experiment, progress: RunProgress) -> list[dict[str, Any]]:
-    """Train `systems`, each where it is not there yet; returns the history of the federation."""
-    history: list[dict[str, Any]] = []
+def train_models(experiment: Experiment, progress: RunProgress) -> FederationState | None:
+    """Train `systems`, each where it is not there yet; returns the federation's state, where there is one."""
+    federation = None
     for name in systems(experiment.config):
         if name == "warm_start":
             warm_start(experiment, progress)
         elif name == "central":
             reference(experiment, progress)
         else:
-            history = federate(experiment, progress)
-    return history
+            federation = federate(experiment, progress)
+    return federation
 
 
 def warm_start(experiment: Experiment, progress: RunProgress) -> None:
@@ -130,27 +136,32 @@ def centrally(
     save_recogniser(recogniser, experiment.checkpoints / f"{name}.pt")
 
 
-def federate(experiment: Experiment, progress: RunProgress) -> list[dict[str, Any]]:
-    """checkpoints/federated.pt: the rounds, on the engine that the config names; returns their history."""
+def federate(experiment: Experiment, progress: RunProgress) -> FederationState:
+    """checkpoints/federated.pt: the rounds, on the engine that the config names."""
     config = experiment.config
-    cohort = cohort_size(config.federation.cohort, len(experiment.partition.clients))
     rounds = progress.bars.add_task("rounds", total=config.federation.rounds)
-    clients = progress.bars.add_task("clients of this round", total=cohort)
+    clients = progress.bars.add_task("clients of this round", total=None)
 
     def on_round(history: list[dict[str, Any]]) -> None:
-        write_history(experiment.run_dir, history)
         progress.round(history[-1])
         progress.bars.update(rounds, completed=len(history))
         progress.bars.reset(clients)
 
-    with LocalGrid(
-        str(experiment.run_dir),
-        config.engine.workers or default_workers(pick_device(config.device), config.engine.threads_per_worker),
-        config.engine.threads_per_worker,
-        on_client=lambda client: progress.bars.advance(clients),
-    ) as grid:
-        state = run_federation(experiment, grid, on_round)
+    def keep_and_show(history: list[dict[str, Any]]) -> None:
+        write_history(experiment.run_dir, history)
+        on_round(history)
+
+    if config.engine.kind is EngineKind.deployment:
+        from asr_fed.deployment.engine import federate_in_deployment
+
+        federate_in_deployment(experiment, on_round)
+        state = load_federation(experiment.checkpoints / "federation.pt")
+    else:
+        cohort = cohort_size(config.federation.cohort, len(experiment.partition.clients))
+        progress.bars.update(clients, total=cohort)
+        with open_workers(experiment, on_client=lambda client: progress.bars.advance(clients)) as grid:
+            state = run_federation(experiment, grid, keep_and_show)
     write_history(experiment.run_dir, state.history)  # a kill may have come between the last checkpoint and this
     progress.bars.remove_task(rounds)
     progress.bars.remove_task(clients)
-    return state.history
+    return state

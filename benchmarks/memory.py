@@ -44,18 +44,18 @@ def run(run_dir: Path, workers: int) -> Peak:
     import torch
 
     from asr_fed.experiment import open_experiment
-    from asr_fed.federation.local_grid import LocalGrid
+    from asr_fed.federation.engine import open_workers
     from asr_fed.federation.server_app import run_federation
 
     started = time.perf_counter()
     experiment = open_experiment(run_dir)
-    threads = experiment.config.engine.server_threads
-    torch.set_num_threads(threads)
+    torch.set_num_threads(experiment.config.engine.server_threads)
+    experiment.config.engine.workers = workers
     logging.getLogger("flwr").setLevel(logging.WARNING)
     settings, cohort = experiment.config.federation, len(experiment.partition.clients)
     with Progress(TextColumn("cohort of {task.total}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()) as bars:
         bar = bars.add_task("", total=cohort * settings.rounds)
-        with LocalGrid(str(run_dir), workers, threads, on_client=lambda client: bars.advance(bar)) as grid:
+        with open_workers(experiment, on_client=lambda client: bars.advance(bar)) as grid:
             state = run_federation(experiment, grid)
             children = sorted(active_children(), key=lambda child: child.name)
             peak = Peak(peak_mb("self"), [peak_mb(child.pid or 0) for child in children], time.perf_counter() - started)

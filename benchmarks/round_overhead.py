@@ -101,10 +101,12 @@ def measure(run_dir: Path, workers: int, threads: int, repetitions: int) -> dict
     """Seconds of each repetition by what was timed."""
     import torch
     from flwr.app import Array, ArrayRecord, ConfigRecord
+    from hydra.utils import instantiate
 
     from asr_fed.experiment import open_experiment
-    from asr_fed.federation.local_grid import LocalGrid
-    from asr_fed.federation.server_app import build_server_optimizer, predicted_cost
+    from asr_fed.federation.cost import CostModel
+    from asr_fed.federation.engine import open_workers
+    from asr_fed.federation.server_app import build_server_optimizer, join
     from asr_fed.federation.strategy import SumOfUpdates
     from asr_fed.model.recogniser import load_recogniser
     from asr_fed.training.state import layout, read_state
@@ -115,18 +117,21 @@ def measure(run_dir: Path, workers: int, threads: int, repetitions: int) -> dict
     config = experiment.config
     model = load_recogniser(experiment.checkpoints / "warm_start.pt").model
     weights = ArrayRecord({"state": Array(read_state(model))})
-    cost = {client.id: predicted_cost(client, config.federation) for client in experiment.partition.clients}
-    optimizer = build_server_optimizer(config.server)
-    strategy = SumOfUpdates(cost, config.federation.cohort, config.seed, layout(model), optimizer)
+    names = [client.id for client in experiment.partition.clients]
+    optimizer, weighting = build_server_optimizer(config.server), instantiate(config.weighting)
+    config.engine.workers, config.engine.threads_per_worker = workers, threads
     timed: dict[str, list[float]] = {
         name: [] for name in ("plain loop", "loops at once", "round", "train_client", "configure", "aggregate")
     }
     with ExitStack() as stack:
-        grid = stack.enter_context(LocalGrid(str(run_dir), workers, threads))
+        grid = stack.enter_context(open_workers(experiment))
+        strategy = SumOfUpdates(
+            join(experiment, grid), config.federation, weighting, config.seed, layout(model), optimizer, CostModel()
+        )
         pipes = [stack.enter_context(loop_process(run_dir, threads)) for _ in range(workers)]
         for repetition in range(repetitions + 1):
-            plain = time_loops(pipes[:1], list(cost), repetition)
-            at_once = time_loops(pipes, list(cost), repetition) if workers > 1 else plain
+            plain = time_loops(pipes[:1], names, repetition)
+            at_once = time_loops(pipes, names, repetition) if workers > 1 else plain
 
             started = perf_counter()
             messages = strategy.configure_train(repetition, weights, ConfigRecord({"lr": LR}), grid)
@@ -136,8 +141,8 @@ def measure(run_dir: Path, workers: int, threads: int, repetitions: int) -> dict
             _, metrics = strategy.aggregate_train(repetition, replies)
             ended = perf_counter()
 
-            if metrics is None or strategy.traffic.failures:
-                raise SystemExit(f"Clients failed: {list(strategy.traffic.failures.items())[:3]}")
+            if metrics is None or strategy.round.failures:
+                raise SystemExit(f"Clients failed: {list(strategy.round.failures.items())[:3]}")
             step = f"repetition {repetition}/{repetitions}" if repetition else "warm-up"
             times = f"plain loop {plain:.2f} s, {workers} at once {at_once:.2f} s, round {ended - started:.2f} s"
             print(f"{workers} worker(s), {step}: {times}", flush=True)

@@ -21,7 +21,7 @@ from asr_fed.data.manifest import read_manifest
 from asr_fed.data.partition import read_partition
 from asr_fed.model.recogniser import load_recogniser
 from asr_fed.training.state import layout, read_state, state_sha256
-from tests.tiny import Corpus, settings, write_experiment_file
+from tests.tiny import TIMED, Corpus, settings, write_experiment_file
 
 REPOSITORY = Path(__file__).parents[1]
 HISTORY = {
@@ -169,9 +169,8 @@ def test_one_worker_ends_in_the_same_weights_as_two(desk: Desk, finished: subpro
 
 def same_result(desk: Desk, run_dir: str) -> bool:
     """The same bits, by way of the same rounds: all that does not measure time or size."""
-    timing = ("train_seconds", "round_seconds", "bytes_down", "bytes_up")
     own, straight = (
-        [{key: value for key, value in record.items() if key not in timing} for record in desk.history(name)]
+        [{key: value for key, value in record.items() if key not in TIMED} for record in desk.history(name)]
         for name in (run_dir, "straight")
     )
     assert own == straight

@@ -40,6 +40,13 @@ TINY_MODEL = {
 }
 
 
+# What a round's record says of times and of who did the work: not the same in two runs with the same result.
+TIMED = {
+    *("train_seconds", "round_seconds", "exchange_seconds", "aggregate_seconds", "held_out_seconds"),
+    *("workers", "bytes_down", "bytes_up"),
+}
+
+
 @dataclass(frozen=True)
 class Corpus:
     """Tables of recordings: under a tenth of the clips of `table` are broken, 30 % of those of `broken_table`."""

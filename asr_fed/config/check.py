@@ -34,7 +34,13 @@ def _share(*keys: str) -> tuple[Rule, ...]:
 
 TRAININGS = ("warm_start", "central", "federation")
 RANGES: tuple[Rule, ...] = (
-    *_share("loss.ctc_weight", "loss.label_smoothing", "model.dropout", "evaluation.beam_ctc_weight"),
+    *_share(
+        "federation.min_success",
+        "loss.ctc_weight",
+        "loss.label_smoothing",
+        "model.dropout",
+        "evaluation.beam_ctc_weight",
+    ),
     *_share("data.parts.dev_share", "data.parts.test_share", "federation.clients.dev_fraction"),
     *_share("warm_start.decay_from", "central.decay_from", *(f"{part}.annealing.factor" for part in TRAININGS)),
     *_at_least(0, "federation.rounds", "federation.prox", "federation.held_out.epochs", "augment.warp_frames"),
@@ -42,14 +48,16 @@ RANGES: tuple[Rule, ...] = (
     *_at_least(0, *(f"augment.{kind}" for kind in ("time_drop_frames", "frequency_drop_bands"))),
     *_at_least(0, *(f"{part}.{key}" for part in TRAININGS[:2] for key in ("epochs", "warmup_steps"))),
     *_at_least(0, *(f"{part}.{key}" for part in TRAININGS for key in ("ctc_epochs", "annealing.patience"))),
-    *_at_least(1, *(f"engine.{key}" for key in ("workers", "threads_per_worker", "server_threads"))),
+    *_at_least(1, *(f"engine.{key}" for key in ("workers", "threads_per_worker", "server_threads", "nodes"))),
+    *_at_least(1, "federation.over_commit"),
     *_at_least(1, *(f"federation.{key}" for key in ("local_epochs", "local_steps", "evaluate_every"))),
     *_at_least(1, "federation.fallback_after", "evaluation.beam_size", "features.n_mels", "features.hop_ms"),
     *_at_least(1, *(f"{part}.{key}" for part in TRAININGS[:2] for key in ("early_stop", "evaluate_every"))),
     *_at_least(1, *(f"{part}.batch.max_utterances" for part in (*TRAININGS, "federation.held_out"))),
     *_at_least(1, *(f"model.{key}" for key in ("time_pooling", "rnn_layers", "rnn_neurons", "dnn_blocks"))),
     *_at_least(8, "tokenizer.vocab_size"),
-    *_positive("federation.cohort", "federation.round_timeout", "evaluation.max_seconds_per_batch"),
+    *_positive("engine.wait", *(f"federation.{key}" for key in ("cohort", "round_timeout", "client_timeout"))),
+    *_positive("evaluation.max_seconds_per_batch"),
     *_positive(*(f"{part}.{key}" for part in TRAININGS for key in ("lr", "clip"))),
     *_positive("federation.held_out.lr", *(f"{part}.batch.max_seconds" for part in TRAININGS)),
     ("augment.speeds", lambda v: len(v) > 0 and all(0.5 <= s <= 2 for s in v), "playback speeds from 0.5 to 2"),

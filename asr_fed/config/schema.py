@@ -22,6 +22,12 @@ class Precision(Enum):
     bf16 = "bf16"
 
 
+class EngineKind(Enum):
+    local = "local"
+    ray = "ray"
+    deployment = "deployment"
+
+
 class TokenizerKind(Enum):
     unigram = "unigram"
     bpe = "bpe"
@@ -272,7 +278,10 @@ class FederationConfig:
     fallback_after: int | None = None  # rounds without gain before the best weights return; null: never
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
     evaluate_every: int = 1  # rounds
-    round_timeout: float | None = None  # seconds
+    round_timeout: float | None = None  # seconds after which a round closes with what has arrived
+    client_timeout: float | None = None  # seconds that a worker may take over one client
+    min_success: float = 0.5  # share of the cohort's weight without which a round does not count
+    over_commit: float = 1.0  # sample so many times the cohort, and take the first updates that hold a cohort
 
 
 @dataclass
@@ -287,9 +296,20 @@ class EvaluationConfig:
 
 @dataclass
 class EngineConfig:
-    workers: int | None = None  # processes; null: as many as there are GPUs, or cores for their threads
+    """Where clients are trained. It does not change the result, but for the threads.
+
+    `local`: worker processes on this machine. `ray`: the same as actors of a Ray cluster. `deployment`: nodes that
+    have joined a Flower SuperLink, each with speech of its own or simulated clients.
+    """
+
+    kind: EngineKind = EngineKind.local
+    workers: int | None = None  # null: what the cores have room for; on a GPU, as many as make it faster
     threads_per_worker: int = 1
     server_threads: int = 1  # part of what makes a run repeatable, as threads_per_worker is
+    address: str | None = None  # ray: auto or host:port, null for a cluster of its own; deployment: the SuperLink
+    certificates: str | None = None  # deployment: folder with ca.crt; null: no TLS
+    nodes: int = 1  # deployment: how many have to join before the first round
+    wait: float = 600.0  # deployment: seconds to wait for them
 
 
 @dataclass

@@ -83,9 +83,16 @@ Family = list[Bin]
 
 
 def partition_speakers(
-    utterances: Iterable[Utterance], parts: PartsConfig, clients: ClientsConfig, seed: int
+    utterances: Iterable[Utterance],
+    parts: PartsConfig,
+    clients: ClientsConfig,
+    seed: int,
+    *,
+    clients_elsewhere: bool = False,
 ) -> Partition:
     """Divide a corpus by speaker; the same for any order of `utterances`.
+
+    With `clients_elsewhere` no speaker has to be left for clients: they may hold speech that is not here.
 
     A speaker whose utterances carry several splits goes wholly to one part, test before dev before
     training; the speaker's other utterances are dropped (`Partition.dropped["other_split"]`).
@@ -134,6 +141,8 @@ def partition_speakers(
         f"of {len(by_speaker)} speakers {len(test)} are test, {len(dev)} dev, {len(warm_up)} warm-up and "
         f"{len(held_out)} held-out"
     )
+    if not free and clients_elsewhere:
+        return Partition(gather(warm_up), gather(held_out), gather(dev), gather(test), (), dropped)
     if not free:
         raise UserError(f"No speaker is left for the clients: {taken}. Ask for fewer there.")
     if clients.count is not None and clients.count > len(free):
@@ -165,7 +174,7 @@ def partition_speakers(
         dev=gather(dev),
         test=gather(test),
         clients=tuple(
-            _make_client(f"client_{i:0{width}}", gather(speakers), clients, seed) for i, speakers in enumerate(kept)
+            make_client(f"client_{i:0{width}}", gather(speakers), clients, seed) for i, speakers in enumerate(kept)
         ),
         dropped=dropped,
     )
@@ -567,7 +576,8 @@ def _merge_small(bins: Family, seconds: Mapping[str, float], min_seconds: float)
     return large
 
 
-def _make_client(name: str, utterances: tuple[Utterance, ...], clients: ClientsConfig, seed: int) -> Client:
+def make_client(name: str, utterances: tuple[Utterance, ...], clients: ClientsConfig, seed: int) -> Client:
+    """A client with its own dev part; the same wherever it is made of the same utterances in the same order."""
     count = 0
     if clients.dev_fraction > 0 and len(utterances) >= clients.dev_min_utterances:
         count = min(max(1, round(clients.dev_fraction * len(utterances))), len(utterances) - 1)

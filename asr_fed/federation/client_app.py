@@ -1,89 +1,162 @@
-"""The ClientApp: a node trains the clients it is asked for and answers with one update.
+"""The ClientApp: a node says which clients it hosts, trains those it is asked for, and answers with one update.
 
 Model, features and partition stay resident between messages. The same app runs in every engine.
 """
 
-import functools
 import logging
+import math
+import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from hydra.utils import instantiate
 
 from asr_fed.data.partition import Client
 from asr_fed.experiment import Experiment, open_experiment, pick_device
-from asr_fed.federation.messages import Order, read_order, reply_message
+from asr_fed.federation.messages import (
+    Hosted,
+    Order,
+    Refused,
+    Report,
+    Timing,
+    read_order,
+    read_query,
+    reply_message,
+    report_message,
+)
+from asr_fed.federation.setup import setup_of
 from asr_fed.federation.update import Update, UpdateRefused, add_client, empty, fixed
-from asr_fed.model.recogniser import load_recogniser
+from asr_fed.model.recogniser import Recogniser
 from asr_fed.training.epoch import TrainingContext
 from asr_fed.training.local import ClientResult, train_client
+from asr_fed.training.state import layout
 
-app = ClientApp()
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class Node:
-    """What a node holds as long as it lives; `on_client` is told of each client that is done."""
+@dataclass(frozen=True)
+class Contribution:
+    """What a client adds to an update: delta (float32 [state]), its weight a_k, and numbers to be summed."""
 
-    experiment: Experiment
-    training: TrainingContext
-    weighting: Callable[[ClientResult], float]
-    clients: dict[str, Client]
-    on_client: Callable[[str], None] = field(default=lambda client: None)
+    delta: np.ndarray
+    weight: float
+    totals: dict[str, int]
 
 
-@functools.lru_cache(maxsize=1)
-def resident_node(run_dir: str, worker: int = 0) -> Node:
+Train = Callable[[str, Order], Contribution]
+
+
+def open_worker(
+    run_dir: str, worker: int, on_client: Callable[[str, float], None], superseded: Callable[[], bool]
+) -> Callable[[Message], Message]:
+    """The message handler of worker number `worker`, with the experiment of `run_dir` resident."""
     experiment = open_experiment(run_dir)
-    recogniser = load_recogniser(experiment.checkpoints / "warm_start.pt")
-    training = experiment.training_context(recogniser, pick_device(experiment.config.device, worker))
+    config = experiment.config
+    recogniser = Recogniser.create(config.model, config.features, experiment.tokenizer)  # weights come with orders
+    training = experiment.training_context(recogniser, pick_device(config.device, worker))
     clients = {client.id: client for client in experiment.partition.clients}
-    return Node(experiment, training, instantiate(experiment.config.weighting), clients)
+    weighting: Callable[[ClientResult], float] = instantiate(config.weighting)
+    setup, length = setup_of(experiment).sha256, layout(recogniser.model).length
+    hosted = {name: describe_client(client) for name, client in clients.items()}
+    report = Report(f"worker {worker + 1}", own=False, setup=setup, clients=hosted)
+
+    def train(name: str, order: Order) -> Contribution:
+        return train_speech(experiment, training, weighting, clients[name], order)
+
+    app = build_client_app(train, report, length, on_client, superseded)
+    context = Context(0, worker + 1, {}, state=RecordDict(), run_config={})
+    return lambda message: app(message, context)
 
 
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    node = resident_node(str(context.node_config["run-dir"]), int(context.node_config.get("worker", 0)))
-    return reply_message(message, *train_clients(node, read_order(message)))
+def build_client_app(
+    train: Train,
+    report: Report,
+    length: int,
+    on_client: Callable[[str, float], None] = lambda client, seconds: None,
+    superseded: Callable[[], bool] = lambda: False,
+) -> ClientApp:
+    """A ClientApp around a function that trains one client; `length` is the number of entries of the state.
+
+    Its handlers raise Refused for a message that is not in order, and for one of another setup than the report's.
+    """
+    app = ClientApp()
+
+    @app.query()
+    def join(message: Message, context: Context) -> Message:
+        if read_query(message).sha256 != report.setup:
+            raise Refused("a setup that this node was not opened with")
+        return report_message(message, report)
+
+    @app.train()
+    def train_order(message: Message, context: Context) -> Message:
+        started = time.perf_counter()
+        order = read_order(message)
+        if order.setup != report.setup:
+            raise Refused("an order for another setup than this node has")
+        if order.weights.shape != (length,):
+            raise Refused(f"{len(order.weights)} weights for a model of {length}")
+        update, failures = train_clients(train, order, on_client, superseded)
+        return reply_message(message, update, failures, Timing(busy=time.perf_counter() - started))
+
+    return app
 
 
-def train_clients(node: Node, order: Order) -> tuple[Update, dict[str, str]]:
+def train_clients(
+    train: Train,
+    order: Order,
+    on_client: Callable[[str, float], None] = lambda client, seconds: None,
+    superseded: Callable[[], bool] = lambda: False,
+) -> tuple[Update, dict[str, str]]:
     """One update of all the clients in `order`, and the reason for each that is not in it.
 
-    One client's failure does not touch the others.
+    One client's failure does not touch the others. Ends early, with nobody to read the result, once a newer order has
+    superseded this one.
     """
-    config = node.experiment.config
     update, failures = empty(len(order.weights)), {}
     for name in order.clients:
+        if superseded():
+            break
+        started = time.perf_counter()
         try:
-            client = node.clients[name]
-            if not client.train:
-                raise UpdateRefused("no speech to train on")
-            result = train_client(
-                node.training,
-                client,
-                order.weights,
-                lr=order.lr,
-                config=config.federation,
-                evaluation=config.evaluation,
-                seed=config.seed,
-                server_round=order.server_round,
-            )
-            weight = node.weighting(result)
-            add_client(update, result.delta, weight, client_totals(result))
+            own = train(name, order)
+            add_client(update, own.delta, own.weight, own.totals)
         except UpdateRefused as refused:
             failures[name] = str(refused)
         except Exception as error:
             # The text of an exception may quote a client's data: it stays in the node's own log.
             log.exception("client %s failed", name)
             failures[name] = f"{type(error).__name__} at {_place(error)}"
-        node.on_client(name)
+        on_client(name, time.perf_counter() - started)
     return update, failures
+
+
+def train_speech(
+    experiment: Experiment,
+    training: TrainingContext,
+    weighting: Callable[[ClientResult], float],
+    client: Client,
+    order: Order,
+) -> Contribution:
+    """Train a client on its own speech. Raises UpdateRefused where that yields nothing to add."""
+    config = experiment.config
+    if not client.train:
+        raise UpdateRefused("no speech to train on")
+    result = train_client(
+        training,
+        client,
+        order.weights,
+        lr=order.lr,
+        config=config.federation,
+        evaluation=config.evaluation,
+        seed=config.seed,
+        server_round=order.server_round,
+    )
+    return Contribution(result.delta, weighting(result), client_totals(result))
 
 
 def client_totals(result: ClientResult) -> dict[str, int]:
@@ -101,6 +174,12 @@ def client_totals(result: ClientResult) -> dict[str, int]:
     }
 
 
+def describe_client(client: Client) -> Hosted:
+    """How much speech it has."""
+    train, dev = (math.fsum(utterance.duration for utterance in part) for part in (client.train, client.dev))
+    return Hosted(len(client.train), train, dev)
+
+
 def _place(error: Exception) -> str:
-    frame = traceback.extract_tb(error.__traceback__)[-1]
+    frame: Any = traceback.extract_tb(error.__traceback__)[-1]
     return f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}"

@@ -1,7 +1,7 @@
 """Which clients take part in a round, and which node trains which of them."""
 
-import heapq
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 
 from asr_fed.errors import UserError
 from asr_fed.training.randomness import generator
@@ -29,17 +29,29 @@ def sample_cohort(clients: Sequence[str], size: int, seed: int, server_round: in
     return sorted(rng.choice(sorted(clients), size=size, replace=False).tolist())
 
 
-def place(cohort: Sequence[str], cost: Mapping[str, float], nodes: Sequence[int]) -> dict[int, list[str]]:
-    """Deal clients to nodes, costliest first, each to the node with least to do so far.
+def place(
+    cohort: Sequence[str], hosts: Mapping[str, Sequence[int]], seconds: Callable[[int, str], float]
+) -> dict[int, list[str]]:
+    """Deal clients to nodes that host them, longest first, each to the node that would finish it first.
 
-    This is the longest-processing-time rule: the last node to finish takes at most 4/3 of the best possible
-    time (Graham, 1969). `cost` is any number proportional to training time. Nodes without clients are left out.
+    `hosts[client]` are the nodes that may train a client, `seconds(node, client)` is the time it would take there;
+    a client counts as long as its fastest host takes. Those with a single host leave no choice and are dealt before
+    all others. On equal nodes this is the longest-processing-time rule: the last node to finish takes at most 4/3
+    of the best possible time (Graham, 1969).
+
+    Returns the clients of each node, longest first; nodes without clients are left out. It does not depend on the
+    order of `cohort` or of hosts. Raises ValueError where no node hosts a client.
     """
-    loads = [(0.0, node) for node in sorted(nodes)]
-    heapq.heapify(loads)
-    placed: dict[int, list[str]] = {}
-    for client in sorted(cohort, key=lambda client: (-cost[client], client)):
-        load, node = heapq.heappop(loads)
-        placed.setdefault(node, []).append(client)
-        heapq.heappush(loads, (load + cost[client], node))
-    return placed
+    times = {client: {node: seconds(node, client) for node in sorted(hosts[client])} for client in cohort}
+    if homeless := [client for client, there in times.items() if not there]:
+        raise ValueError(f"no node hosts {', '.join(homeless[:3])}")
+    finish: dict[int, float] = defaultdict(float)
+    placed: dict[int, list[str]] = defaultdict(list)
+    for client in sorted(times, key=lambda client: (len(times[client]) > 1, -min(times[client].values()), client)):
+        finished, node = min((finish[node] + time, node) for node, time in times[client].items())
+        finish[node] = finished
+        placed[node].append(client)
+    return {
+        node: sorted(clients, key=lambda client: (-times[client][node], client))
+        for node, clients in sorted(placed.items())
+    }

@@ -1,5 +1,6 @@
 """The ServerApp: the rounds of a federation, from the warm start to the best weights."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -7,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from hydra.utils import instantiate
@@ -16,13 +18,19 @@ from asr_fed.checkpoint import load_checkpoint, save_checkpoint
 from asr_fed.config.schema import FederationConfig
 from asr_fed.data.batching import training_batches
 from asr_fed.data.manifest import Utterance
-from asr_fed.data.partition import Client
 from asr_fed.errors import UserError
 from asr_fed.evaluation.evaluate import Evaluation, evaluate
 from asr_fed.experiment import Experiment, open_experiment, pick_device
+from asr_fed.federation.cost import CostModel
+from asr_fed.federation.exchange import exchange
+from asr_fed.federation.messages import Timing, pack_vector
+from asr_fed.federation.roster import Roster, wait_for_nodes
 from asr_fed.federation.server_optimizer import FlowerOptimizer, ServerOptimizer
-from asr_fed.federation.strategy import SumOfUpdates
+from asr_fed.federation.setup import setup_of
+from asr_fed.federation.strategy import Share, SumOfUpdates, audio_seconds
+from asr_fed.federation.worker_grid import WorkerGrid
 from asr_fed.model.recogniser import load_recogniser, save_recogniser
+from asr_fed.run_dir import exclusive, write_history, write_text
 from asr_fed.training.annealing import NewBob, anneal
 from asr_fed.training.epoch import TrainingContext, train_epoch
 from asr_fed.training.optimizer import build_optimizer
@@ -30,6 +38,8 @@ from asr_fed.training.randomness import seed_everything
 from asr_fed.training.state import layout, load_state, read_state
 
 app = ServerApp()
+ATTEMPTS = 2  # of a round
+ERROR_FILE = "federation_error.txt"
 
 
 @dataclass
@@ -44,13 +54,27 @@ class FederationState:
     round: int = 0
     settled_round: int = 0  # the last one with a gain, or with a return to the best weights
     optimizer: dict[str, Any] = field(default_factory=dict)
+    clients: int = 0  # that the nodes host
+    seconds: float = 0.0  # of training speech that these have
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Entry point of Flower: run the federation of the run directory named in the run config."""
-    run_federation(open_experiment(str(context.run_config["run-dir"])), grid)
+    """Entry point of Flower: run the federation of the run directory named in the run config.
+
+    What the user has to know of a failure is left in `ERROR_FILE` there, since this process is nobody's child.
+    """
+    run_dir = Path(str(context.run_config["run-dir"]))
+    (run_dir / ERROR_FILE).unlink(missing_ok=True)
+    try:
+        experiment = open_experiment(run_dir)
+        torch.set_num_threads(experiment.config.engine.server_threads)
+        with exclusive(run_dir / ".federation.lock", f"Another federation is running in {run_dir}."):
+            run_federation(experiment, grid, lambda history: write_history(run_dir, history))
+    except UserError as error:
+        write_text(run_dir / ERROR_FILE, str(error))
+        raise
 
 
 def run_federation(
@@ -60,7 +84,7 @@ def run_federation(
 
     Goes on from checkpoints/federation.pt where that exists. `on_round` is given the history after each round.
 
-    Raises UserError where a round gets no update at all.
+    Raises UserError where too few nodes join, or a round fails twice.
     """
     config, settings = experiment.config, experiment.config.federation
     recogniser = load_recogniser(experiment.checkpoints / "warm_start.pt")
@@ -70,36 +94,30 @@ def run_federation(
     checkpoint = experiment.checkpoints / "federation.pt"
 
     if checkpoint.is_file():
-        state = _load(checkpoint)
+        state = load_federation(checkpoint)
         optimizer.load_state_dict(state.optimizer)
     else:
         wer = _judge(experiment, training).wer
         weights = read_state(model)
         state = FederationState(anneal(NewBob(settings.lr), wer, settings.annealing), weights, weights, wer)
-    clients = {client.id: client for client in experiment.partition.clients}
-    cost = {name: predicted_cost(client, settings) for name, client in clients.items()}
-    strategy = SumOfUpdates(cost, settings.cohort, config.seed, layout(model), optimizer)
+    if state.round < settings.rounds:
+        roster = join(experiment, grid)
+        state.clients = len(roster.clients)
+        state.seconds = math.fsum(client.train_seconds for client in roster.clients.values())
+        strategy = SumOfUpdates(
+            roster, settings, instantiate(config.weighting), config.seed, layout(model), optimizer, CostModel()
+        )
+    late: list[str] = []
     while state.round < settings.rounds:
         state.round += 1
         started = time.perf_counter()
         lr = state.newbob.lr
-        messages = strategy.configure_train(
-            state.round, ArrayRecord({"state": Array(state.weights)}), ConfigRecord({"lr": lr}), grid
-        )
-        replies = grid.send_and_receive(messages, timeout=settings.round_timeout)
-        arrays, metrics = strategy.aggregate_train(state.round, replies)
-        traffic = strategy.traffic
-        if arrays is None or metrics is None:
-            raise UserError(
-                f"Round {state.round}: none of {len(traffic.cohort)} clients yielded an update. "
-                f"First reasons: {dict(list(traffic.failures.items())[:3])}. The run can be resumed."
-            )
-        load_state(model, arrays["state"].numpy())
+        weights, record = run_round(strategy, grid, state, lr, late)
+        load_state(model, weights)
+        trained = time.perf_counter()
         train_on_server(experiment, training, state.round, annealing=lr / settings.lr)
         state.weights = read_state(model)
-
-        record: dict[str, Any] = {"round": state.round, "lr": lr, **metrics, "failures": traffic.failures}
-        record |= {"bytes_down": traffic.bytes_down, "bytes_up": traffic.bytes_up, "wer": None, "cer": None}
+        record |= {"held_out_seconds": time.perf_counter() - trained, "wer": None, "cer": None}
         if state.round % settings.evaluate_every == 0 or state.round == settings.rounds:
             judged = _judge(experiment, training)
             record |= {"wer": judged.wer, "cer": judged.cer}
@@ -115,19 +133,109 @@ def run_federation(
     return state
 
 
+def join(experiment: Experiment, grid: Grid) -> Roster:
+    """Wait for the nodes. The workers of one machine or cluster all come, or the engine is broken."""
+    engine, setup = experiment.config.engine, setup_of(experiment)
+    if isinstance(grid, WorkerGrid):
+        return wait_for_nodes(grid, setup, len(list(grid.get_node_ids())), seconds=None)
+    return wait_for_nodes(grid, setup, engine.nodes, engine.wait)
+
+
+def run_round(
+    strategy: SumOfUpdates, grid: Grid, state: FederationState, lr: float, late: list[str]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The weights after aggregation, and what is to be said of the round. A round that fails is tried once more.
+
+    `late` holds the messages of earlier rounds that have had no answer: one that comes now is counted and dropped.
+
+    Raises UserError where the round fails again.
+    """
+    timeout, dropped = strategy.settings.round_timeout, 0
+    for attempt in range(1, ATTEMPTS + 1):
+        strategy.roster.refresh(grid)
+        messages = strategy.configure_train(
+            state.round, ArrayRecord({"state": pack_vector(state.weights)}), ConfigRecord({"lr": lr}), grid
+        )
+        asked = exchange(grid, messages, timeout=timeout, enough=strategy.enough)
+        replies = asked.replies + _overdue(grid, late, asked.unanswered, timeout)
+        started = time.perf_counter()
+        arrays, metrics = strategy.aggregate_train(state.round, replies)
+        aggregate_seconds = time.perf_counter() - started
+        result = strategy.round
+        dropped += result.dropped
+        waited = max(asked.seconds.values(), default=0.0)
+        learn(strategy, grid, waited)
+        if arrays is not None and metrics is not None:
+            return arrays["state"].numpy(), {
+                "round": state.round,
+                "lr": lr,
+                **metrics,
+                "success": result.success,
+                "failures": result.failures,
+                "dropped": dropped,
+                "attempts": attempt,
+                "bytes_down": result.bytes_down,
+                "bytes_up": result.bytes_up,
+                "exchange_seconds": waited,
+                "aggregate_seconds": aggregate_seconds,
+                "workers": [describe_share(share, waited) for share in result.shares.values()],
+            }
+    reasons = "; ".join(f"{client}: {reason}" for client, reason in list(result.failures.items())[:3])
+    raise UserError(
+        f"Round {state.round} failed {ATTEMPTS} times: {result.success:.0%} of the weight of {len(result.cohort)} "
+        f"clients arrived, federation.min_success is {strategy.settings.min_success:.0%}. First reasons: {reasons}. "
+        "The run can be resumed."
+    )
+
+
+def _overdue(grid: Grid, late: list[str], unanswered: list[str], timeout: float | None) -> list[Message]:
+    """Answers to messages of earlier rounds; from now on `late` holds those of this one too.
+
+    Our own workers are not waited for any longer: they are replaced.
+    """
+    if isinstance(grid, WorkerGrid):
+        grid.give_up(unanswered, f"no answer within {timeout} s")
+        return []
+    answers = list(grid.pull_messages(late)) if late else []
+    for answer in answers:
+        late.remove(answer.metadata.reply_to_message_id)
+    late += unanswered
+    return answers
+
+
+def describe_share(share: Share, waited: float) -> dict[str, Any]:
+    """How one node spent the round; `idle` is the share of the time that the server waited for the last answer."""
+    timing = share.timing or Timing()
+    return {
+        "node": share.node,
+        "clients": len(share.clients),
+        "predicted_seconds": share.predicted,
+        "busy_seconds": timing.busy,
+        "start_seconds": timing.start,
+        "idle": max(0.0, 1 - timing.busy / waited),
+    }
+
+
+def learn(strategy: SumOfUpdates, grid: Grid, waited: float) -> None:
+    """Let the cost model see how long clients took: one by one where the grid knows, else all of a node together."""
+    settings, cost, failures = strategy.settings, strategy.cost, strategy.round.failures
+    audio = {name: audio_seconds(client, settings) for name, client in strategy.roster.clients.items()}
+    if isinstance(grid, WorkerGrid):
+        for node, client, seconds in grid.trained():
+            if client not in failures:  # which took another time than training would have
+                cost.observe(node, audio[client], seconds)
+    else:
+        for share in strategy.round.shares.values():
+            if share.timing is not None and not failures.keys() & share.clients:
+                # A node may say what it likes: it cannot have worked for longer than it was waited for.
+                cost.observe(share.node, [audio[name] for name in share.clients], min(share.timing.busy, waited))
+    cost.end_round()
+
+
 def build_server_optimizer(settings: Any) -> ServerOptimizer:
     """From `server=`: one of Flower's strategies of the FedAvg family, or an object with our own interface."""
     built = instantiate(settings)
     return FlowerOptimizer(built) if isinstance(built, FedAvg) else built
-
-
-def predicted_cost(client: Client, settings: FederationConfig) -> float:
-    """Seconds of audio that a round of this client goes through: training passes and one decoding."""
-    seconds = sum(utterance.duration for utterance in client.train)
-    passes: float = settings.local_epochs
-    if settings.local_steps is not None and client.train:
-        passes = settings.local_steps * settings.batch.max_utterances / len(client.train)
-    return seconds * passes + sum(utterance.duration for utterance in client.dev or client.train)
 
 
 def train_on_server(experiment: Experiment, training: TrainingContext, server_round: int, *, annealing: float) -> None:
@@ -171,6 +279,7 @@ def _save(state: FederationState, path: Path) -> None:
     save_checkpoint({**vars(state), "newbob": asdict(state.newbob)}, path)
 
 
-def _load(path: Path) -> FederationState:
+def load_federation(path: Path) -> FederationState:
+    """What a killed or finished server left."""
     content = load_checkpoint(path)
     return FederationState(**{**content, "newbob": NewBob(**content["newbob"])})

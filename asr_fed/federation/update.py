@@ -76,7 +76,7 @@ def add_client(update: Update, delta: np.ndarray, weight: float, totals: dict[st
 
 
 def merge(updates: Iterable[Update]) -> Update:
-    """The sum of updates; the first one is extended in place.
+    """The sum of updates; the first one is extended in place, unless it only views a message's bytes.
 
     Raises UpdateRefused where lengths differ or a sum would leave its range; ValueError where there are none.
     """
@@ -88,7 +88,7 @@ def merge(updates: Iterable[Update]) -> Update:
         if update.sums.shape != merged.sums.shape:
             raise UpdateRefused(f"updates of {len(update.sums)} and {len(merged.sums)} numbers")
         _check_range(merged.peak + update.peak, merged.weight + update.weight)
-        np.add(merged.sums, update.sums, out=merged.sums)
+        merged.sums = np.add(merged.sums, update.sums, out=merged.sums if merged.sums.flags.writeable else None)
         merged.weight += update.weight
         merged.peak += update.peak
         _add_totals(merged.totals, update.totals)

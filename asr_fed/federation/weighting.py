@@ -1,6 +1,7 @@
 """The weight a_k of a client's update. Only ratios of weights matter: the server divides by their sum.
 
-Each weighting is a function of what the client knows about itself, so a_k is computed where the speech is.
+Each weighting is a function of what the client knows about itself, so a_k is computed where the speech is. Its
+`bounds` say what the server can expect of a client with n_k utterances: an update with a weight outside is refused.
 `num_examples_power` p multiplies any softmax weight by n_k ** p.
 """
 
@@ -23,6 +24,9 @@ class Uniform:
     def __call__(self, result: ClientResult) -> float:
         return 1.0
 
+    def bounds(self, num_examples: int) -> tuple[float, float]:
+        return 1.0, 1.0
+
 
 @dataclass(frozen=True)
 class NumExamples:
@@ -30,6 +34,9 @@ class NumExamples:
 
     def __call__(self, result: ClientResult) -> float:
         return float(result.num_examples)
+
+    def bounds(self, num_examples: int) -> tuple[float, float]:
+        return float(num_examples), float(num_examples)
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,9 @@ class LossSoftmax:
 
     def __call__(self, result: ClientResult) -> float:
         return math.exp(-result.loss / self.temperature) * result.num_examples**self.num_examples_power
+
+    def bounds(self, num_examples: int) -> tuple[float, float]:
+        return 0.0, num_examples**self.num_examples_power
 
 
 @dataclass(frozen=True)
@@ -62,3 +72,13 @@ class WerSoftmax:
     def __call__(self, result: ClientResult) -> float:
         wer = min(max(result.words.rate, 0.0), 1.0)
         return math.exp((1 - wer) / self.temperature) * result.num_examples**self.num_examples_power
+
+    def bounds(self, num_examples: int) -> tuple[float, float]:
+        size = num_examples**self.num_examples_power
+        return size, math.exp(1 / self.temperature) * size
+
+
+def weight_bounds(weighting: object, num_examples: int) -> tuple[float, float]:
+    """Least and largest weight of a client; of a weighting that does not say, anything above 0."""
+    bounds = getattr(weighting, "bounds", None)
+    return bounds(num_examples) if bounds is not None else (0.0, math.inf)

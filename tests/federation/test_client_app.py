@@ -9,37 +9,31 @@ import pytest
 
 from asr_fed.data.partition import Client
 from asr_fed.experiment import Experiment
-from asr_fed.federation.client_app import Node, client_totals, train_clients
+from asr_fed.federation.client_app import client_totals, train_clients
 from asr_fed.federation.messages import Order
 from asr_fed.federation.update import Update, UpdateRefused, merge
 from asr_fed.federation.weighting import NumExamples, WerSoftmax
-from asr_fed.training.epoch import TrainingContext
 from asr_fed.training.local import ClientResult
 from asr_fed.training.state import read_state
 from tests.faults import Mishaps
+from tests.federation.plain_node import PlainNode, content
 
 
 @pytest.fixture
-def node(experiment: Experiment, context: TrainingContext) -> Node:
-    clients = {client.id: client for client in experiment.partition.clients}
-    return Node(experiment, context, WerSoftmax(), clients)
+def node(experiment: Experiment) -> PlainNode:
+    return PlainNode.of(experiment)
 
 
 @pytest.fixture
-def weights(context: TrainingContext) -> np.ndarray:
-    return read_state(context.recogniser.model)
+def weights(node: PlainNode) -> np.ndarray:
+    return read_state(node.training.recogniser.model)
 
 
-def train(node: Node, weights: np.ndarray, clients: list[str]) -> tuple[Update, dict[str, str]]:
-    return train_clients(node, Order(server_round=1, lr=0.1, clients=tuple(clients), weights=weights))
+def train(node: PlainNode, weights: np.ndarray, clients: list[str]) -> tuple[Update, dict[str, str]]:
+    return node.update(Order(server_round=1, lr=0.1, clients=tuple(clients), weights=weights))
 
 
-def content(update: Update) -> tuple:
-    totals = {name: value for name, value in update.totals.items() if name != "train_milliseconds"}
-    return update.sums.tobytes(), update.weight, update.peak, totals
-
-
-def test_nodes_of_any_shape_add_up_to_the_same_bits(node: Node, weights: np.ndarray) -> None:
+def test_nodes_of_any_shape_add_up_to_the_same_bits(node: PlainNode, weights: np.ndarray) -> None:
     names = list(node.clients)
     whole, failures = train(node, weights, names)
     first, _ = train(node, weights, names[3:])
@@ -49,27 +43,39 @@ def test_nodes_of_any_shape_add_up_to_the_same_bits(node: Node, weights: np.ndar
     assert whole.totals["examples"] == sum(len(client.train) for client in node.clients.values())
 
 
-def test_each_client_is_reported_as_it_is_done(node: Node, weights: np.ndarray) -> None:
+def test_each_client_is_reported_as_it_is_done(node: PlainNode, weights: np.ndarray) -> None:
+    done: list[tuple[str, float]] = []
+    names = (*list(node.clients)[:2], "nobody")
+    train_clients(node.train, Order(1, 0.1, names, weights), on_client=lambda *told: done.append(told))
+    assert [name for name, _ in done] == list(names)
+    assert all(seconds > 0 for _, seconds in done)
+
+
+def test_a_superseded_order_is_left_between_two_clients(node: PlainNode, weights: np.ndarray) -> None:
     done: list[str] = []
-    node.on_client = done.append
-    names = [*list(node.clients)[:2], "nobody"]
-    train(node, weights, names)
-    assert done == names
+    names = tuple(node.clients)
+    train_clients(
+        node.train,
+        Order(1, 0.1, names, weights),
+        on_client=lambda name, seconds: done.append(name),
+        superseded=lambda: len(done) == 2,
+    )
+    assert done == list(names[:2])
 
 
-def with_empty_client(node: Node, name: str) -> None:
+def with_empty_client(node: PlainNode, name: str) -> None:
     node.clients[name] = Client(name, (), ())
 
 
-def with_weighting(weighting: Callable[[ClientResult], float]) -> Callable[[Node, str], None]:
-    def change(node: Node, name: str) -> None:
+def with_weighting(weighting: Callable[[ClientResult], float]) -> Callable[[PlainNode, str], None]:
+    def change(node: PlainNode, name: str) -> None:
         size = len(node.clients[name].train)
         node.weighting = lambda result: weighting(result) if result.num_examples == size else WerSoftmax()(result)
 
     return change
 
 
-def with_lost_recording(node: Node, name: str) -> None:
+def with_lost_recording(node: PlainNode, name: str) -> None:
     lost = replace(node.clients[name].train[0], id="not in the cache")
     node.clients[name] = Client(name, (lost,), ())
 
@@ -82,7 +88,7 @@ def fail(result: ClientResult) -> float:
     ("change", "reason"),
     [
         (with_empty_client, "no speech"),
-        (lambda node, name: node.clients.pop(name), "KeyError at client_app.py:"),
+        (lambda node, name: node.clients.pop(name), "KeyError at plain_node.py:"),
         (with_lost_recording, "KeyError at features.py:"),
         (with_weighting(fail), "OSError at test_client_app.py:"),
         (with_weighting(lambda result: float("nan")), "a weight of nan"),
@@ -92,7 +98,7 @@ def fail(result: ClientResult) -> float:
     ],
 )
 def test_one_clients_trouble_is_named_and_touches_no_other(
-    node: Node, weights: np.ndarray, change: Callable[[Node, str], None], reason: str
+    node: PlainNode, weights: np.ndarray, change: Callable[[PlainNode, str], None], reason: str
 ) -> None:
     names = list(node.clients)
     ill = names[1]
@@ -104,7 +110,7 @@ def test_one_clients_trouble_is_named_and_touches_no_other(
     assert content(update) == content(healthy)
 
 
-def test_a_training_that_diverges_is_left_out(node: Node, weights: np.ndarray) -> None:
+def test_a_training_that_diverges_is_left_out(node: PlainNode, weights: np.ndarray) -> None:
     broken = weights.copy()
     broken[0] = np.nan
     update, failures = train(node, broken, list(node.clients)[:2])

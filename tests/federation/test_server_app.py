@@ -6,21 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from flwr.app import Message
+from flwr.app import Context, Error, Message, MessageType, RecordDict
 
 from asr_fed.errors import UserError
 from asr_fed.experiment import Experiment
-from asr_fed.federation.client_app import Node, train_clients
-from asr_fed.federation.flower_private import identify_process
-from asr_fed.federation.messages import read_order, reply_message
-from asr_fed.federation.server_app import FederationState, predicted_cost, run_federation
+from asr_fed.federation.client_app import build_client_app, describe_client
+from asr_fed.federation.flower_private import identify_process, set_message_id
+from asr_fed.federation.messages import Report, read_order
+from asr_fed.federation.server_app import FederationState, run_federation
+from asr_fed.federation.setup import setup_of
 from asr_fed.federation.weighting import Uniform
 from asr_fed.model.recogniser import load_recogniser, save_recogniser
 from asr_fed.training.annealing import NewBob, anneal
 from asr_fed.training.local import ClientResult
-from asr_fed.training.state import read_state
-from tests.tiny import Corpus, settings, typed_config
+from asr_fed.training.state import layout, read_state
+from tests.federation.plain_node import PlainNode
+from tests.tiny import TIMED, Corpus, settings, typed_config
 
 
 class Interrupted(Exception):
@@ -28,22 +29,57 @@ class Interrupted(Exception):
 
 
 class InProcess:
-    """Two nodes in this process."""
+    """Two nodes in this process; a reply is there as soon as it is asked for.
 
-    def __init__(self, experiment: Experiment, weighting: Callable[[ClientResult], float] | None = None) -> None:
+    Each hosts every client, or, `pinned`, node 1 has the first, third and fifth as its own and node 2 the other two.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        weighting: Callable[[ClientResult], float] | None = None,
+        *,
+        pinned: bool = False,
+    ) -> None:
         identify_process(run_id=1, node_id=0)
-        context = experiment.training_context(experiment.fresh_recogniser(), torch.device("cpu"))
-        clients = {client.id: client for client in experiment.partition.clients}
-        self.node = Node(experiment, context, weighting or Uniform(), clients)
-        self.rates: list[float] = []
+        self.plain = PlainNode.of(experiment, weighting or Uniform())
+        length = layout(self.plain.training.recogniser.model).length
+        setup = setup_of(experiment).sha256
+        every = {name: describe_client(client) for name, client in self.plain.clients.items()}
+        self.apps = {}
+        for node in (1, 2):
+            hosted = {name: every[name] for name in list(every)[node - 1 :: 2]} if pinned else every
+            self.apps[node] = build_client_app(self.plain.train, Report(str(node), pinned, setup, hosted), length)
+        self.waiting: dict[str, Message] = {}
+        self.rates: dict[str, float] = {}  # by round
+        self.nodes = [1, 2]
+        self.pushed = 0
 
     def get_node_ids(self) -> Iterable[int]:
-        return [1, 2]
+        return self.nodes
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        messages = list(messages)
-        self.rates.append(read_order(messages[0]).lr)
-        return [reply_message(message, *train_clients(self.node, read_order(message))) for message in messages]
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        ids = []
+        for message in messages:
+            self.pushed += 1
+            set_message_id(message, str(self.pushed))
+            self.waiting[str(self.pushed)] = message
+            ids.append(str(self.pushed))
+            if message.metadata.message_type == MessageType.TRAIN:
+                self.rates[message.metadata.group_id] = read_order(message).lr
+        return ids
+
+    def answer(self, message: Message) -> Message | None:
+        """None: not yet."""
+        node = message.metadata.dst_node_id
+        return self.apps[node](message, Context(1, node, {}, RecordDict(), {}))
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        answers = {name: self.answer(self.waiting[name]) for name in message_ids if name in self.waiting}
+        for name, answer in answers.items():
+            if answer is not None:
+                del self.waiting[name]
+        return [answer for answer in answers.values() if answer is not None]
 
 
 @pytest.fixture
@@ -64,7 +100,7 @@ def run(experiment: Experiment, **more: Any) -> FederationState:
 
 
 def untimed(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in record.items() if k not in ("train_seconds", "round_seconds")} for record in history]
+    return [{k: v for k, v in record.items() if k not in TIMED} for record in history]
 
 
 def best(experiment: Experiment) -> bytes:
@@ -77,10 +113,10 @@ def test_the_rate_that_clients_get_follows_the_dev_wer(make: Callable[..., Exper
     state = run_federation(experiment, grid, lambda history: None)  # type: ignore[arg-type]
     still = make("federation.rounds=0", name="still")
     schedule = anneal(NewBob(0.1), run(still).best_wer, experiment.config.federation.annealing)
-    for record, rate in zip(state.history, grid.rates, strict=True):
+    for record, rate in zip(state.history, grid.rates.values(), strict=True):
         assert record["lr"] == rate == schedule.lr
         schedule = anneal(schedule, record["wer"], experiment.config.federation.annealing)
-    assert len(set(grid.rates)) > 1, "the test needs a WER that stands still at times"
+    assert len(set(grid.rates.values())) > 1, "the test needs a WER that stands still at times"
 
 
 def test_the_best_round_is_kept(make: Callable[..., Experiment]) -> None:
@@ -153,15 +189,147 @@ def test_a_round_without_any_update_stops_the_run_by_name_and_can_be_resumed(
 ) -> None:
     experiment = make()
     broken = InProcess(experiment, weighting=lambda result: float("nan"))
-    with pytest.raises(UserError, match=r"Round 1: none of 2 clients .*a weight of nan"):
+    with pytest.raises(UserError, match=r"Round 1 failed 2 times: 0% .* of 2 clients .*a weight of nan"):
         run_federation(experiment, broken)  # type: ignore[arg-type]
     assert len(run(experiment).history) == 3
 
 
-def test_the_predicted_cost_is_seconds_of_audio(experiment: Experiment) -> None:
-    client = max(experiment.partition.clients, key=lambda client: len(client.train))
-    config = experiment.config.federation
-    seconds = sum(utterance.duration for utterance in client.train)
-    assert predicted_cost(client, replace(config, local_epochs=3)) == pytest.approx(3 * seconds + seconds)
-    # 5 steps of 4 utterances are two passes over ten
-    assert predicted_cost(client, replace(config, local_steps=5)) == pytest.approx(2 * seconds + seconds)
+def burnt_down(message: Message) -> Message:
+    return Message(Error(1, "the silo burnt down"), reply_to=message)
+
+
+class WithAFault(InProcess):
+    """Node 2, with two of the five clients, answers as `fault` says."""
+
+    def __init__(self, experiment: Experiment, fault: Callable[[Message], Message | None]) -> None:
+        super().__init__(experiment, pinned=True)
+        self.fault = fault
+
+    def answer(self, message: Message) -> Message | None:
+        if message.metadata.dst_node_id == 2 and message.metadata.message_type == MessageType.TRAIN:
+            return self.fault(message)
+        return self.whole(message)
+
+    def whole(self, message: Message) -> Message | None:
+        return super().answer(message)
+
+
+@pytest.fixture
+def make_all(make: Callable[..., Experiment]) -> Callable[..., Experiment]:
+    """All clients in every round."""
+    return lambda *changes, **more: make("federation.cohort=null", *changes, **more)
+
+
+def test_a_round_counts_with_enough_of_its_cohort(make_all: Callable[..., Experiment]) -> None:
+    experiment = make_all("federation.min_success=0.6")
+    state = run_federation(experiment, WithAFault(experiment, burnt_down))  # type: ignore[arg-type]
+    for record in state.history:
+        assert (record["success"], record["clients"], record["attempts"]) == (pytest.approx(0.6), 3, 1)
+        assert list(record["failures"].values()) == ["the silo burnt down"] * 2
+
+
+def test_a_round_with_too_little_of_its_cohort_is_tried_again_and_then_stops_the_run(
+    make_all: Callable[..., Experiment],
+) -> None:
+    fell: list[Message] = []
+
+    def once(message: Message) -> Message | None:
+        fell.append(message)
+        return burnt_down(message) if len(fell) == 1 else grid.whole(message)
+
+    strict = make_all("federation.min_success=0.9", "federation.rounds=1")
+    grid = WithAFault(strict, once)
+    assert [record["attempts"] for record in run_federation(strict, grid).history] == [2]  # type: ignore[arg-type]
+    strict = make_all("federation.min_success=0.9", "federation.rounds=1", name="second")
+    with pytest.raises(UserError, match=r"Round 1 failed 2 times: 60% .*min_success is 90%.*burnt down.*resumed"):
+        run_federation(strict, WithAFault(strict, burnt_down))  # type: ignore[arg-type]
+
+
+def test_a_round_closes_in_time_and_a_late_update_is_dropped_and_counted(make_all: Callable[..., Experiment]) -> None:
+    """The second node's answer to round 1 comes when round 2 has been asked for."""
+    experiment = make_all("federation.round_timeout=2", "federation.rounds=3")
+
+    def late(message: Message) -> Message | None:
+        return None if message.metadata.group_id == "1" and "2" not in grid.rates else grid.whole(message)
+
+    grid = WithAFault(experiment, late)
+    history = run_federation(experiment, grid).history  # type: ignore[arg-type]
+    assert [record["clients"] for record in history] == [3, 5, 5]
+    assert [record["dropped"] for record in history] == [0, 1, 0]
+    assert list(history[0]["failures"].values()) == ["its node did not answer in time"] * 2
+
+
+def test_an_update_given_twice_counts_once(make_all: Callable[..., Experiment]) -> None:
+    """Node 2 repeats its answer to round 1 in every round."""
+    experiment = make_all("federation.rounds=3")
+    first: list[Message] = []
+
+    def replay(message: Message) -> Message | None:
+        first.append(grid.whole(message))  # type: ignore[arg-type]
+        return Message(first[0].content, reply_to=message)
+
+    grid = WithAFault(experiment, replay)
+    history = run_federation(experiment, grid).history  # type: ignore[arg-type]
+    assert [record["clients"] for record in history] == [5, 3, 3]
+    assert [record["dropped"] for record in history] == [0, 1, 1]
+
+
+FORGERIES: dict[str, tuple[str, str, object, str]] = {
+    "a weight beyond its bound": ("metrics", "weight", 3 << 32, "a weight of 3 for 2 client"),
+    "a weight below its bound": ("metrics", "weight", 1 << 32, "a weight of 1 for 2 client"),
+    "a peak that is too low": ("metrics", "peak", 0, "peak"),
+    "more clients than it was asked for": ("totals", "clients", "3", "3 clients for 2"),
+    "a WER that cannot be": ("totals", "word_errors", "-4", "word_errors"),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_forged_update_is_refused_and_harms_nobody(name: str, make_all: Callable[..., Experiment]) -> None:
+    record, key, value, reason = FORGERIES[name]
+
+    def forge(message: Message) -> Message | None:
+        reply = grid.whole(message)
+        reply.content[record][key] = value  # type: ignore
+        return reply
+
+    experiment = make_all("federation.rounds=1", "weighting={_target_: asr_fed.federation.weighting.Uniform}")
+    grid = WithAFault(experiment, forge)
+    state = run_federation(experiment, grid)  # type: ignore[arg-type]
+    reasons = list(state.history[0]["failures"].values())
+    assert len(reasons) == 2 and all(text.startswith("refused: ") and reason in text for text in reasons)
+    without = make_all("federation.rounds=1", name="without")
+    assert run_federation(without, WithAFault(without, burnt_down)).weights.tobytes() == state.weights.tobytes()  # type: ignore[arg-type]
+
+
+def test_a_node_that_leaves_takes_nobody_along_whom_another_hosts(make_all: Callable[..., Experiment]) -> None:
+    straight = run(make_all("federation.rounds=2", name="whole"))
+    experiment = make_all("federation.rounds=2")
+    grid = InProcess(experiment)
+
+    def leave(history: list[dict[str, Any]]) -> None:
+        grid.nodes = [1]
+
+    state = run_federation(experiment, grid, leave)  # type: ignore[arg-type]
+    assert [record["clients"] for record in state.history] == [5, 5]
+    assert [share["node"] for share in state.history[1]["workers"]] == [1]
+    assert state.weights.tobytes() == straight.weights.tobytes()
+
+
+def test_a_silo_that_leaves_is_missed_until_it_is_back(make_all: Callable[..., Experiment]) -> None:
+    experiment = make_all("federation.rounds=3")
+    grid = InProcess(experiment, pinned=True)
+
+    def leave_and_return(history: list[dict[str, Any]]) -> None:
+        grid.nodes = [1] if len(history) == 1 else [1, 2]
+
+    history = run_federation(experiment, grid, leave_and_return).history  # type: ignore[arg-type]
+    assert [record["clients"] for record in history] == [5, 3, 5]
+    assert list(history[1]["failures"].values()) == ["no node that hosts it is there"] * 2
+
+
+def test_over_commitment_takes_the_first_updates_that_hold_a_cohort(make: Callable[..., Experiment]) -> None:
+    experiment = make("federation.rounds=1", "federation.over_commit=1.6", "federation.cohort=3")
+    grid = WithAFault(experiment, lambda message: None)  # never answers, and there is no timeout
+    [record] = run_federation(experiment, grid).history  # type: ignore[arg-type]
+    assert record["clients"] == 3 and record["success"] == 1.0
+    assert list(record["failures"].values()) == ["its node did not answer in time"] * 2

@@ -1,0 +1,113 @@
+"""How long a client keeps a node busy, learned from the rounds already run: the idea of Pollen, arXiv 2306.17453.
+
+The time of a client with x seconds of audio is modelled as t(x) = a x + b log(1 + x) + d with a, b, d >= 0, so
+it is never negative and never falls with x. The model is linear in (x, log(1 + x), 1): the time of several
+clients is the model of their summed terms. That makes one measurement of many clients as good a row of the least
+squares as one of a single client, and a worker's real against predicted time a quotient of two sums.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import numpy as np
+
+FEW = 8  # so many measurements it takes to fit a curve
+ALIKE = 2.0  # and audio a client that differs by this factor between them
+CARRY = 0.25  # share of a round in the next one's correction: a worker twice as slow is seen as 1.94x after two rounds
+
+_TERMS = [list(terms) for count in (1, 2, 3) for terms in combinations(range(3), count)]
+
+
+@dataclass
+class _Node:
+    window: deque[np.ndarray]  # rows of (sum of x, sum of log(1 + x), clients, seconds)
+    round: np.ndarray = field(default_factory=lambda: np.zeros(4))  # summed rows of the round under way
+    recent: np.ndarray = field(default_factory=lambda: np.zeros(4))  # and of those before it, fading
+
+
+@dataclass
+class CostModel:
+    """Seconds that a node needs for a client, by the client's seconds of audio.
+
+    Call `observe` for what has been trained and `end_round` after each round; `predict` holds for the next one.
+    A node's curve is fitted to its last `window` measurements. While it has fewer than `FEW`, those of all nodes give
+    the curve; while these are few too, or of clients all alike, time is proportional to audio (at first 1 s for 1 s).
+    The curve is then scaled by the node's measured over predicted seconds in the last rounds.
+    """
+
+    window: int = 256
+    _nodes: dict[int, _Node] = field(default_factory=dict, init=False, repr=False)
+    _curves: dict[int, tuple[float, float, float]] = field(default_factory=dict, init=False, repr=False)
+    _shared: np.ndarray | None = field(default=None, init=False, repr=False)
+
+    def observe(self, node: int, audio_seconds: float | Sequence[float], seconds: float) -> None:
+        """`seconds` that `node` took for one client, or together for several whose audio is given one by one.
+
+        Times and audio that are negative or not finite are left out.
+        """
+        audio = np.atleast_1d(np.asarray(audio_seconds, dtype=np.float64))
+        if (
+            not audio.size
+            or not np.isfinite(audio).all()
+            or not math.isfinite(seconds)
+            or min(audio.min(), seconds) < 0
+        ):
+            return
+        row = np.array([audio.sum(), np.log1p(audio).sum(), audio.size, seconds])
+        known = self._nodes.setdefault(node, _Node(deque(maxlen=self.window)))
+        known.window.append(row)
+        known.round += row
+
+    def end_round(self) -> None:
+        """Let what was observed since the last call count in predictions."""
+        for node in self._nodes.values():
+            if node.round.any():
+                node.recent = CARRY * node.recent + node.round
+                node.round = np.zeros(4)
+        self._curves, self._shared = {}, None
+
+    def predict(self, node: int, audio_seconds: float) -> float:
+        """Seconds that `node` will need for a client with `audio_seconds` of audio."""
+        if node not in self._curves:
+            self._curves[node] = self._curve(node)
+        a, b, d = self._curves[node]
+        return a * audio_seconds + b * math.log1p(audio_seconds) + d
+
+    def _curve(self, node: int) -> tuple[float, float, float]:
+        known = self._nodes.get(node)
+        curve = self._shared_curve() if known is None or len(known.window) < FEW else _fit(known.window)
+        if known is not None:
+            predicted = curve @ known.recent[:3]
+            if predicted > 1e-9 * known.recent[3]:  # else it speaks of quite other clients
+                curve = curve * (known.recent[3] / predicted)
+        a, b, d = curve.tolist()
+        return a, b, d
+
+    def _shared_curve(self) -> np.ndarray:
+        if self._shared is None:
+            self._shared = _fit(row for node in self._nodes.values() for row in node.window)
+        return self._shared
+
+
+def _fit(measured: Iterable[np.ndarray]) -> np.ndarray:
+    """The curve (a, b, d), none negative, of rows as in `_Node.window`, with the smallest squared relative errors."""
+    rows = np.array([*measured]).reshape(-1, 4)
+    if not rows[:, 3:].any():
+        return np.array([1.0, 0.0, 0.0])
+    sizes = rows[:, 0] / rows[:, 2]
+    if len(rows) < FEW or sizes.max() < ALIKE * sizes.min():
+        return np.array([rows[:, 3].sum() / max(rows[:, 0].sum(), 1.0), 0.0, 0.0])
+    rows /= rows[:, :1] + rows[:, 2:3]  # x + 1 for each client stands for its time: short clients count as much
+    terms, seconds = rows[:, :3], rows[:, 3]
+    gram, moment = terms.T @ terms, terms.T @ seconds
+    best, explained = np.zeros(3), 0.0
+    for chosen in _TERMS:  # non-negative least squares: the best of all ordinary ones that come out non-negative
+        solution = np.linalg.lstsq(gram[np.ix_(chosen, chosen)], moment[chosen], rcond=None)[0]
+        gain = float(moment[chosen] @ solution)
+        if (solution >= 0).all() and gain > explained:
+            best, explained = np.zeros(3), gain
+            best[chosen] = solution
+    return best

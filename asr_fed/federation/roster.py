@@ -1,0 +1,94 @@
+"""Which nodes there are, and which clients each of them hosts."""
+
+import logging
+import time
+from dataclasses import dataclass, field
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from asr_fed.errors import UserError
+from asr_fed.federation.messages import Hosted, Refused, Report, Setup, query_message, read_report
+
+PAUSE = 0.2  # seconds between two looks for nodes
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Roster:
+    """Nodes that have joined, with what they reported; a node may be away at times.
+
+    A client of a node's own is pinned to it. A simulated client may be hosted by many.
+    """
+
+    setup: Setup
+    nodes: dict[int, Report] = field(default_factory=dict)
+    online: set[int] = field(default_factory=set)
+    clients: dict[str, Hosted] = field(default_factory=dict)  # all that any node has ever hosted
+    refused: dict[int, str] = field(default_factory=dict)
+    _asked: dict[str, int] = field(default_factory=dict)  # queries without an answer, and their nodes
+
+    def hosts(self, client: str) -> list[int]:
+        """The nodes that can train a client now."""
+        return [node for node in sorted(self.online) if client in self.nodes[node].clients]
+
+    def refresh(self, grid: Grid) -> None:
+        """See who is there, ask newcomers for their clients, and note the answers that have come."""
+        there = set(grid.get_node_ids())
+        newcomers = there - self.nodes.keys() - self.refused.keys() - set(self._asked.values())
+        if newcomers:
+            queries = [query_message(node, self.setup) for node in sorted(newcomers)]
+            self._asked |= dict(zip(grid.push_messages(queries), sorted(newcomers), strict=True))
+        if self._asked:
+            for answer in grid.pull_messages(list(self._asked)):
+                self._admit(self._asked.pop(answer.metadata.reply_to_message_id), answer)
+        self.online = there & self.nodes.keys()
+
+    def _admit(self, node: int, answer: Message) -> None:
+        try:
+            if answer.has_error():
+                raise Refused(answer.error.reason or "unknown error")
+            report = read_report(answer)
+            if report.setup != self.setup.sha256:
+                raise Refused("it has another config or tokenizer than this run")
+            if not report.clients:
+                raise Refused("it hosts no client")
+            for other in self.online:
+                shared = self.nodes[other].clients.keys() & report.clients.keys()
+                if shared and (report.own or self.nodes[other].own):
+                    raise Refused(f"{self.nodes[other].name} hosts {min(shared)} too, and it is not simulated")
+        except Refused as refused:
+            self.refused[node] = str(refused)
+            log.warning("node %d was not admitted: %s", node, refused)
+            return
+        self.nodes[node] = report
+        self.clients |= report.clients
+        self.online.add(node)
+
+
+def wait_for_nodes(grid: Grid, setup: Setup, needed: int, seconds: float | None) -> Roster:
+    """The roster once `needed` nodes have joined and all who are there have answered.
+
+    Raises UserError where that takes longer than `seconds`; with None, where all have answered and they are too few.
+    """
+    roster, deadline = Roster(setup), None if seconds is None else time.monotonic() + seconds
+    while True:
+        roster.refresh(grid)
+        late = not roster._asked if deadline is None else time.monotonic() > deadline
+        if len(roster.online) >= needed and (late or not roster._asked):
+            return roster
+        if late:
+            raise UserError(_missing(roster, needed, seconds))
+        time.sleep(PAUSE)
+
+
+def _missing(roster: Roster, needed: int, seconds: float | None) -> str:
+    text = f"{len(roster.online)} of {needed} node(s) joined" + ("" if seconds is None else f" within {seconds:g} s")
+    if roster._asked:
+        text += f"; {len(roster._asked)} more did not answer yet"
+    for node, reason in roster.refused.items():
+        text += f"; node {node} was not admitted: {reason}"
+    if seconds is None:
+        return f"{text}."
+    return f"{text}. Start the missing nodes, or set engine.nodes and engine.wait, and resume."
