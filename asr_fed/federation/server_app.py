@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.serverapp import Grid, ServerApp
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import FedAvg, FedAvgM
 from hydra.utils import instantiate
 
 from asr_fed.checkpoint import load_checkpoint, save_checkpoint
@@ -25,7 +25,7 @@ from asr_fed.federation.cost import CostModel
 from asr_fed.federation.exchange import exchange
 from asr_fed.federation.messages import Timing, pack_vector
 from asr_fed.federation.roster import Roster, wait_for_nodes
-from asr_fed.federation.server_optimizer import FlowerOptimizer, ServerOptimizer
+from asr_fed.federation.server_optimizer import FlowerOptimizer, Momentum, ServerOptimizer
 from asr_fed.federation.setup import setup_of
 from asr_fed.federation.strategy import Share, SumOfUpdates, audio_seconds
 from asr_fed.federation.worker_grid import WorkerGrid
@@ -235,6 +235,8 @@ def learn(strategy: SumOfUpdates, grid: Grid, waited: float) -> None:
 def build_server_optimizer(settings: Any) -> ServerOptimizer:
     """From `server=`: one of Flower's strategies of the FedAvg family, or an object with our own interface."""
     built = instantiate(settings)
+    if type(built) is FedAvgM and built.server_momentum > 0:
+        return Momentum(built.server_learning_rate, built.server_momentum)
     return FlowerOptimizer(built) if isinstance(built, FedAvg) else built
 
 

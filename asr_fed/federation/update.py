@@ -14,6 +14,10 @@ ONE = 1 << FRACTION_BITS
 LIMIT = 1 << 62  # on any sum: an int64 with a bit to spare
 # Entries handled at a time, so that the float64 intermediates stay in the processor's cache.
 CHUNK = 1 << 15
+# x + ROUNDER rounds |x| < 2**51 to a whole number, half to even, and leaves it in the last bits of the float64. That is
+# twice as fast as rint and a conversion.
+ROUNDER = 1.5 * 2.0**52
+ROUNDER_BITS = int(np.float64(ROUNDER).view(np.int64))
 # A smaller weight would leave fewer than 16 bits of a delta of 1, and of most deltas nothing.
 LEAST_WEIGHT = 2.0**-16
 
@@ -59,17 +63,25 @@ def add_client(update: Update, delta: np.ndarray, weight: float, totals: dict[st
         raise UpdateRefused(f"a weight of {weight}, which is not a number of at least {LEAST_WEIGHT:g}")
     if weight * ONE >= LIMIT:
         raise UpdateRefused(f"a weight of {weight}, too large to be summed exactly")
-    largest = float(np.abs(delta).max(initial=0.0))  # NaN and infinity survive max
+    largest = float(max(delta.max(initial=0.0), -delta.min(initial=0.0)))  # NaN and infinity survive
     if not np.isfinite(largest):
         raise UpdateRefused("a delta that is not finite")
     units = fixed(weight)
     peak = int(np.ceil(largest * units)) + 1
     _check_range(update.peak + peak, update.weight + units)
+    buffer = np.empty(min(CHUNK, len(delta)))
     for start in range(0, len(delta), CHUNK):
-        part = delta[start : start + CHUNK].astype(np.float64)
-        part *= units
-        np.rint(part, out=part)
-        update.sums[start : start + CHUNK] += part.astype(np.int64)
+        chunk = delta[start : start + CHUNK]
+        scaled = buffer[: len(chunk)]
+        scaled[:] = chunk
+        scaled *= units
+        if peak < 1 << 51:
+            scaled += ROUNDER
+            whole = scaled.view(np.int64)
+            whole -= ROUNDER_BITS
+        else:
+            whole = np.rint(scaled).astype(np.int64)
+        update.sums[start : start + CHUNK] += whole
     update.weight += units
     update.peak += peak
     _add_totals(update.totals, {"clients": 1, "weight_squared": fixed(weight**2), **totals})
@@ -99,10 +111,8 @@ def merge(updates: Iterable[Update]) -> Update:
 
 def mean_delta(update: Update) -> np.ndarray:
     """sum(a_k * delta_k) / sum(a_k), float32 [state]."""
-    mean = np.empty(len(update.sums), dtype=np.float32)
-    for start in range(0, len(mean), CHUNK):
-        mean[start : start + CHUNK] = update.sums[start : start + CHUNK] / update.weight
-    return mean
+    mean = np.empty(len(update.sums), np.float32)
+    return np.divide(update.sums, update.weight, out=mean, dtype=np.float64, casting="same_kind")
 
 
 def _add_totals(into: dict[str, int], totals: dict[str, int]) -> None:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from asr_fed.checkpoint import load_checkpoint, save_checkpoint
 from asr_fed.federation.server_app import build_server_optimizer
-from asr_fed.federation.server_optimizer import apply_update
+from asr_fed.federation.server_optimizer import FlowerOptimizer, apply_update
 from asr_fed.training.state import StateLayout
 
 # Two parameter tensors of 3 and 4 numbers, then a buffer of 2.
@@ -117,6 +117,18 @@ def test_an_untouched_state_round_trips(settings: dict[str, Any], tmp_path: Path
     optimizer = build_server_optimizer(settings)
     optimizer.load_state_dict(build_server_optimizer(settings).state_dict())
     assert np.isfinite(apply_update(optimizer, START, DELTAS[0], LAYOUT, 1)).all()
+
+
+@pytest.mark.parametrize("settings", [CASES[0][0], CASES[1][0]], ids=NAMES[:2])
+def test_what_is_not_left_to_flower_has_the_bits_of_flowers_own(settings: dict[str, Any]) -> None:
+    own = build_server_optimizer(settings)
+    theirs = FlowerOptimizer(type("Theirs", (type(instantiate(settings)),), {})(**dict(list(settings.items())[1:])))
+    weights = others = START[:7]
+    for number, (delta, afterwards) in enumerate(zip(DELTAS, AFTERWARDS, strict=True), start=1):
+        weights = own.step(weights, delta[:7], LAYOUT, number)
+        others = theirs.step(others, delta[:7], LAYOUT, number)
+        assert weights.tobytes() == others.tobytes()
+        weights, others = weights + afterwards[:7], others + afterwards[:7]
 
 
 def test_lamb_does_not_scale_where_a_norm_is_zero() -> None:

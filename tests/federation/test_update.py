@@ -50,6 +50,13 @@ def test_any_order_and_grouping_gives_the_same_bits(members: list, shuffle: rand
     assert content(singles[0]) == expected
 
 
+@given(deltas, st.floats(2.0**-16, 2.0**29 / 100))
+def test_sums_are_rounded_half_to_even_whatever_their_size(delta: np.ndarray, weight: float) -> None:
+    update = empty(LENGTH)
+    add_client(update, delta, weight, {})
+    np.testing.assert_array_equal(update.sums, np.rint(delta.astype(np.float64) * fixed(weight)).astype(np.int64))
+
+
 @given(clients)
 def test_the_mean_is_that_of_float64(members: list) -> None:
     exact_weights = np.array([weight for _, weight in members])
