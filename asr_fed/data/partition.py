@@ -191,6 +191,11 @@ def summarise(partition: Partition) -> dict[str, Any]:
         }
 
     clients = partition.clients
+    amounts = {
+        "speakers": [len(client.speakers) for client in clients],
+        "utterances": [len(client.utterances) for client in clients],
+        "hours": [client.seconds / 3600 for client in clients],
+    }
     everyone = [utterance for client in clients for utterance in client.utterances]
     return {
         "parts": {
@@ -200,9 +205,7 @@ def summarise(partition: Partition) -> dict[str, Any]:
         "clients": {
             "count": len(clients),
             "with_own_dev": sum(bool(client.dev) for client in clients),
-            "speakers": spread([len(client.speakers) for client in clients]),
-            "utterances": spread([len(client.utterances) for client in clients]),
-            "hours": spread([client.seconds / 3600 for client in clients]),
+            **({name: spread(values) for name, values in amounts.items()} if clients else {}),
         },
         "dropped": {reason: size(utterances) for reason, utterances in partition.dropped.items()},
     }
@@ -230,7 +233,8 @@ def write_partition(partition: Partition, folder: str | Path) -> None:
     summary = json.dumps(summarise(partition), indent=2) + "\n"
     with replacing(folder / "summary.json") as temporary:
         temporary.write_text(summary, encoding="utf-8")
-    draw_histogram(folder / "clients.png", [client.seconds for client in partition.clients])
+    if partition.clients:
+        draw_histogram(folder / "clients.png", [client.seconds for client in partition.clients])
 
     with replacing(folder / "partition.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)

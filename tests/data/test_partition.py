@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from asr_fed.config.schema import ClientsConfig, Deal, GroupBy, PartsConfig, TooSmall, WarmUpRule
 from asr_fed.data.manifest import Utterance
-from asr_fed.data.partition import Partition, partition_speakers, read_partition, summarise, write_partition
+from asr_fed.data.partition import Partition, describe, partition_speakers, read_partition, summarise, write_partition
 from asr_fed.data.partition_report import draw_histogram, gini, spread
 from asr_fed.errors import UserError
 
@@ -398,6 +398,27 @@ def test_a_seed_means_the_same_partition_on_every_machine():
 def test_impossible_demands_are_refused_with_numbers(parts, clients, message):
     with pytest.raises(UserError, match=message):
         partition_speakers(equal_speakers(10), parts, clients, seed=0)
+
+
+def test_where_clients_are_elsewhere_nobody_has_to_be_left_for_them(tmp_path):
+    """The server's parts are those of the whole corpus, whether or not the clients' speech lies here too."""
+    whole = equal_speakers(6)
+    parts = PartsConfig(warm_up_speakers=1, held_out_speakers=1, dev_speakers=1, test_speakers=1)
+    full = partition_speakers(whole, parts, ClientsConfig(), 3)
+    kept = {u.speaker for part in full.server_parts.values() for u in part}
+    split = {u.speaker: name for name in ("dev", "test") for u in full.server_parts[name]}
+    here = [replace(u, split=split.get(u.speaker, "")) for u in whole if u.speaker in kept]
+    (tmp_path / "warm_up.txt").write_text(full.warm_up[0].speaker)
+    listed = str(tmp_path / "warm_up.txt")
+    parts = PartsConfig(held_out_speakers=1, warm_up_file=listed)
+    with pytest.raises(UserError, match="No speaker is left"):
+        partition_speakers(here, parts, ClientsConfig(count=3), 3)
+    server = partition_speakers(here, parts, ClientsConfig(count=3), 3, clients_elsewhere=True)
+    assert server.clients == ()
+    for name, part in server.server_parts.items():
+        assert [u.id for u in part] == [u.id for u in full.server_parts[name]]
+    write_partition(server, tmp_path)
+    assert read_partition(tmp_path) == server and "0 clients" in describe(server)
 
 
 def test_an_empty_manifest_and_repeated_ids_are_refused():

@@ -1,0 +1,105 @@
+"""Who is admitted, who hosts whom, and how long the server waits."""
+
+import time
+from collections.abc import Iterable
+
+import pytest
+from flwr.app import Error, Message
+
+from asr_fed.errors import UserError
+from asr_fed.federation.flower_private import identify_process, set_message_id
+from asr_fed.federation.messages import Hosted, Report, Setup, report_message
+from asr_fed.federation.roster import Roster, wait_for_nodes
+
+SETUP = Setup("seed: 1\n", b"tokens")
+SPEECH = Hosted(3, 10.0, 1.0)
+
+
+class Network:
+    """A grid whose nodes answer with these reports; None: not yet, a text: an error."""
+
+    def __init__(self, **nodes: Report | str | None) -> None:
+        identify_process(run_id=1, node_id=0)
+        self.nodes = {int(name[1:]): report for name, report in nodes.items()}
+        self.asked: dict[str, Message] = {}
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self.nodes)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        ids = []
+        for message in messages:
+            ids.append(str(len(self.asked)))
+            set_message_id(message, ids[-1])
+            self.asked[ids[-1]] = message
+        return ids
+
+    def pull_messages(self, ids: Iterable[str]) -> list[Message]:
+        answers = []
+        for name in ids:
+            query = self.asked[name]
+            report = self.nodes[query.metadata.dst_node_id]
+            if isinstance(report, str):
+                answers.append(Message(Error(1, report), reply_to=query))
+            elif report is not None:
+                answers.append(report_message(query, report))
+        return answers
+
+
+def silo(name: str, *clients: str, setup: Setup = SETUP) -> Report:
+    return Report(name, True, setup.sha256, dict.fromkeys(clients, SPEECH))
+
+
+def virtual(*clients: str) -> Report:
+    return Report("virtual", False, SETUP.sha256, dict.fromkeys(clients, SPEECH))
+
+
+def joined(network: Network, needed: int = 1, seconds: float | None = None) -> Roster:
+    return wait_for_nodes(network, SETUP, needed, seconds)  # type: ignore[arg-type]
+
+
+def test_own_clients_are_pinned_and_simulated_ones_run_on_any_node_that_hosts_them() -> None:
+    roster = joined(Network(n1=silo("clinic", "a"), n2=virtual("b", "c"), n3=virtual("b")), needed=3)
+    assert (roster.hosts("a"), roster.hosts("b"), roster.hosts("c")) == ([1], [2, 3], [2])
+    assert roster.clients.keys() == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize(
+    ("report", "reason"),
+    [
+        (silo("clinic", "b", setup=Setup("seed: 2", b"tokens")), "another config or tokenizer"),
+        (silo("clinic"), "hosts no client"),
+        (silo("clinic", "a"), "hosts a too, and it is not simulated"),
+        (virtual("a", "b"), "hosts a too, and it is not simulated"),
+        ("its manifest is missing", "its manifest is missing"),
+    ],
+)
+def test_a_node_that_does_not_fit_is_not_admitted(report: Report | str, reason: str) -> None:
+    network = Network(n1=silo("hospital", "a"), n2=report)
+    roster = joined(network)
+    assert roster.online == {1} and reason in roster.refused[2]
+    with pytest.raises(UserError, match=rf"1 of 2 node\(s\) joined; node 2 was not admitted: .*{reason}"):
+        joined(network, needed=2)
+
+
+def test_waiting_is_bounded_and_names_what_is_missing() -> None:
+    network, started = Network(n1=silo("hospital", "a"), n2=None), time.monotonic()
+    with pytest.raises(UserError, match=r"1 of 2 node\(s\) joined within 0.5 s; 1 more did not answer.*engine.nodes"):
+        joined(network, needed=2, seconds=0.5)
+    assert time.monotonic() - started < 5
+    assert joined(network, needed=1, seconds=0.5).online == {1}  # the other may still come
+
+
+def test_nodes_come_late_and_go_and_come_back() -> None:
+    network = Network(n1=silo("hospital", "a"), n2=None)
+    roster = joined(network, seconds=0.1)
+    network.nodes[2] = silo("clinic", "b")
+    roster.refresh(network)  # type: ignore[arg-type]
+    assert roster.online == {1, 2} and len(network.asked) == 2
+    gone = network.nodes.pop(1)
+    roster.refresh(network)  # type: ignore[arg-type]
+    assert roster.hosts("a") == [] and roster.hosts("b") == [2]
+    assert roster.clients.keys() == {"a", "b"}, "it is still missed"
+    network.nodes[5] = gone  # under another id, as after losing its key
+    roster.refresh(network)  # type: ignore[arg-type]
+    assert roster.hosts("a") == [5]
