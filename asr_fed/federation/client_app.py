@@ -163,6 +163,8 @@ def client_totals(result: ClientResult) -> dict[str, int]:
     """The numbers besides a_k * delta_k and a_k that are summed over clients: all that leaves a client."""
     if not np.isfinite(result.loss):
         raise UpdateRefused(f"a loss of {result.loss}")
+    if result.words.errors < 0 or result.words.units < 0:
+        raise UpdateRefused(f"a WER of {result.words.errors} errors in {result.words.units} words")
     return {
         "loss": fixed(result.loss),
         "word_errors": result.words.errors,

@@ -1,6 +1,8 @@
 """A node: many clients in, one update out, and one client's trouble is its own."""
 
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,8 +10,9 @@ import numpy as np
 import pytest
 
 from asr_fed.data.partition import Client
+from asr_fed.evaluation.wer import ErrorCounts
 from asr_fed.experiment import Experiment
-from asr_fed.federation.client_app import client_totals, train_clients
+from asr_fed.federation.client_app import Contribution, client_totals, train_clients
 from asr_fed.federation.messages import Order
 from asr_fed.federation.update import Update, UpdateRefused, merge
 from asr_fed.federation.weighting import NumExamples, WerSoftmax
@@ -123,6 +126,54 @@ def test_a_loss_that_is_not_finite_is_refused() -> None:
 
     with pytest.raises(UpdateRefused, match="loss of nan"):
         client_totals(trained(loss=float("nan")))
+
+
+def test_a_wer_below_zero_is_refused_and_one_above_one_weighs_as_one() -> None:
+    from tests.federation.test_weighting import trained
+
+    with pytest.raises(UpdateRefused, match="WER of -3 errors in 10 words"):
+        client_totals(replace(trained(), words=ErrorCounts(0, -3, 0, 10)))
+    twice = replace(trained(), words=ErrorCounts(0, 0, 20, 10))
+    assert client_totals(twice)["word_errors"] == 20 and WerSoftmax()(twice) == 1.0
+
+
+def test_a_delta_of_another_shape_is_named_and_touches_no_other(node: PlainNode, weights: np.ndarray) -> None:
+    names = tuple(node.clients)
+
+    def train_badly(name: str, order: Order) -> Contribution:
+        own = node.train(name, order)
+        return replace(own, delta=own.delta[:-1]) if name == names[2] else own
+
+    update, failures = train_clients(train_badly, Order(1, 0.1, names, weights))
+    healthy, _ = train(node, weights, [name for name in names if name != names[2]])
+    assert list(failures) == [names[2]] and "shape" in failures[names[2]]
+    assert content(update) == content(healthy)
+
+
+def test_a_client_that_eats_all_memory_is_named_and_touches_no_other(node: PlainNode, weights: np.ndarray) -> None:
+    """Under a real limit of the process's memory."""
+    names = tuple(node.clients)
+
+    def train_greedily(name: str, order: Order) -> Contribution:
+        if name == names[1]:
+            with little_memory():
+                np.ones(1 << 33)
+        return node.train(name, order)
+
+    update, failures = train_clients(train_greedily, Order(1, 0.1, names, weights))
+    healthy, _ = train(node, weights, [name for name in names if name != names[1]])
+    assert list(failures) == [names[1]] and "MemoryError at" in failures[names[1]]
+    assert content(update) == content(healthy)
+
+
+@contextmanager
+def little_memory() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 34, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def test_faults_of_the_tests_do_what_they_say(tmp_path: Path) -> None:
