@@ -12,13 +12,18 @@ ARRAY = "ndarray as tensor"  # the one key of a dict that stands for a numpy arr
 
 
 def save_checkpoint(content: Any, path: Path) -> None:
-    """Write whole or not at all (see `replacing`).
+    """Write whole or not at all (see `replacing`, also for what it raises).
 
     `content` is made of dicts, lists, numbers, strings, bytes, tensors and numpy arrays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        torch.save(_pack(content), temporary)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(_pack(content), file)
+        except RuntimeError as error:  # torch closes its archive after a failed write, and complains of that only
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_checkpoint(path: Path) -> Any:

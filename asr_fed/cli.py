@@ -4,12 +4,22 @@ Everything behind the config file is Hydra's: overrides, `--cfg job`, `--multiru
 """
 
 import os
+import shlex
+import signal
 import sys
+import traceback
+from multiprocessing import active_children
 from pathlib import Path
+from typing import Any
 
 import hydra
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -17,7 +27,10 @@ from asr_fed.config.check import check_config, explain
 from asr_fed.config.files import experiments_folder
 from asr_fed.config.schema import Config
 from asr_fed.errors import UserError
+from asr_fed.files import NoRoom, is_no_room
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PATIENCE = 15  # seconds for a clean stop; after that the process ends as it is, and its workers with it
 USAGE = """\
 Federated training of end-to-end speech recognisers.
 
@@ -33,19 +46,37 @@ Keys people change most:
   federation=cross_silo|cross_device   federation.rounds=N  federation.cohort=N  federation.local_epochs=N
   weighting=wer_softmax|loss_softmax|num_examples|uniform
   model=crdnn|small|tiny          server=fed_avg|fed_avgm|fed_adam|fed_yogi|fed_adagrad|lamb
-  engine.workers=N  engine.threads_per_worker=N  device=auto|cpu|cuda|mps  seed=N
+  engine=local|ray|deployment     engine.workers=N  engine.threads_per_worker=N
+  device=auto|cpu|cuda|mps        seed=N
 
   EXPERIMENT.yaml --help          all keys of an experiment and the choices of each group
   EXPERIMENT.yaml --cfg job       the config as it would run
-  EXPERIMENT.yaml --multirun weighting=num_examples,wer_softmax   one run after another
+  EXPERIMENT.yaml --multirun weighting=num_examples,wer_softmax   one run after another, compared at the end
 """
 
 
+class Stopped(KeyboardInterrupt):
+    """The first Ctrl-C or SIGTERM, raised wherever the main thread is. `status` is what to exit with."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.status = 128 + signal_number
+
+
+class OurGroups(SearchPathPlugin):
+    """An experiment of one's own, wherever its file lies, may use our groups."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append("asr_fed", f"file://{experiments_folder()}")
+
+
 def main() -> None:
-    """Entry point. Exits with 2 where the user has something to correct, 130 after Ctrl-C."""
+    """Entry point. Exits with 2 where the user has something to correct, 130 after Ctrl-C, 143 after SIGTERM."""
+    stop_on_signals()
     try:
         sys.argv[1:] = hydra_arguments(sys.argv[1:])
         ConfigStore.instance().store("schema", Config)
+        Plugins.instance().register(OurGroups)
         os.environ["HYDRA_FULL_ERROR"] = "1"  # give us the exception, not a report of it
         os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
         hydra.main(version_base="1.3", config_path=None)(_run)()
@@ -53,21 +84,79 @@ def main() -> None:
         _fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         _fail(explain(error))
-    except KeyboardInterrupt:
-        print("\nStopped. Continue with the same command, resume=true and this run_dir.", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        sys.exit(stop.status if isinstance(stop, Stopped) else 128 + signal.SIGINT)
 
 
-def _run(config: DictConfig) -> None:
+def stop_on_signals() -> None:
+    """From now on the first Ctrl-C or SIGTERM raises Stopped in the main thread; a second ends the process at once."""
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and the background of a shell have it
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, frame: object) -> None:
+    for each in STOP_SIGNALS:
+        signal.signal(each, signal.SIG_DFL)
+    # Python may lose an exception that comes at a bad moment, or leave a lock behind that everybody waits for then.
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(Stopped(number).status))
+    signal.alarm(PATIENCE)
+    for worker in active_children():  # else the way out may lead past somebody who waits for their work
+        worker.terminate()
+    # Not print, which may be what was interrupted. A second signal leaves nobody to show the cursor again.
+    os.write(2, b"\nStopping. Once more to end at once.\n" + (b"\x1b[?25h" if os.isatty(2) else b""))
+    raise Stopped(number)
+
+
+def _run(config: DictConfig) -> dict[str, Any]:
+    """One run; returns its summary. In a sweep {"failed": why} where there is none, so that the others go on."""
+    hydra_config = HydraConfig.get()
+    sweep = hydra_config.mode is RunMode.MULTIRUN
     try:
         check_config(config)
-        from asr_fed.train import train  # torch, SpeechBrain and Flower: seconds that --help need not wait for
-
-        train(OmegaConf.to_object(config))  # type: ignore[arg-type]
-    except UserError as error:  # here, since Hydra would print a line of its own about it
-        _fail(str(error))
+        if sweep:  # the time of day in its name is that of the sweep
+            config.run_dir = f"{config.run_dir}-{hydra_config.job.num}"
+        return _train(config)
+    except UserError as error:
+        message = str(error)
     except OmegaConfBaseException as error:
-        _fail(explain(error))
+        message = explain(error)
+    except Exception as error:
+        if not sweep:
+            raise
+        traceback.print_exc()
+        message = f"{type(error).__name__}: {error}"
+    if not sweep:
+        _fail(message)  # here, since Hydra would print a line of its own about the exception
+    print(f"asr-fed: run {hydra_config.job.num} of the sweep failed: {message}", file=sys.stderr)
+    return {"failed": message}
+
+
+def _train(config: DictConfig) -> dict[str, Any]:
+    """Train, and where that is cut short say how to go on. Raises UserError for what the user can put right."""
+    from asr_fed.train import train  # torch, SpeechBrain and Flower: seconds that --help need not wait for
+
+    try:
+        return train(OmegaConf.to_object(config))  # type: ignore[arg-type]
+    except KeyboardInterrupt:
+        print(f"Stopped. {_how_to_go_on(config.run_dir)}", file=sys.stderr)
+        raise
+    except NoRoom as error:
+        raise NoRoom(f"{error} Make room. {_how_to_go_on(config.run_dir)}") from error
+    except OSError as error:  # from a file that need not be whole, such as TensorBoard's
+        if not is_no_room(error):
+            raise
+        raise NoRoom(f"There is no room left: {error}. Make room. {_how_to_go_on(config.run_dir)}") from error
+
+
+def _how_to_go_on(run_dir: str) -> str:
+    if not (Path(run_dir) / "config.yaml").is_file():
+        return "Nothing has been begun: give the same command again."
+    hydra_config, words = HydraConfig.get(), ["resume=true", f"run_dir={run_dir}"]
+    if hydra_config.mode is not RunMode.MULTIRUN:
+        return f"The last checkpoint is whole. Continue with the same command, {shlex.join(words)}"
+    words = [word for word in hydra_config.overrides.task if not word.startswith("run_dir=")] + words
+    return f"The last checkpoint is whole. Continue this run alone, without --multirun: {shlex.join(words)}"
 
 
 def hydra_arguments(arguments: list[str]) -> list[str]:
@@ -94,12 +183,12 @@ def hydra_arguments(arguments: list[str]) -> list[str]:
         "--config-name",
         path.stem,
         *overrides,
-        f"hydra.searchpath=[file://{experiments}]",  # an experiment of one's own may use our groups
         "hydra.help.app_name=asr-fed",
         "hydra.run.dir=.",
         "hydra.output_subdir=null",
-        "hydra.sweep.dir=outputs/multirun",
+        "hydra.sweep.dir=outputs/multirun/${now:%Y%m%d-%H%M%S}",
         "hydra.sweep.subdir=.",
+        "+hydra.callbacks.comparison._target_=asr_fed.comparison.Comparison",
         "hydra/job_logging=none",
         "hydra/hydra_logging=none",
     ]

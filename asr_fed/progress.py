@@ -1,5 +1,6 @@
 """What a person sees while a run lasts: bars below, one readable line a step above them, TensorBoard beside."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ class RunProgress:
 
     def __exit__(self, *exception: object) -> None:
         self.bars.stop()
-        self._board.close()
+        with suppress(OSError):  # a full disk has been told of by then, with the name of the file
+            self._board.close()
 
     def say(self, text: str | Table) -> None:
         self.console.print(text, soft_wrap=True)

@@ -31,7 +31,7 @@ from rich.text import Text
 from asr_fed.data.manifest import Utterance, hours, write_manifest
 from asr_fed.errors import UserError
 from asr_fed.files import replacing
-from asr_fed.processes import available_cores, start_worker
+from asr_fed.processes import available_cores, deaf_to_ctrl_c, start_worker
 from data_prep.text import Rules, normalise, rules_for
 
 CACHE, REPORT = "preparation_cache.jsonl", "preparation.json"  # beside the manifest
@@ -263,7 +263,9 @@ def _decode(files: list[_File], workers: int) -> Iterator[list[tuple[str, Probe]
         min(workers, len(chunks)), multiprocessing.get_context("spawn"), initializer=start_worker
     )
     try:
-        for future in as_completed([pool.submit(_probe_chunk, chunk) for chunk in chunks]):
+        with deaf_to_ctrl_c():
+            futures = [pool.submit(_probe_chunk, chunk) for chunk in chunks]
+        for future in as_completed(futures):
             yield future.result()
     except BrokenProcessPool as error:
         raise UserError(

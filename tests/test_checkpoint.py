@@ -2,10 +2,13 @@
 
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,9 @@ import pytest
 import torch
 
 from asr_fed.checkpoint import load_checkpoint, save_checkpoint
+from asr_fed.errors import UserError
+from asr_fed.files import NoRoom, replacing
+from asr_fed.run_dir import write_history, write_summary
 
 
 def test_nested_content_comes_back_with_its_types(tmp_path: Path) -> None:
@@ -48,6 +54,50 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
         save_checkpoint({"n": lambda: 0}, path)
     assert load_checkpoint(path) == {"n": 1}
+    assert os.listdir(tmp_path) == ["a.pt"]
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Writes beyond `size` bytes of a file fail, as on a full disk, which only root could arrange for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("size", [0, 100, 5_000, 400_000], ids=lambda size: f"{size} bytes of room")
+def test_a_full_disk_leaves_the_old_checkpoint_and_is_told(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "a.pt"
+    save_checkpoint({"n": 1}, path)
+    with room_for(size), pytest.raises(NoRoom, match=r"no room left for .*a\.pt"):
+        save_checkpoint({"n": 2, "tensor": torch.ones(100_000), "array": np.ones(3)}, path)
+    assert load_checkpoint(path) == {"n": 1}
+    assert os.listdir(tmp_path) == ["a.pt"]
+
+
+def test_a_full_disk_leaves_the_old_history_and_summary(tmp_path: Path) -> None:
+    write_history(tmp_path, [{"round": 1}])
+    write_summary(tmp_path, {"rounds": 1})
+    old = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with room_for(10):
+        with pytest.raises(NoRoom, match=r"history\.jsonl"):
+            write_history(tmp_path, [{"round": 1}, {"round": 2}])
+        with pytest.raises(NoRoom, match=r"summary\.json"):
+            write_summary(tmp_path, {"rounds": 2})
+        with pytest.raises(NoRoom), replacing(tmp_path / "a.npy") as temporary, temporary.open("wb") as file:
+            np.save(file, np.ones(10_000))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == old
+
+
+def test_a_file_that_cannot_be_written_for_another_reason_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").mkdir()
+    (tmp_path / "a.pt" / "in_the_way").touch()
+    with pytest.raises(UserError, match=r"a\.pt cannot be written") as raised:
+        save_checkpoint({"n": 1}, tmp_path / "a.pt")
+    assert not isinstance(raised.value, NoRoom)
     assert os.listdir(tmp_path) == ["a.pt"]
 
 

@@ -26,7 +26,7 @@ from asr_fed.config.schema import FeatureConfig
 from asr_fed.data.manifest import Utterance
 from asr_fed.errors import UserError
 from asr_fed.files import replacing
-from asr_fed.processes import start_worker
+from asr_fed.processes import deaf_to_ctrl_c, start_worker
 
 SHARD_UTTERANCES = 256
 VERSION = 1  # of the file format and of the computation below
@@ -70,7 +70,9 @@ def build_features(
         with ProcessPoolExecutor(
             max(1, min(processes, len(missing))), mp_context=get_context("spawn"), initializer=start_worker
         ) as pool:
-            for _ in track(pool.map(_build_shard, missing), description="Features", total=len(missing)):
+            with deaf_to_ctrl_c():
+                shards = pool.map(_build_shard, missing)
+            for _ in track(shards, description="Features", total=len(missing)):
                 pass
     offsets = {}
     for job in jobs:

@@ -14,7 +14,7 @@ from flwr.app import Message
 from asr_fed.errors import UserError
 from asr_fed.federation.flower_private import identify_process
 from asr_fed.federation.worker_grid import RUN, Answer, ClientDone, Event, Ready, WorkerError, WorkerLost
-from asr_fed.processes import start_worker
+from asr_fed.processes import deaf_to_ctrl_c, start_worker
 
 PATIENCE = 5  # seconds that a worker has to end
 
@@ -50,7 +50,8 @@ class LocalPool:
             name=f"asr_fed worker {node}",
             daemon=True,
         )
-        process.start()
+        with deaf_to_ctrl_c():
+            process.start()
         there.close()
         self._workers[node] = _Worker(process, here)
 
