@@ -167,6 +167,14 @@ def test_one_worker_ends_in_the_same_weights_as_two(desk: Desk, finished: subpro
     assert same_result(desk, "one_worker")
 
 
+def test_ray_ends_in_the_same_weights_as_worker_processes(
+    desk: Desk, finished: subprocess.CompletedProcess[str]
+) -> None:
+    completed = desk.train("ray", "engine=ray", "engine.workers=2")
+    assert completed.returncode == 0, completed.stderr
+    assert same_result(desk, "ray")
+
+
 def same_result(desk: Desk, run_dir: str) -> bool:
     """The same bits, by way of the same rounds: all that does not measure time or size."""
     own, straight = (

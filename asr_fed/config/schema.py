@@ -303,8 +303,9 @@ class EngineConfig:
     """
 
     kind: EngineKind = EngineKind.local
-    workers: int | None = None  # null: what the cores have room for; on a GPU, as many as make it faster
+    workers: int | None = None  # null: by cores; on a GPU by measurement; in a Ray cluster as many as it holds
     threads_per_worker: int = 1
+    gpus_per_worker: float = 0.0  # ray: what a worker takes of a GPU
     server_threads: int = 1  # part of what makes a run repeatable, as threads_per_worker is
     address: str | None = None  # ray: auto or host:port, null for a cluster of its own; deployment: the SuperLink
     certificates: str | None = None  # deployment: folder with ca.crt; null: no TLS

@@ -22,8 +22,8 @@ def open_workers(experiment: Experiment, on_client: Callable[[str], None] = lamb
     if engine.kind is EngineKind.ray:
         from asr_fed.federation.ray_pool import RayPool  # Ray is an extra
 
-        pool = RayPool(opened, engine.address, engine.threads_per_worker)
-        workers = engine.workers or pool.room()
+        pool = RayPool(opened, engine.address, engine.threads_per_worker, engine.gpus_per_worker)
+        workers = engine.workers or max(1, pool.room())
     else:
         pool = LocalPool(opened, engine.threads_per_worker)
         workers = pick_workers(experiment)

@@ -28,6 +28,7 @@ OpenWorker = Callable[[int, Callable[[str, float], None], Callable[[], bool]], H
 class _Worker:
     process: BaseProcess
     pipe: Connection
+    sent: int = 0  # messages; the number of the newest
 
 
 class LocalPool:
@@ -56,8 +57,10 @@ class LocalPool:
         self._workers[node] = _Worker(process, here)
 
     def send(self, node: int, message: Message) -> None:
+        worker = self._workers[node]
+        worker.sent += 1
         with suppress(OSError):  # it died before it could read: `receive` sees the closed pipe
-            self._workers[node].pipe.send(message)
+            worker.pipe.send((worker.sent, message))
 
     def receive(self, nodes: Collection[int], timeout: float | None) -> list[tuple[int, Event]]:
         pipes = {self._workers[node].pipe: node for node in nodes}
@@ -65,7 +68,9 @@ class LocalPool:
         for pipe in wait(list(pipes), timeout):
             node = pipes[cast(Connection, pipe)]
             try:
-                events.append((node, cast(Connection, pipe).recv()))
+                number, event = cast(Connection, pipe).recv()
+                if number in (None, self._workers[node].sent):
+                    events.append((node, event))
             except (EOFError, OSError):
                 process = self._workers[node].process
                 process.join(PATIENCE)
@@ -90,21 +95,26 @@ def _work(pipe: Connection, open_worker: bytes, node: int, threads: int) -> None
 
     torch.set_num_threads(threads)
     identify_process(run_id=RUN, node_id=node)
+    number: int | None = None  # of the message that is worked on
+
+    def tell(event: Event) -> None:
+        pipe.send((number, event))
+
     with suppress(EOFError, OSError):  # the pipe closes when the work is over
         try:
             opened: OpenWorker = pickle.loads(open_worker)  # now, since it imports much
-            handle = opened(node - 1, lambda client, seconds: pipe.send(ClientDone(client, seconds)), pipe.poll)
+            handle = opened(node - 1, lambda client, seconds: tell(ClientDone(client, seconds)), pipe.poll)
         except Exception as error:
-            pipe.send(WorkerError(f"worker {node} could not start: {describe_error(error)}"))
+            tell(WorkerError(f"worker {node} could not start: {describe_error(error)}"))
             raise
-        pipe.send(Ready())
+        tell(Ready())
         while True:
-            message = pipe.recv()
+            number, message = pipe.recv()
             try:
                 event: Event = Answer(handle(message))
             except Exception as error:
                 event = WorkerError(f"worker {node} could not handle a message: {describe_error(error)}")
-            pipe.send(event)
+            tell(event)
 
 
 def describe_error(error: Exception) -> str:

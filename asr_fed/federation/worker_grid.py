@@ -6,6 +6,7 @@ dies, hangs or answers nonsense is decided here, once for all pools.
 """
 
 import itertools
+import logging
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -24,7 +25,9 @@ WORKER_ERROR, WORKER_LOST, TIMED_OUT = 1, 2, 3
 STRIKES = 2  # a client in whose training a worker died so often is left out
 STARTS = 2  # a worker that dies so often before it is ready is given up
 REPLACEMENTS = 6  # of a worker over one message
-PULSE = 0.1  # seconds that `pull_messages` waits for something to arrive
+PULSE = 0.1  # seconds that `pull_messages` waits for a reply
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,10 @@ class Pool(Protocol):
         ...
 
     def receive(self, nodes: Collection[int], timeout: float | None) -> list[tuple[int, Event]]:
-        """What has arrived from these workers; waits for the first event, but at most `timeout` seconds."""
+        """What has arrived from these workers; waits for the first event, but at most `timeout` seconds.
+
+        Nothing about a superseded message comes.
+        """
         ...
 
     def close(self) -> None:
@@ -99,7 +105,7 @@ class WorkerGrid(Grid):
 
     A worker that dies is replaced and its clients are trained again; a client over which workers die twice is left
     out and named as failed. Where `client_timeout` is given, a worker that takes longer over one client is stuck: it
-    is replaced, and the client left out.
+    is replaced, and the client left out. A worker that cannot be started any more is given up.
 
     Args:
         pool: keeps the workers.
@@ -163,10 +169,10 @@ class WorkerGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Replies that have arrived, each once; waits a moment where there are none yet."""
-        wanted = list(message_ids)
-        if not self._replies.keys() & set(wanted):
-            self._receive(PULSE)
-        return [self._replies.pop(message_id) for message_id in wanted if message_id in self._replies]
+        wanted, deadline = set(message_ids), time.monotonic() + PULSE
+        while not self._replies.keys() & wanted and (remaining := deadline - time.monotonic()) > 0:
+            self._receive(remaining)
+        return [self._replies.pop(message_id) for message_id in sorted(self._replies.keys() & wanted, key=int)]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Hand out the messages and wait for the replies, at most `timeout` seconds."""
@@ -234,6 +240,8 @@ class WorkerGrid(Grid):
             pending.starts += 1
             if pending.starts > STARTS:
                 self._fail(node, WORKER_LOST, reason)
+                self._nodes.remove(node)  # others will train its clients
+                log.warning("worker %d is given up: %s", node, reason)
                 return
         else:
             suspect = next((client for client in order_clients(pending.message) if client not in pending.done), None)
