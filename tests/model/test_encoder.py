@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from asr_fed.model.encoder import Encoder, bidirectional_lstm
+from asr_fed.model.encoder import Encoder, bidirectional_lstm, convolve
 from tests.tiny import tiny_model_config
 
 LENGTHS = [37, 4, 61, 60, 1, 23]
@@ -77,6 +77,26 @@ def test_a_batch_of_one_short_utterance_can_be_trained_on() -> None:
     states, _ = model(padded([5]), torch.tensor([5]))
     states.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, {"cnn_kernel": [3, 5]}, {"cnn_kernel": [5, 3], "pool_2d": True}], ids=str)
+def test_convolutions_are_speechbrains_forward_and_backward(shape: dict[str, object]) -> None:
+    """In training, with the same units dropped."""
+    block = encoder(**shape).train().double().crdnn.CNN["block_0"]
+    outputs, gradients = [], []
+    for call in (block, lambda x: convolve(block, x)):
+        x = torch.randn(3, 20, 16, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(4)).requires_grad_()
+        block.zero_grad()
+        torch.manual_seed(5)
+        y = call(x if call is not block else x.squeeze(-1))
+        y.sin().sum().backward()
+        outputs.append(y.detach())
+        gradients.append([x.grad, *(p.grad.clone() for p in block.parameters() if p.grad is not None)])
+    assert outputs[0].eq(0).any(), "nothing was dropped"
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-12, rtol=0)
+    assert len(gradients[0]) == len(gradients[1]) == 9
+    for expected, computed in zip(*gradients, strict=True):
+        torch.testing.assert_close(expected, computed, atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize("layers", [1, 3])
