@@ -119,7 +119,7 @@ def explain(error: Exception) -> str:
             return f"{cause.full_key} is not set in the config file: add it with +{cause.full_key}=..."
         where = f" ({text.splitlines()[0]})" if "In '" in text else ""
         hint = f" An argument of a _target_ is added with +{cause.full_key}=..." if _in_target(cause.full_key) else ""
-        return f"There is no key {cause.full_key!r}{where}.{_nearest(cause.full_key, _all_keys())}{hint}"
+        return f"There is no key {cause.full_key!r}{where}.{nearest(cause.full_key, _all_keys())}{hint}"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return f"{cause.full_key}: {(cause.msg or str(cause)).splitlines()[0]}."
     return text
@@ -129,7 +129,7 @@ def _in_target(key: str) -> bool:
     return key.rpartition(".")[0].rpartition(".")[2] in ("optimizer", "prepare", "weighting", "server")
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def nearest(name: str, known: list[str]) -> str:
     by_leaf = {key.rsplit(".", 1)[-1]: key for key in known}
     found = difflib.get_close_matches(name, known, 1, cutoff=0.6)
     found = found or [by_leaf[leaf] for leaf in difflib.get_close_matches(name.rsplit(".", 1)[-1], by_leaf, 1)]
@@ -188,7 +188,7 @@ def _check_target(path: str, node: DictConfig) -> None:
         if accepted is not None and key not in accepted:
             raise UserError(
                 f"There is no key '{path}.{key}': {node['_target_']} takes "
-                f"{', '.join(accepted) or 'no arguments'}.{_nearest(key, list(accepted))}"
+                f"{', '.join(accepted) or 'no arguments'}.{nearest(key, list(accepted))}"
             )
         kind = (accepted or {}).get(key)
         if not _fits(node[key], kind):

@@ -191,7 +191,7 @@ def summarise(partition: Partition) -> dict[str, Any]:
         }
 
     clients = partition.clients
-    amounts = {
+    amounts: dict[str, list[float]] = {
         "speakers": [len(client.speakers) for client in clients],
         "utterances": [len(client.utterances) for client in clients],
         "hours": [client.seconds / 3600 for client in clients],

@@ -85,7 +85,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that a node spent on an order: at work, and on starting the process that received it."""
+    """Seconds that a node spent on an order: `busy` training, and `start` on all before and after that."""
 
     busy: float = 0.0
     start: float = 0.0
@@ -228,12 +228,6 @@ def add_failures(reply: Message, failures: Mapping[str, str]) -> None:
     record: Any = reply.content["failures"]
     named = dict(zip(record["clients"], record["reasons"], strict=True))
     reply.content["failures"] = _failures(named | dict(failures))
-
-
-def add_start_seconds(reply: Message, seconds: float) -> None:
-    """Note how long the process that received an order took to start, in place."""
-    timing: Any = reply.content["timing"]
-    reply.content["timing"] = MetricRecord({"busy": timing["busy"], "start": seconds})
 
 
 def read_reply(message: Message, clients: Sequence[str], length: int) -> Reply:

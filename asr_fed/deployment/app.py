@@ -1,0 +1,12 @@
+"""The ClientApp that a run ships: it does nothing. Our nodes never load it; another SuperNode gets told why."""
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+app = ClientApp()
+
+
+@app.query()
+@app.train()
+def refuse(message: Message, context: Context) -> Message:
+    raise RuntimeError("This federation wants a node started by: python -m asr_fed.deployment node NODE.yaml")

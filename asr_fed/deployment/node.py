@@ -1,0 +1,84 @@
+"""A node: Flower's SuperNode for the line to the server, and a resident that answers what comes over it."""
+
+import secrets
+import socket
+import time
+from pathlib import Path
+
+from asr_fed.deployment.flower import end_process, start_flower, tail
+from asr_fed.deployment.resident import Resident
+from asr_fed.deployment.settings import NodeSettings
+from asr_fed.deployment.supernode_tasks import SuperNodeTasks
+from asr_fed.errors import UserError
+from asr_fed.run_dir import exclusive
+
+LOCAL = "127.0.0.1"
+PAUSE = 0.2  # seconds between two looks for messages
+NOT_ADMITTED = "Failed to activate SuperNode"  # in its log, where the server does not know the key
+
+
+def run_node(settings: NodeSettings) -> None:
+    """Take part in federations until interrupted.
+
+    Raises UserError where the node cannot start, or its SuperNode ends.
+    """
+    folder = Path(settings.folder)
+    with exclusive(folder / ".lock", f"Another node is running in {folder}."), Resident(settings, _say) as resident:
+        secret, log = secrets.token_bytes(32), folder / "supernode.log"
+        port = _free_port()
+        supernode = start_flower(
+            "flower-supernode", _arguments(settings, _write_secret(folder, secret), port), home=folder / "home", log=log
+        )
+        try:
+            _say(f"node {settings.name}: looking for the server at {settings.superlink}")
+            tasks = SuperNodeTasks(f"{LOCAL}:{port}", secret)
+            while supernode.is_alive():
+                try:
+                    task = tasks.next()
+                    if task is not None:
+                        with task.signs_of_life():
+                            reply = resident.answer(task.message)
+                        task.answer(reply)
+                        continue
+                except ConnectionError:  # it is starting, or ending
+                    supernode.join(1)
+                time.sleep(PAUSE)
+        finally:
+            end_process(supernode)
+    if NOT_ADMITTED in tail(log):
+        raise UserError(
+            f"The server at {settings.superlink} does not know the key of this node. Its operator registers "
+            f"{settings.key}.pub: python -m asr_fed.deployment register. The end of {log}:\n{tail(log)}"
+        )
+    raise UserError(f"The SuperNode ended (exit code {supernode.exitcode}). The end of {log}:\n{tail(log)}")
+
+
+def _arguments(settings: NodeSettings, secret: Path, port: int) -> list[str]:
+    line = ["--superlink", settings.superlink]
+    if settings.certificate is None:
+        line.append("--insecure")
+    else:
+        line += ["--root-certificates", settings.certificate, "--auth-supernode-private-key", str(settings.key)]
+    return [
+        *line,
+        *("--isolation", "process"),  # messages are for this process, not for code that comes with them
+        *("--host", LOCAL, "--port", str(port), "--superexec-auth-secret-file", str(secret)),
+    ]
+
+
+def _write_secret(folder: Path, secret: bytes) -> Path:
+    path = folder / "secret"
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_bytes(secret)
+    return path
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOCAL, 0))
+        return int(probe.getsockname()[1])
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
