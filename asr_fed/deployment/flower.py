@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
@@ -32,24 +32,35 @@ def environment(home: Path) -> dict[str, str]:
     }
 
 
-def start_flower(command: str, arguments: Sequence[str], *, home: Path, log: Path) -> BaseProcess:
-    """Start a lasting command such as flower-supernode, its output added to `log`.
+def start_flower(
+    command: str,
+    arguments: Sequence[str],
+    *,
+    home: Path,
+    log: Path,
+    before: Callable[[], None] | None = None,
+) -> BaseProcess:
+    """Start a lasting command such as flower-supernode, its output added to `log`; `before` is called in its process.
 
     It ends with this process, however that ends.
     """
     home.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     process = get_context("spawn").Process(
-        target=_run_command, args=(command, list(arguments), environment(home), log), name=command
+        target=_run_command, args=(command, list(arguments), environment(home), log, before), name=command
     )
     process.start()
     return process
 
 
-def _run_command(command: str, arguments: list[str], variables: dict[str, str], log: Path) -> None:
+def _run_command(
+    command: str, arguments: list[str], variables: dict[str, str], log: Path, before: Callable[[], None] | None
+) -> None:
     start_worker()
     os.environ.update(variables)
     write_output_to(log)
+    if before is not None:
+        before()
     sys.argv = [command, *arguments]
     (script,) = entry_points(group="console_scripts", name=command)
     script.load()()

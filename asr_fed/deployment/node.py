@@ -8,6 +8,7 @@ from pathlib import Path
 from asr_fed.deployment.flower import end_process, start_flower, tail
 from asr_fed.deployment.resident import Resident
 from asr_fed.deployment.settings import NodeSettings
+from asr_fed.deployment.supernode_loop import mend
 from asr_fed.deployment.supernode_tasks import SuperNodeTasks
 from asr_fed.errors import UserError
 from asr_fed.run_dir import exclusive
@@ -26,9 +27,8 @@ def run_node(settings: NodeSettings) -> None:
     with exclusive(folder / ".lock", f"Another node is running in {folder}."), Resident(settings, _say) as resident:
         secret, log = secrets.token_bytes(32), folder / "supernode.log"
         port = _free_port()
-        supernode = start_flower(
-            "flower-supernode", _arguments(settings, _write_secret(folder, secret), port), home=folder / "home", log=log
-        )
+        arguments = _arguments(settings, _write_secret(folder, secret), port)
+        supernode = start_flower("flower-supernode", arguments, home=folder / "home", log=log, before=mend)
         try:
             _say(f"node {settings.name}: looking for the server at {settings.superlink}")
             tasks = SuperNodeTasks(f"{LOCAL}:{port}", secret)

@@ -8,6 +8,7 @@ The names of Flower 1.41 used here are not public; tests/deployment/test_superno
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import httpx
 from flwr.app import Context, Message
 from flwr.common.constant import SubStatus
 from flwr.common.serde import context_from_proto
+from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
@@ -24,11 +26,16 @@ from flwr.proto.runtime_pb2 import (
     SendTaskHeartbeatRequest,
 )
 from flwr.supercore.constant import TaskType
+from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentError
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_confirm_message_received_fn_protobuf,
     make_pull_object_fn_protobuf,
 )
-from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectPushError,
+    pull_and_inflate_object_from_tree,
+)
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -88,7 +95,10 @@ class SuperNodeTasks:
         )
 
     def next(self) -> Task | None:
-        """The next message, None where there is none now. Raises ConnectionError where there is no SuperNode."""
+        """The next message, None where there is none now.
+
+        Raises ConnectionError where there is no SuperNode, or it cannot hand the whole message over.
+        """
         with _connection_errors():
             offered = self._client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
             if not offered.token:
@@ -108,8 +118,7 @@ class SuperNodeTasks:
 def _pull(client: RuntimeHttpClient) -> Task:
     given = client.PullTaskInput(PullTaskInputRequest())  # holds the shipped code too, which nobody opens
     context = context_from_proto(given.context)
-    pulled = client.PullMessages(PullAppMessagesRequest())
-    node, tree = Node(node_id=context.node_id), pulled.message_object_trees[0]
+    node, tree = Node(node_id=context.node_id), _message_tree(client)
     message = pull_and_inflate_object_from_tree(
         tree,
         make_pull_object_fn_protobuf(client.PullObject, node, context.run_id),
@@ -122,9 +131,18 @@ def _pull(client: RuntimeHttpClient) -> Task:
     return Task(message, context, client)
 
 
+def _message_tree(client: RuntimeHttpClient) -> ObjectTree:
+    for pause in (*PAUSE, 0.0):  # a SuperNode makes the task a moment before it stores the message
+        pulled = client.PullMessages(PullAppMessagesRequest())
+        if pulled.message_object_trees:
+            return pulled.message_object_trees[0]
+        time.sleep(pause)
+    raise ConnectionError("the SuperNode of this node has lost the message of a task")
+
+
 @contextmanager
 def _connection_errors() -> Iterator[None]:
     try:
         yield
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, ObjectPullError, ObjectPushError, UnexpectedObjectContentError) as error:
         raise ConnectionError(f"the SuperNode of this node does not answer: {error}") from error

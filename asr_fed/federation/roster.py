@@ -11,6 +11,7 @@ from asr_fed.errors import UserError
 from asr_fed.federation.messages import Hosted, Refused, Report, Setup, query_message, read_report
 
 PAUSE = 0.2  # seconds between two looks for nodes
+AGAIN = 60  # seconds after which a node that has not answered is asked again: it may have lost the question
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ class Roster:
     clients: dict[str, Hosted] = field(default_factory=dict)  # all that any node has ever hosted
     refused: dict[int, str] = field(default_factory=dict)
     _asked: dict[str, int] = field(default_factory=dict)  # queries without an answer, and their nodes
+    _asked_at: dict[int, float] = field(default_factory=dict)
 
     def hosts(self, client: str) -> list[int]:
         """The nodes that can train a client now."""
@@ -36,13 +38,17 @@ class Roster:
     def refresh(self, grid: Grid) -> None:
         """See who is there, ask newcomers for their clients, and note the answers that have come."""
         there = set(grid.get_node_ids())
-        newcomers = there - self.nodes.keys() - self.refused.keys() - set(self._asked.values())
+        now = time.monotonic()
+        recently = {node for node, at in self._asked_at.items() if now - at < AGAIN}
+        newcomers = there - self.nodes.keys() - self.refused.keys() - recently
         if newcomers:
+            self._asked_at |= dict.fromkeys(newcomers, now)
             queries = [query_message(node, self.setup) for node in sorted(newcomers)]
             self._asked |= dict(zip(grid.push_messages(queries), sorted(newcomers), strict=True))
         if self._asked:
             for answer in grid.pull_messages(list(self._asked)):
-                self._admit(self._asked.pop(answer.metadata.reply_to_message_id), answer)
+                if (node := self._asked.pop(answer.metadata.reply_to_message_id, None)) is not None:
+                    self._admit(node, answer)
         self.online = there & self.nodes.keys()
 
     def _admit(self, node: int, answer: Message) -> None:
@@ -63,6 +69,7 @@ class Roster:
             log.warning("node %d was not admitted: %s", node, refused)
             return
         self.nodes[node] = report
+        self._asked = {query: other for query, other in self._asked.items() if other != node}
         self.clients |= report.clients
         self.online.add(node)
 
@@ -86,7 +93,7 @@ def wait_for_nodes(grid: Grid, setup: Setup, needed: int, seconds: float | None)
 def _missing(roster: Roster, needed: int, seconds: float | None) -> str:
     text = f"{len(roster.online)} of {needed} node(s) joined" + ("" if seconds is None else f" within {seconds:g} s")
     if roster._asked:
-        text += f"; {len(roster._asked)} more did not answer yet"
+        text += f"; {len(set(roster._asked.values()))} more did not answer yet"
     for node, reason in roster.refused.items():
         text += f"; node {node} was not admitted: {reason}"
     if seconds is None:

@@ -53,7 +53,7 @@ def test_a_silo_killed_in_mid_round_that_never_comes_back(silos: Machine) -> Non
 
 
 def test_a_silo_that_comes_back_is_asked_again(silos: Machine) -> None:
-    silos.start("train", *silos.deployed_command("back", 3, *LONG, "federation.round_timeout=20"))
+    silos.start("train", *silos.deployed_command("back", 3, *LONG, "federation.round_timeout=90"))
     wait_for_round(silos, "back", 1)
     silos.end("second", signal.SIGKILL)
     silos.start_node("second")

@@ -103,3 +103,16 @@ def test_nodes_come_late_and_go_and_come_back() -> None:
     network.nodes[5] = gone  # under another id, as after losing its key
     roster.refresh(network)  # type: ignore[arg-type]
     assert roster.hosts("a") == [5]
+
+
+def test_a_node_that_lost_the_question_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asr_fed.federation.roster.AGAIN", 0.3)
+    network = Network(n1=silo("hospital", "a"), n2=None)
+    roster = joined(network, seconds=0.1)
+    assert len(network.asked) == 2
+    time.sleep(0.3)
+    network.nodes[2] = silo("clinic", "b")
+    roster.refresh(network)  # type: ignore[arg-type]
+    assert roster.online == {1, 2} and len(network.asked) == 3
+    roster.refresh(network)  # type: ignore[arg-type]
+    assert len(network.asked) == 3
