@@ -1,15 +1,18 @@
 """Manners and size of a process."""
 
+import ctypes
 import os
 import resource
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import parent_process, resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
 @contextmanager
@@ -34,6 +37,14 @@ def start_worker() -> None:
 def _end_with(parent: BaseProcess) -> None:
     parent.join()
     os._exit(1)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed for the next step: given back, its pages would be faulted in again in each step."""
+    with suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL(None)
+        for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            libc.mallopt(option, 1 << 30)
 
 
 def available_cores() -> int:

@@ -17,6 +17,7 @@ from asr_fed.federation.engine import open_workers
 from asr_fed.federation.sampling import cohort_size
 from asr_fed.federation.server_app import FederationState, load_federation, run_federation
 from asr_fed.model.recogniser import Recogniser, load_recogniser, save_recogniser
+from asr_fed.processes import keep_freed_memory
 from asr_fed.progress import RunProgress, result_table
 from asr_fed.results import test, write_results
 from asr_fed.run_dir import claim_run_dir, write_history
@@ -29,6 +30,7 @@ def train(config: Config) -> dict[str, Any]:
     Raises UserError for what the user can put right.
     """
     started = time.perf_counter()
+    keep_freed_memory()
     torch.set_num_threads(config.engine.server_threads)
     # Other processes, with working directories of their own, open the run directory and what it names.
     config.run_dir, config.data.prepared = (

@@ -26,13 +26,22 @@ WORDS_PER_SECOND = 2.0
 WORDS = ["un", "deux", "trois", "quatre", "cinq", "six", "sept", "huit", "neuf", "dix", "onze", "douze", "treize"]
 
 
-def make_run(folder: Path, clients: int, seconds: float, federation: dict[str, Any], model: str, threads: int) -> Path:
+def make_run(
+    folder: Path,
+    clients: int,
+    seconds: float,
+    federation: dict[str, Any],
+    model: str,
+    threads: int,
+    changes: dict[str, Any] | None = None,
+) -> Path:
     """Prepare `clients` clients of `seconds` seconds of audio each in `folder`; returns the run directory.
 
     Args:
         federation: settings that differ from the schema's, such as `local_epochs`.
         model: a file of hparams/model/; its initial weights are the warm start.
         threads: torch threads of the server and of each worker.
+        changes: any other settings, by section.
     """
     from asr_fed.experiment import prepare_experiment
     from asr_fed.model.recogniser import save_recogniser
@@ -60,7 +69,7 @@ def make_run(folder: Path, clients: int, seconds: float, federation: dict[str, A
         "federation": {"lr": 0.01, "batch": {"max_utterances": 4}, "held_out": {"epochs": 0}, **federation},
         "engine": {"threads_per_worker": threads, "server_threads": threads},
     }
-    resolved = OmegaConf.merge(OmegaConf.structured(Config), settings)
+    resolved = OmegaConf.merge(OmegaConf.structured(Config), settings, changes or {})
     check_config(resolved)  # type: ignore[arg-type]
     config: Config = OmegaConf.to_object(resolved)  # type: ignore[assignment]
     with claim_run_dir(config):

@@ -15,42 +15,55 @@ from asr_fed.run_dir import exclusive
 
 LOCAL = "127.0.0.1"
 PAUSE = 0.2  # seconds between two looks for messages
-NOT_ADMITTED = "Failed to activate SuperNode"  # in its log, where the server does not know the key
+NOT_ADMITTED = "Failed to activate SuperNode"  # in a SuperNode's log, where the server does not let it in
+# A server takes a node that was killed for present for up to a minute, and does not let its successor in meanwhile.
+ADMISSION, RETRY = 120, 10  # seconds in which a node tries to be let in, and between two tries
 
 
 def run_node(settings: NodeSettings) -> None:
     """Take part in federations until interrupted.
 
-    Raises UserError where the node cannot start, or its SuperNode ends.
+    Raises UserError where the node cannot start, the server does not let it in, or its SuperNode ends.
     """
     folder = Path(settings.folder)
     with exclusive(folder / ".lock", f"Another node is running in {folder}."), Resident(settings, _say) as resident:
-        secret, log = secrets.token_bytes(32), folder / "supernode.log"
-        port = _free_port()
-        arguments = _arguments(settings, _write_secret(folder, secret), port)
-        supernode = start_flower("flower-supernode", arguments, home=folder / "home", log=log, before=mend)
-        try:
-            _say(f"node {settings.name}: looking for the server at {settings.superlink}")
-            tasks = SuperNodeTasks(f"{LOCAL}:{port}", secret)
-            while supernode.is_alive():
-                try:
-                    task = tasks.next()
-                    if task is not None:
-                        with task.signs_of_life():
-                            reply = resident.answer(task.message)
-                        task.answer(reply)
-                        continue
-                except ConnectionError:  # it is starting, or ending
-                    supernode.join(1)
-                time.sleep(PAUSE)
-        finally:
-            end_process(supernode)
-    if NOT_ADMITTED in tail(log):
-        raise UserError(
-            f"The server at {settings.superlink} does not know the key of this node. Its operator registers "
-            f"{settings.key}.pub: python -m asr_fed.deployment register. The end of {log}:\n{tail(log)}"
-        )
-    raise UserError(f"The SuperNode ended (exit code {supernode.exitcode}). The end of {log}:\n{tail(log)}")
+        log, started = folder / "supernode.log", time.monotonic()
+        _say(f"node {settings.name}: looking for the server at {settings.superlink}")
+        while True:
+            begin = log.stat().st_size if log.is_file() else 0
+            code = _run_supernode(settings, resident, log)
+            if NOT_ADMITTED not in log.read_text(encoding="utf-8", errors="replace")[begin:]:
+                raise UserError(f"The SuperNode ended (exit code {code}). The end of {log}:\n{tail(log)}")
+            if time.monotonic() - started > ADMISSION:
+                raise UserError(
+                    f"The server at {settings.superlink} does not let this node in. Its operator registers "
+                    f"{settings.key}.pub: python -m asr_fed.deployment register."
+                )
+            _say("not let in: the key is not registered, or this node was running until a moment ago. Trying again")
+            time.sleep(RETRY)
+
+
+def _run_supernode(settings: NodeSettings, resident: Resident, log: Path) -> int | None:
+    """Run a SuperNode and have `resident` answer its messages; returns its exit code when it ends."""
+    folder, secret, port = Path(settings.folder), secrets.token_bytes(32), _free_port()
+    arguments = _arguments(settings, _write_secret(folder, secret), port)
+    supernode = start_flower("flower-supernode", arguments, home=folder / "home", log=log, before=mend)
+    try:
+        tasks = SuperNodeTasks(f"{LOCAL}:{port}", secret)
+        while supernode.is_alive():
+            try:
+                task = tasks.next()
+                if task is not None:
+                    with task.signs_of_life():
+                        reply = resident.answer(task.message)
+                    task.answer(reply)
+                    continue
+            except ConnectionError:  # it is starting, or ending
+                supernode.join(1)
+            time.sleep(PAUSE)
+    finally:
+        end_process(supernode)
+    return supernode.exitcode
 
 
 def _arguments(settings: NodeSettings, secret: Path, port: int) -> list[str]:

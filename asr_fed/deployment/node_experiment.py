@@ -4,6 +4,7 @@ A config from the network is read as data: only sections that local training nee
 environment, no objects but of the classes that the node's owner trusts.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,8 +183,12 @@ def _length(config: Config, tokenizer: Tokenizer) -> int:
     model = config.model
     widths = (model.rnn_neurons, model.dnn_neurons, model.decoder_neurons, model.attention_dim, model.embedding)
     sizes = (*model.cnn_channels, *model.cnn_kernel, *widths, model.attention_channels, model.attention_kernel)
+    sizes = (*sizes, config.features.n_mels, config.features.n_fft)
     # Before anything of that size is made: an LSTM of n neurons and two directions has up to 24 n^2 weights a layer.
     numbers = 24 * model.rnn_layers * model.rnn_neurons**2 + (model.dnn_blocks + 12) * max(widths) ** 2
+    numbers += 8 * model.rnn_neurons * model.cnn_channels[-1] * config.features.n_mels
+    numbers += 2 * sum(math.prod(model.cnn_kernel) * channels**2 for channels in model.cnn_channels)
+    numbers += 3 * len(tokenizer) * max(widths)
     if max(sizes) > WIDEST or len(model.cnn_channels) > MOST_BLOCKS or numbers > LARGEST_MODEL:
         raise Refused("a model that is too large for this node")
     try:

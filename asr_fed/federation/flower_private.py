@@ -1,5 +1,6 @@
-"""The names of Flower 1.41 that are not public and that we lean on: all of them, and nothing else.
+"""The names of Flower 1.41 that are not public and that rounds lean on: all of them, and nothing else.
 
+Those that a node leans on are in asr_fed/deployment/supernode_tasks.py and supernode_loop.py.
 tests/federation/test_flower_private.py holds Flower to them, so that a new release is judged in one place.
 """
 

@@ -14,7 +14,7 @@ from flwr.app import Message
 from asr_fed.errors import UserError
 from asr_fed.federation.flower_private import identify_process
 from asr_fed.federation.worker_grid import RUN, Answer, ClientDone, Event, Ready, WorkerError, WorkerLost
-from asr_fed.processes import deaf_to_ctrl_c, start_worker
+from asr_fed.processes import deaf_to_ctrl_c, keep_freed_memory, start_worker
 
 PATIENCE = 5  # seconds that a worker has to end
 
@@ -91,6 +91,7 @@ class LocalPool:
 def _work(pipe: Connection, open_worker: bytes, node: int, threads: int) -> None:
     """A worker's life: handle messages until the pipe closes."""
     start_worker()
+    keep_freed_memory()
     import torch
 
     torch.set_num_threads(threads)

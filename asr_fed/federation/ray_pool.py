@@ -20,7 +20,7 @@ from asr_fed.errors import UserError
 from asr_fed.federation.flower_private import identify_process
 from asr_fed.federation.local_pool import OpenWorker, describe_error
 from asr_fed.federation.worker_grid import RUN, Answer, ClientDone, Event, Ready, WorkerError, WorkerLost
-from asr_fed.processes import available_cores
+from asr_fed.processes import available_cores, keep_freed_memory
 
 ROOM_TIMEOUT = 60.0  # seconds in which the cluster has to find room for a worker
 CONNECT_TIMEOUT = 10.0  # seconds
@@ -234,6 +234,7 @@ class _Actor:
             import torch
 
             torch.set_num_threads(threads)
+            keep_freed_memory()
             identify_process(run_id=RUN, node_id=node)
             opened: OpenWorker = pickle.loads(open_worker)  # now, since it imports much
             handle = opened(node - 1, on_client, lambda: not self._inbox.empty())

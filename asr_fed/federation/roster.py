@@ -11,7 +11,7 @@ from asr_fed.errors import UserError
 from asr_fed.federation.messages import Hosted, Refused, Report, Setup, query_message, read_report
 
 PAUSE = 0.2  # seconds between two looks for nodes
-AGAIN = 60  # seconds after which a node that has not answered is asked again: it may have lost the question
+AGAIN = 60  # seconds after which a node that has not joined is asked again: it may have been mended since
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Roster:
         there = set(grid.get_node_ids())
         now = time.monotonic()
         recently = {node for node, at in self._asked_at.items() if now - at < AGAIN}
-        newcomers = there - self.nodes.keys() - self.refused.keys() - recently
+        newcomers = there - self.nodes.keys() - recently
         if newcomers:
             self._asked_at |= dict.fromkeys(newcomers, now)
             queries = [query_message(node, self.setup) for node in sorted(newcomers)]
@@ -69,6 +69,7 @@ class Roster:
             log.warning("node %d was not admitted: %s", node, refused)
             return
         self.nodes[node] = report
+        self.refused.pop(node, None)
         self._asked = {query: other for query, other in self._asked.items() if other != node}
         self.clients |= report.clients
         self.online.add(node)

@@ -37,8 +37,10 @@ def apply_update(
 ) -> np.ndarray:
     """The next global state, float32 [state], from the mean delta of a round."""
     cut = layout.parameters
-    parameters = optimizer.step(weights[:cut], delta[:cut], layout, server_round)
-    return np.concatenate([parameters, weights[cut:] + delta[cut:]]).astype(np.float32, copy=False)
+    state = np.empty_like(weights)
+    state[:cut] = optimizer.step(weights[:cut], delta[:cut], layout, server_round)
+    np.add(weights[cut:], delta[cut:], out=state[cut:])
+    return state
 
 
 class FlowerOptimizer:

@@ -15,7 +15,7 @@ from asr_fed.evaluation.wer import ErrorCounts
 from asr_fed.training.epoch import EpochResult, TrainingContext, train_epoch
 from asr_fed.training.optimizer import build_optimizer
 from asr_fed.training.randomness import seed_everything
-from asr_fed.training.state import load_state, read_state
+from asr_fed.training.state import load_state, read_delta
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def train_client(
         audio += sum(utterance.duration for batch in batches for utterance in batch)
         epoch += 1
 
-    delta = read_state(model) - weights
+    delta = read_delta(model, weights)
     judged = evaluate(
         context.recogniser,
         client.dev or client.train,

@@ -53,6 +53,19 @@ def read_state(model: nn.Module) -> np.ndarray:
     return torch.cat([tensor.detach().reshape(-1).float().cpu() for tensor in _tensors(model).values()]).numpy()
 
 
+def read_delta(model: nn.Module, weights: np.ndarray) -> np.ndarray:
+    """read_state(model) - weights, float32 [length]; on a CPU without a copy of the state in between."""
+    tensors = [tensor.detach().reshape(-1).float() for tensor in _tensors(model).values()]
+    if tensors[0].device.type != "cpu":
+        return read_state(model) - weights
+    delta, start = np.empty_like(weights), 0
+    for tensor in tensors:
+        end = start + tensor.numel()
+        np.subtract(tensor.numpy(), weights[start:end], out=delta[start:end])
+        start = end
+    return delta
+
+
 def load_state(model: nn.Module, vector: np.ndarray) -> None:
     """Write a flat vector into the model's tensors, in place."""
     start = 0

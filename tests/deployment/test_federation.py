@@ -29,15 +29,14 @@ def test_silo_and_virtual_node_end_in_the_same_weights_as_local_workers(machine:
     for key in ("weights_sha256", "test_wer", "clients", "hours", "best_round", "rounds"):
         assert local[key] == deployed[key], key
     assert machine.history("local") == machine.history("deployed")
-    assert machine.running.pop("stranger").wait(30) == 2
-    assert "does not know the key" in machine.log("stranger")
+    assert "not let in" in machine.log("stranger") and "joined" not in machine.log("stranger")
     assert machine.log("silo").count("trained 1 client(s)") == 2
     assert machine.log("virtual").count("trained 4 client(s)") == 2
     path = str(machine.folder / "silo")
     assert not [file for file in (machine.folder / "deployed").rglob("*") if file.is_file() and path in _text(file)], (
         "a path of the silo is on the server's side"
     )
-    for name in ("silo", "virtual", "superlink"):
+    for name in ("silo", "virtual", "stranger", "superlink"):
         assert machine.end(name) == 143, machine.log(name)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from asr_fed.training.state import layout, load_state, read_state, state_sha256
+from asr_fed.training.state import layout, load_state, read_delta, read_state, state_sha256
 from tests.tiny import tiny_recogniser
 
 
@@ -24,6 +24,16 @@ class Odd(nn.Module):
         self.register_buffer("count", torch.tensor([7, 8]))
         self.register_buffer("flag", torch.tensor(True))
         self.register_buffer("scratch", torch.tensor([9.0]), persistent=False)
+
+
+def test_a_delta_is_the_difference_of_two_states() -> None:
+    model = tiny_recogniser().model
+    before = read_state(model)
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.mul_(1.1).add_(0.01)
+    assert read_delta(model, before).tobytes() == (read_state(model) - before).tobytes()
 
 
 def test_parameters_come_first_then_floating_buffers_and_no_counters() -> None:
