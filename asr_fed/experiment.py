@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -58,7 +59,12 @@ def prepare_experiment(config: Config) -> Experiment:
     run_dir = Path(config.run_dir)
     manifest = Path(config.data.prepared) / "manifest.csv"
     if config.data.prepare is not None:
-        instantiate(config.data.prepare, manifest=str(manifest))
+        try:
+            instantiate(config.data.prepare, manifest=str(manifest))
+        except InstantiationException as error:  # what Hydra makes of any exception in there
+            if isinstance(error.__cause__, UserError):
+                raise error.__cause__ from None
+            raise
     utterances = read_manifest(manifest)
     elsewhere = config.engine.kind is EngineKind.deployment
     partition = partition_speakers(
