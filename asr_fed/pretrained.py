@@ -1,0 +1,27 @@
+"""A trained recogniser from wherever a user has one: a run directory or one of its checkpoints."""
+
+from pathlib import Path
+
+from asr_fed.errors import UserError
+from asr_fed.model.recogniser import Recogniser, load_recogniser
+
+OF_A_RUN = ("federated.pt", "central.pt", "warm_start.pt")  # the first of these that a run has is its own
+
+
+def open_recogniser(path: str | Path) -> Recogniser:
+    """The recogniser of a run directory or of a checkpoint file.
+
+    Raises UserError where there is none.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"There is nothing at {path}. Give a run directory or a checkpoint.")
+    return load_recogniser(checkpoint_of_run(path) if path.is_dir() else path)
+
+
+def checkpoint_of_run(run_dir: Path) -> Path:
+    """Raises UserError where the run has not trained a recogniser yet."""
+    for name in OF_A_RUN:
+        if (run_dir / "checkpoints" / name).is_file():
+            return run_dir / "checkpoints" / name
+    raise UserError(f"{run_dir} holds no recogniser: a run directory has checkpoints/{OF_A_RUN[0]} when it has ended.")
