@@ -137,7 +137,7 @@ def _train(config: DictConfig) -> dict[str, Any]:
     from asr_fed.train import train  # torch, SpeechBrain and Flower: seconds that --help need not wait for
 
     try:
-        return train(OmegaConf.to_object(config))  # type: ignore[arg-type]
+        return train(OmegaConf.to_object(config), _command())  # type: ignore[arg-type]
     except KeyboardInterrupt:
         print(f"Stopped. {_how_to_go_on(config.run_dir)}", file=sys.stderr)
         raise
@@ -147,6 +147,15 @@ def _train(config: DictConfig) -> dict[str, Any]:
         if not is_no_room(error):
             raise
         raise NoRoom(f"There is no room left: {error}. Make room. {_how_to_go_on(config.run_dir)}") from error
+
+
+def _command() -> str:
+    """What repeats this run, in a run directory of its own."""
+    hydra_config = HydraConfig.get()
+    changed = [word for word in hydra_config.overrides.task if word.split("=")[0] not in ("run_dir", "resume")]
+    (folder,) = (source.path for source in hydra_config.runtime.config_sources if source.provider == "main")
+    file = os.path.relpath(os.path.join(folder, f"{hydra_config.job.config_name}.yaml"))
+    return shlex.join(["python", "train_fed.py", file, *changed])
 
 
 def _how_to_go_on(run_dir: str) -> str:

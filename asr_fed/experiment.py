@@ -13,7 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from asr_fed.config.schema import Config, EngineKind
+from asr_fed.config.schema import Config, EngineKind, Mode, Start
 from asr_fed.data.features import FeatureCache, build_features, feature_statistics
 from asr_fed.data.manifest import Utterance, read_manifest
 from asr_fed.data.partition import Partition, partition_speakers, read_partition, write_partition
@@ -49,6 +49,13 @@ class Experiment:
         recogniser.model.to(device)
         config = self.config
         return TrainingContext(recogniser, self.cache, config.augment, config.loss, config.precision, device)
+
+
+def systems(config: Config) -> list[str]:
+    """The recognisers that a run trains and tests, each in checkpoints/NAME.pt."""
+    if config.mode is Mode.central:
+        return ["warm_start", "central"] if config.central.start is Start.warm_start else ["central"]
+    return ["warm_start", "federated", *(["central"] if config.central.after_federation else [])]
 
 
 def prepare_experiment(config: Config) -> Experiment:

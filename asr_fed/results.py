@@ -1,21 +1,26 @@
 """What a run found out: its recognisers on the test speakers, on paper."""
 
-import csv
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from asr_fed.config.schema import Mode
+from asr_fed.config.schema import EvaluationConfig, Mode
 from asr_fed.data.manifest import hours
+from asr_fed.evaluation.breakdown import speaker_spread
 from asr_fed.evaluation.evaluate import Evaluation, evaluate
+from asr_fed.evaluation.files import numbers, write_evaluation
 from asr_fed.evaluation.report import write_report
-from asr_fed.experiment import Experiment, pick_device
-from asr_fed.federation.server_app import FederationState
+from asr_fed.evaluation.statistics import Paired, paired_test
+from asr_fed.experiment import Experiment, open_experiment, pick_device, systems
+from asr_fed.federation.server_app import FederationState, load_federation
 from asr_fed.model.recogniser import load_recogniser
 from asr_fed.processes import peak_rss_mb
 from asr_fed.progress import RunProgress
-from asr_fed.run_dir import write_summary
+from asr_fed.run_dir import exclusive, git_commit, read_summary, versions, write_summary
 from asr_fed.training.state import read_state, state_sha256
+
+OF_THE_PROCESS = ("seconds", "peak_rss_mb", "command", "versions", "git_commit")
 
 
 def test(experiment: Experiment, name: str, progress: RunProgress) -> Evaluation:
@@ -38,52 +43,73 @@ def test(experiment: Experiment, name: str, progress: RunProgress) -> Evaluation
     return result
 
 
-def numbers(evaluation: Evaluation) -> dict[str, Any]:
-    words = evaluation.words
-    return {
-        "wer": evaluation.wer,
-        "cer": evaluation.cer,
-        "substitutions": words.substitutions,
-        "deletions": words.deletions,
-        "insertions": words.insertions,
-        "words": words.units,
-    }
-
-
 def write_results(
-    experiment: Experiment, federation: FederationState | None, evaluations: dict[str, Evaluation], *, seconds: float
+    experiment: Experiment,
+    federation: FederationState | None,
+    evaluations: Mapping[str, Evaluation],
+    made: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """summary.json, test_speakers.csv, test_hypotheses.csv and report.html; returns the summary."""
-    history = federation.history if federation is not None else []
-    run_dir, test_set = experiment.run_dir, experiment.partition.test
-    summary = summarise(experiment, federation, evaluations, seconds)
+    """summary.json, evaluation/NAME/ for each recogniser, and report.html; returns the summary.
+
+    `made`: what the summary says of the run that trained them (seconds, memory, command, versions, commit).
+    """
+    run_dir = experiment.run_dir
+    summary = {**summarise(experiment, federation, evaluations), **made}
+    for name, evaluation in evaluations.items():
+        about = {
+            "recogniser": f"{run_dir / 'checkpoints' / name}.pt",
+            "speech": "the run's test speakers",
+            "decoder": experiment.config.evaluation.test_decoder.name,
+        }
+        write_evaluation(run_dir / "evaluation" / name, evaluation, about, compare_with_others(name, evaluations))
     write_summary(run_dir, summary)
-    _write_csv(
-        run_dir / "test_speakers.csv",
-        ["system", "speaker", "wer", "substitutions", "deletions", "insertions", "words"],
-        (
-            [name, speaker, f"{c.percent:.2f}", c.substitutions, c.deletions, c.insertions, c.units]
-            for name, evaluation in evaluations.items()
-            for speaker, c in evaluation.speakers.items()
-        ),
+    history = federation.history if federation is not None else []
+    write_report(
+        run_dir,
+        summary,
+        history,
+        evaluations,
+        experiment.partition,
+        clips=experiment.config.evaluation.report_clips,
     )
-    _write_csv(
-        run_dir / "test_hypotheses.csv",
-        ["ID", "speaker", "reference", *evaluations],
-        (
-            [u.id, u.speaker, u.text, *(evaluation.hypotheses[u.id] for evaluation in evaluations.values())]
-            for u in test_set
-        ),
-    )
-    config = (run_dir / "config.yaml").read_text(encoding="utf-8")
-    write_report(run_dir / "report.html", summary, history, evaluations, test_set, config)
     return summary
 
 
+def test_again(run_dir: Path, settings: EvaluationConfig) -> dict[str, Any]:
+    """Test the recognisers of a finished run with a decoder of one's choice, and write its results anew.
+
+    Raises UserError where the run has not ended.
+    """
+    earlier = read_summary(run_dir)
+    made = {key: value for key, value in earlier.items() if key in OF_THE_PROCESS}
+    experiment = open_experiment(run_dir)
+    experiment.config.evaluation = settings
+    checkpoint = experiment.checkpoints / "federation.pt"
+    federation = load_federation(checkpoint) if checkpoint.is_file() else None
+    with (
+        exclusive(run_dir / ".lock", f"Another process is running in {run_dir}."),
+        RunProgress() as progress,
+    ):
+        evaluations = {name: test(experiment, name, progress) for name in systems(experiment.config)}
+        summary = write_results(experiment, federation, evaluations, made)
+        progress.result(summary)
+        progress.say(f"Results are in {run_dir}.")
+    return summary
+
+
+def compare_with_others(name: str, evaluations: Mapping[str, Evaluation]) -> dict[str, Paired]:
+    return {other: paired_test(evaluations[name], evaluations[other]) for other in evaluations if other != name}
+
+
+def made_by(seconds: float, command: str) -> dict[str, Any]:
+    """What a summary says of this process."""
+    return dict(zip(OF_THE_PROCESS, (seconds, peak_rss_mb(), command, versions(), git_commit()), strict=True))
+
+
 def summarise(
-    experiment: Experiment, federation: FederationState | None, evaluations: dict[str, Evaluation], seconds: float
+    experiment: Experiment, federation: FederationState | None, evaluations: Mapping[str, Evaluation]
 ) -> dict[str, Any]:
-    """The numbers of summary.json. Its `test_*` and `weights_sha256` are those of the run's own recogniser."""
+    """What summary.json says of the result. Its `test_*` and `weights_sha256` are those of the run's own recogniser."""
     config = experiment.config
     own = "central" if config.mode is Mode.central else "federated"
     model = load_recogniser(experiment.checkpoints / f"{own}.pt").model
@@ -100,14 +126,9 @@ def summarise(
         "test_speakers": len(evaluations[own].speakers),
         "decoder": config.evaluation.test_decoder.name,
         "systems": {name: numbers(evaluation) for name, evaluation in evaluations.items()},
+        "against": {name: asdict(paired) for name, paired in compare_with_others(own, evaluations).items()},
+        "spread": {name: asdict(speaker_spread(evaluation)) for name, evaluation in evaluations.items()},
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "weights_sha256": state_sha256(read_state(model)),
         "tokenizer_sha256": experiment.tokenizer.sha256,
-        "seconds": seconds,
-        "peak_rss_mb": peak_rss_mb(),
     }
-
-
-def _write_csv(path: Path, head: list[str], rows: Iterable[list[Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([head, *rows])

@@ -33,6 +33,8 @@ MAY_CHANGE = (
     "evaluation.test_decoder",
     "evaluation.beam_size",
     "evaluation.beam_ctc_weight",
+    "evaluation.report_clips",
+    "tracking",
 )
 PACKAGES = ("torch", "torchaudio", "speechbrain", "flwr", "sentencepiece", "jiwer", "hydra-core", "numpy")
 
@@ -76,7 +78,7 @@ def _claim(config: Config, path: Path) -> None:
     if path.is_file():
         if not config.resume:
             raise UserError(f"{run_dir} holds a run already: add resume=true to continue it, or give another run_dir.")
-        differing = sorted(_differences(_flat(OmegaConf.load(path)), _flat(resolved)))
+        differing = sorted(_differences(flat(OmegaConf.load(path)), flat(resolved)))
         if differing:
             raise UserError(
                 f"{run_dir} was begun with other values of {', '.join(differing)}. Resume with the same config, "
@@ -85,9 +87,10 @@ def _claim(config: Config, path: Path) -> None:
     write_text(path, OmegaConf.to_yaml(resolved))
 
 
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of a config by dotted key."""
     if OmegaConf.is_dict(node):
-        return {path: value for key in node for path, value in _flat(node[key], f"{prefix}{key}.").items()}
+        return {path: value for key in node for path, value in flat(node[key], f"{prefix}{key}.").items()}
     return {prefix[:-1]: node}
 
 
@@ -109,9 +112,16 @@ def write_history(run_dir: Path, history: Iterable[dict[str, Any]]) -> None:
 
 
 def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
-    """summary.json, with what it was computed by."""
-    content = summary | {"versions": versions(), "git_commit": git_commit()}
-    write_text(run_dir / "summary.json", json.dumps(content, indent=2) + "\n")
+    """summary.json."""
+    write_text(run_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def read_summary(run_dir: Path) -> dict[str, Any]:
+    """Raises UserError where the run has not ended."""
+    path = run_dir / "summary.json"
+    if not path.is_file():
+        raise UserError(f"{run_dir} has no summary.json: it is no run, or one that has not ended.")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def versions() -> dict[str, str]:

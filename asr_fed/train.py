@@ -8,26 +8,27 @@ from typing import Any
 
 import torch
 
-from asr_fed.config.schema import CentralConfig, Config, EngineKind, Mode, Start
+from asr_fed.config.schema import CentralConfig, Config, EngineKind, Start
 from asr_fed.data.manifest import Utterance
 from asr_fed.data.partition import describe
 from asr_fed.data.tokenizer import unknown_characters
-from asr_fed.experiment import Experiment, pick_device, prepare_experiment
+from asr_fed.experiment import Experiment, pick_device, prepare_experiment, systems
 from asr_fed.federation.engine import open_workers
 from asr_fed.federation.sampling import cohort_size
 from asr_fed.federation.server_app import FederationState, load_federation, run_federation
 from asr_fed.model.recogniser import Recogniser, load_recogniser, save_recogniser
 from asr_fed.processes import keep_freed_memory
-from asr_fed.progress import RunProgress, result_table
-from asr_fed.results import test, write_results
+from asr_fed.progress import RunProgress
+from asr_fed.results import made_by, test, write_results
 from asr_fed.run_dir import claim_run_dir, write_history
+from asr_fed.tracking import check_tracking, open_tracking
 from asr_fed.training.central import EpochReport, train_central
 
 
-def train(config: Config) -> dict[str, Any]:
+def train(config: Config, command: str = "") -> dict[str, Any]:
     """Run `config` to its end and return the summary that is also in the run directory.
 
-    Raises UserError for what the user can put right.
+    `command` is what the summary says that it was started by. Raises UserError for what the user can put right.
     """
     started = time.perf_counter()
     keep_freed_memory()
@@ -38,11 +39,12 @@ def train(config: Config) -> dict[str, Any]:
     )
     logging.getLogger("flwr").setLevel(logging.WARNING)
     pick_device(config.device)  # before any work, if it is not there
+    check_tracking(config)
     with claim_run_dir(config):
         experiment = prepare_experiment(config)
         if config.engine.kind is not EngineKind.deployment:  # refused now rather than later
             cohort_size(config.federation.cohort, len(experiment.partition.clients))
-        with RunProgress(experiment.run_dir) as progress:
+        with open_tracking(config) as track, RunProgress(track) as progress:
             progress.say(f"{experiment.run_dir}: {describe(experiment.partition)}")
             unknown = unknown_characters(experiment.tokenizer, (u.text for u in experiment.partition.utterances))
             if unknown:
@@ -50,17 +52,11 @@ def train(config: Config) -> dict[str, Any]:
                 progress.say(f"Characters that no warm-up text has and no recogniser will write: {told}")
             federation = train_models(experiment, progress)
             evaluations = {name: test(experiment, name, progress) for name in systems(config)}
-        summary = write_results(experiment, federation, evaluations, seconds=time.perf_counter() - started)
-        progress.say(result_table(summary["systems"], f"{summary['test_speakers']} unseen test speakers"))
-        progress.say(f"Results are in {experiment.run_dir}.")
+            made = made_by(time.perf_counter() - started, command)
+            summary = write_results(experiment, federation, evaluations, made)
+            progress.result(summary)
+            progress.say(f"Results are in {experiment.run_dir}.")
     return summary
-
-
-def systems(config: Config) -> list[str]:
-    """The recognisers that a run trains and tests, each in checkpoints/NAME.pt."""
-    if config.mode is Mode.central:
-        return ["warm_start", "central"] if config.central.start is Start.warm_start else ["central"]
-    return ["warm_start", "federated", *(["central"] if config.central.after_federation else [])]
 
 
 def train_models(experiment: Experiment, progress: RunProgress) -> FederationState | None:

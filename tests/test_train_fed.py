@@ -1,6 +1,5 @@
 """The command itself, in real processes: what a run leaves behind, and that neither kills nor workers change it."""
 
-import csv
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ from omegaconf import OmegaConf
 from asr_fed.config.schema import Config
 from asr_fed.data.manifest import read_manifest
 from asr_fed.data.partition import read_partition
+from asr_fed.evaluation.files import read_evaluation
 from asr_fed.model.recogniser import load_recogniser
 from asr_fed.training.state import layout, read_state, state_sha256
 from tests.tiny import TIMED, Corpus, settings, write_experiment_file
@@ -99,7 +99,9 @@ def test_the_run_directory_keeps_its_contract(desk: Desk, finished: subprocess.C
     assert config.federation.rounds == 3 and config.server._target_.endswith("FedAvgM")
     assert "${" not in (run_dir / "config.yaml").read_text()
     report = (run_dir / "report.html").read_text(encoding="utf-8")
-    assert f"{summary['test_wer']:.2f}" in report and "http" not in report.replace("data:image", "")
+    assert f"{summary['test_wer']:.2f}" in report
+    assert "://" not in report, "the page would need a network"
+    assert summary["command"].startswith("python train_fed.py ") and "tiny.yaml" in summary["command"]
     assert list((run_dir / "tensorboard").glob("events*"))
     assert {path.name for path in (run_dir / "checkpoints").glob("*.pt")} >= {"warm_start.pt", "federated.pt"}
     assert not list(run_dir.rglob(".*.[0-9]*")), "temporary files are left"
@@ -119,12 +121,10 @@ def test_what_was_reported_is_what_the_files_hold(desk: Desk, finished: subproce
         assert 2 * 4 * length <= record["bytes_down"] <= 2 * (4 * length + 400)
         assert 2 * 8 * length <= record["bytes_up"] <= 2 * (8 * length + 400)
     partition = read_partition(run_dir / "partition")
-    with (run_dir / "test_hypotheses.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["ID"] for row in rows] == [utterance.id for utterance in partition.test]
-    with (run_dir / "test_speakers.csv").open(encoding="utf-8") as file:
-        speakers = {row["speaker"] for row in csv.DictReader(file)}
-    assert speakers == {utterance.speaker for utterance in partition.test}
+    for name in ("warm_start", "federated"):
+        evaluation = read_evaluation(run_dir / "evaluation" / name)
+        assert [each.utterance.id for each in evaluation.scored] == [utterance.id for utterance in partition.test]
+        assert evaluation.wer == summary["systems"][name]["wer"]
     hours = sum(utterance.duration for client in partition.clients for utterance in client.train) / 3600
     assert summary["hours"] == pytest.approx(hours)
 

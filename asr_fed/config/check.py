@@ -55,6 +55,7 @@ RANGES: tuple[Rule, ...] = (
     *_at_least(0, *(f"augment.{kind}" for kind in ("time_drop_frames", "frequency_drop_bands"))),
     *_at_least(0, *(f"{part}.{key}" for part in TRAININGS[:2] for key in ("epochs", "warmup_steps"))),
     *_at_least(0, *(f"{part}.{key}" for part in TRAININGS for key in ("ctc_epochs", "annealing.patience"))),
+    *_at_least(0, "evaluation.report_clips"),
     *_at_least(1, *(f"engine.{key}" for key in ("workers", "threads_per_worker", "server_threads", "nodes"))),
     *_at_least(1, "federation.over_commit"),
     *_at_least(1, *(f"federation.{key}" for key in ("local_epochs", "local_steps", "evaluate_every"))),

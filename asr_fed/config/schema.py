@@ -34,6 +34,13 @@ class TokenizerKind(Enum):
     char = "char"
 
 
+class Tracking(Enum):
+    """Where a run's numbers go besides its directory and TensorBoard."""
+
+    mlflow = "mlflow"
+    wandb = "wandb"
+
+
 class Decoder(Enum):
     ctc_greedy = "ctc_greedy"
     attention_greedy = "attention_greedy"
@@ -292,6 +299,7 @@ class EvaluationConfig:
     beam_size: int = 10
     beam_ctc_weight: float = 0.4
     max_seconds_per_batch: float = 200.0
+    report_clips: int = 6  # test recordings to listen to in report.html; 0: no speech in it
 
 
 @dataclass
@@ -321,6 +329,7 @@ class Config:
     mode: Mode = Mode.federated
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     precision: Precision = Precision.fp32
+    tracking: Tracking | None = None  # to MLflow or Weights & Biases too; null: TensorBoard alone
     data: DataConfig = field(default_factory=DataConfig)
     features: FeatureConfig = field(default_factory=FeatureConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)

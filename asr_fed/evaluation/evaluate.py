@@ -9,17 +9,24 @@ from asr_fed.config.schema import BatchConfig, Decoder, EvaluationConfig
 from asr_fed.data.batching import collate, evaluation_batches
 from asr_fed.data.features import FeatureCache
 from asr_fed.data.manifest import Utterance
-from asr_fed.evaluation.wer import ErrorCounts, by_speaker, character_errors, word_errors
+from asr_fed.evaluation.wer import ErrorCounts, Scored, score, total
 from asr_fed.model.decoding import decode
 from asr_fed.model.recogniser import Recogniser
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    words: ErrorCounts
-    characters: ErrorCounts
-    speakers: dict[str, ErrorCounts]  # word errors
-    hypotheses: dict[str, str]  # by utterance id
+    """Every utterance with what was heard; all else is counted from them."""
+
+    scored: tuple[Scored, ...]
+
+    @property
+    def words(self) -> ErrorCounts:
+        return total(each.words for each in self.scored)
+
+    @property
+    def characters(self) -> ErrorCounts:
+        return total(each.characters for each in self.scored)
 
     @property
     def wer(self) -> float:
@@ -31,6 +38,27 @@ class Evaluation:
         """Percent."""
         return self.characters.percent
 
+    @property
+    def speakers(self) -> dict[str, ErrorCounts]:
+        """Word errors of each speaker, by speaker."""
+        return {
+            speaker: total(each.words for each in own)
+            for speaker, own in sorted(group_by(self.scored, "speaker").items())
+        }
+
+    @property
+    def hypotheses(self) -> dict[str, str]:
+        """By utterance id."""
+        return {each.utterance.id: each.hypothesis for each in self.scored}
+
+
+def group_by(scored: Sequence[Scored], column: str) -> dict[str, list[Scored]]:
+    """By what the utterances have in a field of theirs, such as `speaker`."""
+    groups: dict[str, list[Scored]] = {}
+    for each in scored:
+        groups.setdefault(getattr(each.utterance, column), []).append(each)
+    return groups
+
 
 def evaluate(
     recogniser: Recogniser,
@@ -41,7 +69,7 @@ def evaluate(
     device: torch.device,
     on_batch: Callable[[int], None] = lambda utterances: None,
 ) -> Evaluation:
-    """WER and CER of `recogniser` on `utterances`; `on_batch` is told how many were decoded."""
+    """What `recogniser` hears of `utterances`, in their order; `on_batch` is told how many were decoded."""
     hypotheses = {}
     batches = BatchConfig(max_utterances=64, max_seconds=config.max_seconds_per_batch)
     for chunk in evaluation_batches(utterances, batches):
@@ -49,11 +77,4 @@ def evaluate(
         for utterance, tokens in zip(chunk, decode(recogniser.model, batch, decoder, config), strict=True):
             hypotheses[utterance.id] = recogniser.tokenizer.decode(tokens)
         on_batch(len(chunk))
-    references = [utterance.text for utterance in utterances]
-    ordered = [hypotheses[utterance.id] for utterance in utterances]
-    return Evaluation(
-        words=word_errors(references, ordered),
-        characters=character_errors(references, ordered),
-        speakers=by_speaker([utterance.speaker for utterance in utterances], references, ordered),
-        hypotheses=hypotheses,
-    )
+    return Evaluation(score(utterances, [hypotheses[utterance.id] for utterance in utterances]))

@@ -1,94 +1,133 @@
-"""report.html: a run on one self-contained page."""
+"""report.html: a run on one self-contained page, which needs no network to be read, and can be printed."""
 
 import base64
 import html
 import io
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
+from asr_fed.data.features import read_audio
 from asr_fed.data.manifest import Utterance
+from asr_fed.data.partition import Partition, summarise
+from asr_fed.errors import UserError
+from asr_fed.evaluation.breakdown import by_group, by_length, confusions
 from asr_fed.evaluation.evaluate import Evaluation
+from asr_fed.evaluation.figures import hours_figure, interval_figure, round_figures, speaker_figure
+from asr_fed.evaluation.wer import Scored
+from asr_fed.files import replacing
 
 SAMPLES = 12
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
-td, th { padding: .25rem .75rem; border-bottom: 1px solid #ddd; text-align: right }
-td:first-child, th:first-child { text-align: left }
-img { max-width: 100% } pre { overflow-x: auto; background: #f6f6f6; padding: 1rem }
-"""
+CLIP_SECONDS = 15.0  # longer recordings have no player
+CLIP_RATE = 16000
+CLIP_BYTES = 200_000  # of one recording; all of them together are at most `report_clips` times as large
+COMMON = 10  # confusions of each kind
+TOO_MANY_SPEAKERS = 60  # for a table with a row each
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A test utterance: who, what was said, a player's data URI or None, and what each recogniser heard, as HTML."""
+
+    utterance: Utterance
+    audio: str | None
+    heard: dict[str, Markup]
 
 
 def write_report(
-    path: Path,
+    run_dir: Path,
     summary: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]],
     evaluations: Mapping[str, Evaluation],
-    test: Sequence[Utterance],
-    config: str,
+    partition: Partition,
+    *,
+    clips: int,
 ) -> None:
-    """Headline table, curves, errors by speaker, sample hypotheses and the config; no network is needed to read it."""
-    names = [name.replace("_", " ") for name in evaluations]
-    keys = ("substitutions", "deletions", "insertions", "words")
-    headline = _table(
-        ["", "WER %", "CER %", *keys],
-        (
-            [name, f"{system['wer']:.2f}", f"{system['cer']:.2f}", *(system[key] for key in keys)]
-            for name, system in zip(names, summary["systems"].values(), strict=True)
-        ),
-    )
-    speakers = _table(
-        ["speaker", *(f"{name}, WER %" for name in names)],
-        (
-            [speaker[:16], *(f"{e.speakers[speaker].percent:.1f}" for e in evaluations.values())]
-            for speaker in sorted({utterance.speaker for utterance in test})
-        ),
-    )
-    samples = "".join(
-        _table(
-            [utterance.id, utterance.text],
-            ([name, e.hypotheses[utterance.id]] for name, e in zip(names, evaluations.values(), strict=True)),
-        )
-        for utterance in test[:: max(1, len(test) // SAMPLES)][:SAMPLES]
-    )
-    sections = {
-        "": headline,
-        "Rounds": _curves(history) if history else "",
-        "Test speakers": speakers,
-        "What was heard": samples,
-        "Numbers": f"<pre>{html.escape(json.dumps(summary, indent=2))}</pre>",
-        "Config": f"<pre>{html.escape(config)}</pre>",
+    """report.html in the run directory; the config in it is that of config.yaml.
+
+    Args:
+        evaluations: of the same test speakers, by recogniser.
+        clips: how many recordings can be listened to.
+    """
+    own = "central" if summary["mode"] == "central" else "federated"
+    wers = {
+        name: {speaker: counts.percent for speaker, counts in evaluation.speakers.items()}
+        for name, evaluation in evaluations.items()
     }
-    body = "".join(f"<h2>{title}</h2>{content}" for title, content in sections.items() if content)
-    path.write_text(
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{html.escape(path.parent.name)}</title><style>{STYLE}</style>"
-        f"<h1>{html.escape(path.parent.name)}: test WER {summary['test_wer']:.2f} %</h1>{body}</html>\n",
-        encoding="utf-8",
+    before = "warm_start" if "warm_start" in wers and own != "warm_start" else None
+    client_seconds = [client.seconds for client in partition.clients]
+    page = Environment(
+        loader=PackageLoader("asr_fed.evaluation", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    ).get_template("report.html.j2")
+    text = page.render(
+        name=run_dir.name,
+        summary=summary,
+        own=own,
+        intervals=interval_figure(summary["systems"]),
+        rounds=round_figures(history) if history else {},
+        failures=sum(len(record["failures"]) for record in history),
+        partition=summarise(partition),
+        hours=hours_figure(client_seconds) if client_seconds else None,
+        speakers=speaker_figure(wers[before], wers[own], (before, own)) if before else None,
+        speaker_wers=wers if len(wers[own]) <= TOO_MANY_SPEAKERS else None,
+        groups=by_group(evaluations[own]) | {"words in the utterance": by_length(evaluations[own])},
+        confusions={kind: common[:COMMON] for kind, common in confusions(evaluations[own]).items()},
+        samples=samples(evaluations, own, clips),
+        config=(run_dir / "config.yaml").read_text(encoding="utf-8"),
     )
+    with replacing(run_dir / "report.html") as path:
+        path.write_text(text, encoding="utf-8")
 
 
-def _table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
-    def line(tag: str, cells: Iterable[Any]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
+def samples(evaluations: Mapping[str, Evaluation], own: str, clips: int) -> list[Sample]:
+    """From the best to the worst understood, evenly; `clips` of them with a player."""
+    ranked = sorted(evaluations[own].scored, key=lambda each: (each.words.rate, each.utterance.id))
+    chosen = _evenly(ranked, SAMPLES)
+    heard = {name: {each.utterance.id: each for each in e.scored} for name, e in evaluations.items()}
+    players = {each.utterance.id for each in _evenly(chosen, clips)}
+    return [
+        Sample(
+            each.utterance,
+            _player(each.utterance) if each.utterance.id in players else None,
+            {name: marked(by_id[each.utterance.id]) for name, by_id in heard.items()},
+        )
+        for each in chosen
+    ]
 
-    return f"<table>{line('th', head)}{''.join(line('td', row) for row in rows)}</table>"
+
+def marked(scored: Scored) -> Markup:
+    """What was heard with its errors marked: <b> a wrong word, <ins> one too many, <del> one that is missing."""
+    said, heard = scored.utterance.text.split(), scored.hypothesis.split()
+    parts = []
+    for step in scored.alignment:
+        word = html.escape(heard[step.hypothesis] if step.hypothesis is not None else said[step.reference or 0])
+        tag = {"S": "b", "I": "ins", "D": "del"}.get(step.mark)
+        parts.append(f"<{tag}>{word}</{tag}>" if tag else word)
+    return Markup(" ".join(parts))
 
 
-def _curves(history: Sequence[Mapping[str, Any]]) -> str:
-    """Dev WER, clients' loss and learning rate over rounds, as an embedded picture."""
-    from matplotlib.figure import Figure
+def _evenly(items: Sequence[Scored], count: int) -> list[Scored]:
+    if count <= 1 or len(items) <= count:
+        return list(items[:count])
+    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
 
-    figure = Figure(figsize=(9, 3), layout="constrained")
-    for axes, (key, title) in zip(
-        figure.subplots(1, 3), (("wer", "dev WER %"), ("loss", "clients' loss"), ("lr", "learning rate")), strict=True
-    ):
-        points = [(record["round"], record[key]) for record in history if record[key] is not None]
-        axes.plot(*zip(*points, strict=True), marker=".")
-        axes.set(title=title, xlabel="round")
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
-    encoded = base64.b64encode(picture.getvalue()).decode()
-    return f'<img alt="dev WER, loss and learning rate over rounds" src="data:image/png;base64,{encoded}">'
+
+def _player(utterance: Utterance) -> str | None:
+    """The recording as MP3 in a data URI; None where it is too long, or no longer there."""
+    import soundfile
+
+    if utterance.duration > CLIP_SECONDS:
+        return None
+    try:
+        signal = read_audio(utterance.wav, CLIP_RATE)
+    except UserError:
+        return None
+    recording = io.BytesIO()
+    soundfile.write(recording, signal.numpy(), CLIP_RATE, format="MP3")
+    if recording.tell() > CLIP_BYTES:
+        return None
+    return f"data:audio/mpeg;base64,{base64.b64encode(recording.getvalue()).decode()}"

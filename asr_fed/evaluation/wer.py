@@ -2,8 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from itertools import zip_longest
 
 import jiwer
+
+from asr_fed.data.manifest import Utterance
+
+# SpeechBrain's marks in an alignment, for jiwer's names of the same.
+MARKS = {"equal": "=", "substitute": "S", "delete": "D", "insert": "I"}
 
 
 @dataclass(frozen=True)
@@ -32,28 +38,56 @@ class ErrorCounts:
         return 100 * self.rate
 
 
-def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:
-    return _counts(jiwer.process_words(list(references), list(hypotheses))) if references else ErrorCounts()
+@dataclass(frozen=True)
+class Step:
+    """One column of an alignment: `mark` is =, S, D or I; a word that is not there is None."""
+
+    mark: str
+    reference: int | None  # position of the word in the reference
+    hypothesis: int | None  # and in the hypothesis
 
 
-def character_errors(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:
-    return _counts(jiwer.process_characters(list(references), list(hypotheses))) if references else ErrorCounts()
+@dataclass(frozen=True)
+class Scored:
+    """What was said, what was heard, and how the two differ."""
+
+    utterance: Utterance
+    hypothesis: str
+    alignment: tuple[Step, ...]  # of words
+    characters: ErrorCounts
+
+    @property
+    def words(self) -> ErrorCounts:
+        marks = [step.mark for step in self.alignment]
+        return ErrorCounts(marks.count("S"), marks.count("D"), marks.count("I"), len(marks) - marks.count("I"))
 
 
-def _counts(output: jiwer.WordOutput | jiwer.CharacterOutput) -> ErrorCounts:
-    return ErrorCounts(
-        output.substitutions,
-        output.deletions,
-        output.insertions,
-        output.hits + output.substitutions + output.deletions,
+def score(utterances: Sequence[Utterance], hypotheses: Sequence[str]) -> tuple[Scored, ...]:
+    """Align each hypothesis with its utterance's text. Raises ValueError where the numbers of both differ."""
+    if len(utterances) != len(hypotheses):
+        raise ValueError(f"{len(utterances)} utterances, {len(hypotheses)} hypotheses")
+    if not utterances:
+        return ()
+    aligned = jiwer.process_words([utterance.text for utterance in utterances], list(hypotheses))
+    return tuple(
+        Scored(utterance, hypothesis, tuple(_steps(chunks)), character_errors(utterance.text, hypothesis))
+        for utterance, hypothesis, chunks in zip(utterances, hypotheses, aligned.alignments, strict=True)
     )
 
 
-def by_speaker(speakers: Iterable[str], references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, ErrorCounts]:
-    """Word errors of each speaker."""
-    grouped: dict[str, tuple[list[str], list[str]]] = {}
-    for speaker, reference, hypothesis in zip(speakers, references, hypotheses, strict=True):
-        pair = grouped.setdefault(speaker, ([], []))
-        pair[0].append(reference)
-        pair[1].append(hypothesis)
-    return {speaker: word_errors(*pair) for speaker, pair in sorted(grouped.items())}
+def character_errors(reference: str, hypothesis: str) -> ErrorCounts:
+    counts = jiwer.process_characters(reference, hypothesis)
+    units = counts.hits + counts.substitutions + counts.deletions
+    return ErrorCounts(counts.substitutions, counts.deletions, counts.insertions, units)
+
+
+def total(counts: Iterable[ErrorCounts]) -> ErrorCounts:
+    return sum(counts, ErrorCounts())
+
+
+def _steps(chunks: Iterable[jiwer.AlignmentChunk]) -> Iterable[Step]:
+    for chunk in chunks:
+        references = range(chunk.ref_start_idx, chunk.ref_end_idx)
+        hypotheses = range(chunk.hyp_start_idx, chunk.hyp_end_idx)
+        for reference, hypothesis in zip_longest(references, hypotheses):
+            yield Step(MARKS[chunk.type], reference, hypothesis)

@@ -1,0 +1,78 @@
+"""python -m asr_fed.evaluation, as a user calls it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from asr_fed.data.manifest import write_manifest
+from asr_fed.evaluation.__main__ import main, run_of
+from asr_fed.evaluation.files import read_evaluation
+from asr_fed.experiment import Experiment
+from asr_fed.model.recogniser import save_recogniser
+
+
+@pytest.fixture
+def run_dir(experiment: Experiment, tmp_path: Path) -> Path:
+    """With a checkpoint and the config that it was made by, as a run leaves them."""
+    from omegaconf import OmegaConf
+
+    folder = tmp_path / "run"
+    save_recogniser(experiment.fresh_recogniser(), folder / "checkpoints" / "federated.pt")
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(experiment.config)))
+    return folder
+
+
+@pytest.fixture
+def manifest(experiment: Experiment, tmp_path: Path) -> Path:
+    write_manifest(tmp_path / "corpus" / "few.csv", [*experiment.partition.test, *experiment.partition.dev])
+    return tmp_path / "corpus" / "few.csv"
+
+
+def test_any_checkpoint_is_evaluated_on_any_manifest(
+    experiment: Experiment, run_dir: Path, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(run_dir), "--manifest", str(manifest), "--device", "cpu"]) == 0
+    output = run_dir / "evaluation" / "model-few"
+    first = read_evaluation(output)
+    assert [each.utterance.id for each in first.scored] == [
+        utterance.id for utterance in (*experiment.partition.test, *experiment.partition.dev)
+    ]
+    content = json.loads((output / "wer.json").read_text())
+    assert content["decoder"] == "ctc_greedy" and content["speakers"] == 2
+    assert f"{first.wer:.2f}" in capsys.readouterr().out
+
+    alone = tmp_path / "elsewhere" / "taken.pt"
+    alone.parent.mkdir()
+    alone.write_bytes((run_dir / "checkpoints" / "federated.pt").read_bytes())
+    arguments = [str(alone), "--manifest", str(manifest), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert main([*arguments, "--decoder", "beam", "--beam-size", "2", "--against", str(output)]) == 0
+    content = json.loads((tmp_path / "out" / "wer.json").read_text())
+    assert content["decoder"] == "beam"
+    assert content["against"][str(output)]["difference"] == pytest.approx(content["wer"] - first.wer)
+    assert (manifest.parent / "features").is_dir(), "without a run, features are kept beside the manifest"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nowhere", "--manifest", "MANIFEST"], "There is nothing at nowhere"),
+        (["RUN", "--manifest", "nowhere.csv"], "There is no manifest at nowhere.csv"),
+        (["RUN", "--manifest", "MANIFEST", "--split", "test"], "no split test (it has: none)"),
+        (["RUN/checkpoints/federated.pt"], "Give --manifest FILE"),
+        (["RUN"], "no summary.json"),
+        (["RUN", "--manifest", "MANIFEST", "--against", "RUN"], "is not what an evaluation leaves"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_in_one_line(
+    arguments: list[str], told: str, run_dir: Path, manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word.replace("RUN", str(run_dir)).replace("MANIFEST", str(manifest)) for word in arguments]
+    assert main([*words, "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+
+
+def test_the_run_behind_a_checkpoint_is_found(run_dir: Path, manifest: Path) -> None:
+    assert run_of(run_dir) == run_dir == run_of(run_dir / "checkpoints" / "federated.pt")
+    assert run_of(manifest) is None
