@@ -197,7 +197,7 @@ def hydra_arguments(arguments: list[str]) -> list[str]:
         "hydra.output_subdir=null",
         "hydra.sweep.dir=outputs/multirun/${now:%Y%m%d-%H%M%S}",
         "hydra.sweep.subdir=.",
-        "+hydra.callbacks.comparison._target_=asr_fed.comparison.Comparison",
+        "+hydra.callbacks.sweep._target_=asr_fed.sweep.Sweep",
         "hydra/job_logging=none",
         "hydra/hydra_logging=none",
     ]

@@ -3,7 +3,7 @@
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -122,6 +122,11 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{run_dir} has no summary.json: it is no run, or one that has not ended.")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def own_system(summary: Mapping[str, Any]) -> str:
+    """The recogniser that a summary's `test_wer` is about."""
+    return "central" if summary.get("mode") == "central" else "federated"
 
 
 def versions() -> dict[str, str]:

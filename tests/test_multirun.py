@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from asr_fed.comparison import COLUMNS, comparison_table, describe_run, write_comparison
+from asr_fed.compare import COLUMNS, comparison_table, describe_run, write_comparison
 from tests.tiny import Corpus, settings, write_experiment_file
 
 REPOSITORY = Path(__file__).parents[1]

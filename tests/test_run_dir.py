@@ -1,6 +1,7 @@
 """The run directory: who may use it, and with which config."""
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -10,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from asr_fed.errors import UserError
-from asr_fed.run_dir import claim_run_dir, git_commit, versions, write_history, write_summary
+from asr_fed.run_dir import claim_run_dir, git_commit, read_summary, versions, write_history, write_summary
 from tests.tiny import typed_config
 
 
@@ -107,7 +108,8 @@ def test_history_and_summary_are_read_back(tmp_path: Path) -> None:
     lines = (tmp_path / "history.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == records
     write_summary(tmp_path, {"test_wer": 12.5})
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["test_wer"] == 12.5
-    assert summary["versions"] == versions() and {"asr_fed", "torch", "flwr"} <= versions().keys()
-    assert summary["git_commit"] == git_commit()
+    assert read_summary(tmp_path) == {"test_wer": 12.5}
+    with pytest.raises(UserError, match="has no summary"):
+        read_summary(tmp_path / "other")
+    assert {"asr_fed", "torch", "flwr"} <= versions().keys()
+    assert re.fullmatch(r"[0-9a-f]{40}\+?", git_commit() or "0" * 40)

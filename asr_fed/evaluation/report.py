@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from asr_fed.data.features import read_audio
@@ -18,8 +17,10 @@ from asr_fed.errors import UserError
 from asr_fed.evaluation.breakdown import by_group, by_length, confusions
 from asr_fed.evaluation.evaluate import Evaluation
 from asr_fed.evaluation.figures import hours_figure, interval_figure, round_figures, speaker_figure
+from asr_fed.evaluation.page import render
 from asr_fed.evaluation.wer import Scored
 from asr_fed.files import replacing
+from asr_fed.run_dir import own_system
 
 SAMPLES = 12
 CLIP_SECONDS = 15.0  # longer recordings have no player
@@ -53,17 +54,15 @@ def write_report(
         evaluations: of the same test speakers, by recogniser.
         clips: how many recordings can be listened to.
     """
-    own = "central" if summary["mode"] == "central" else "federated"
+    own = own_system(summary)
     wers = {
         name: {speaker: counts.percent for speaker, counts in evaluation.speakers.items()}
         for name, evaluation in evaluations.items()
     }
     before = "warm_start" if "warm_start" in wers and own != "warm_start" else None
     client_seconds = [client.seconds for client in partition.clients]
-    page = Environment(
-        loader=PackageLoader("asr_fed.evaluation", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    ).get_template("report.html.j2")
-    text = page.render(
+    text = render(
+        "report.html.j2",
         name=run_dir.name,
         summary=summary,
         own=own,

@@ -185,7 +185,7 @@ def test_every_experiment_that_comes_with_us_is_valid(
 ) -> None:
     """Up to the point where work would begin."""
     started: list[object] = []
-    monkeypatch.setattr("asr_fed.train.train", started.append)
+    monkeypatch.setattr("asr_fed.train.train", lambda config, command: started.append(config))
     monkeypatch.chdir(tmp_path)
     GlobalHydra.instance().clear()
     monkeypatch.setattr("sys.argv", ["train_fed.py", f"hparams/{name}", "data.root=somewhere"])
@@ -198,7 +198,7 @@ def test_every_choice_of_a_group_is_valid(
     group: str, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     started: list[object] = []
-    monkeypatch.setattr("asr_fed.train.train", started.append)
+    monkeypatch.setattr("asr_fed.train.train", lambda config, command: started.append(config))
     choices = sorted(path.stem for path in (experiments_folder() / group).glob("*.yaml"))
     for choice in choices:
         outcome = run(f"{group}={choice}")

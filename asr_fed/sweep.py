@@ -1,0 +1,38 @@
+"""The runs of a sweep (`--multirun`) side by side: one comparison at its end."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from asr_fed.compare import describe_run, show_comparison, write_comparison
+from asr_fed.files import replacing
+
+
+class Sweep(Callback):
+    """Hydra's hooks. Each run leaves a record in the sweep's folder, in whatever process a launcher has it run."""
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Write the record of a run: `job_return.return_value` is its summary, or says why it `failed`."""
+        if config.hydra.mode is RunMode.MULTIRUN and job_return.cfg is not None:
+            run_dir = OmegaConf.select(job_return.cfg, "run_dir")
+            record = describe_run(job_return.overrides or (), run_dir, job_return.return_value)
+            with replacing(Path(config.hydra.sweep.dir) / f"{config.hydra.job.num}.json") as path:
+                path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Print the table and write the comparison; exits with 2 where a run has failed."""
+        folder = Path(config.hydra.sweep.dir)
+        files = sorted((path for path in folder.glob("*.json") if path.stem.isdigit()), key=lambda path: int(path.stem))
+        records = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+        if not records:
+            return
+        write_comparison(folder, records)
+        show_comparison(folder, records)
+        if any(record["failed"] for record in records):
+            sys.exit(2)

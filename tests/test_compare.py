@@ -1,0 +1,66 @@
+"""Runs side by side, as `python -m asr_fed.compare` shows them."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from asr_fed.compare import main
+from asr_fed.data.manifest import Utterance
+from asr_fed.evaluation.evaluate import Evaluation
+from asr_fed.evaluation.files import numbers, write_evaluation
+from asr_fed.evaluation.wer import score
+
+SAID = [Utterance(f"u{n}", 1.0, "", f"s{n % 3}", "one two three four five six") for n in range(9)]
+
+
+def finish(run_dir: Path, weighting: str, wrong: int, rounds: int = 2, speech: list[Utterance] = SAID) -> Path:
+    """A run whose recogniser gets the first `wrong` words of every utterance wrong."""
+    found = Evaluation(score(speech, [" ".join(["x"] * wrong + u.text.split()[wrong:]) for u in speech]))
+    write_evaluation(run_dir / "evaluation" / "federated", found, {})
+    summary = {
+        **{"mode": "federated", "test_wer": found.wer, "test_cer": found.cer, "warm_start_wer": 90.0, "rounds": rounds},
+        **{"best_round": 1, "clients": 3, "seconds": 60.0, "systems": {"federated": numbers(found)}},
+        "command": f"python train_fed.py hparams/an4.yaml weighting={weighting} seed=1",
+    }
+    (run_dir / "summary.json").write_text(json.dumps(summary))
+    record = {"wer": 50.0, "round_seconds": 2.0, "bytes_up": 2e6, "bytes_down": 1e6, "audio_seconds": 1800.0}
+    (run_dir / "history.jsonl").write_text((json.dumps(record) + "\n") * rounds)
+    return run_dir
+
+
+def test_runs_are_compared_with_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [finish(tmp_path / "a", "uniform", 3), finish(tmp_path / "b", "num_examples", 1, rounds=4)]
+    assert main([*map(str, runs), "--output", str(tmp_path / "out")]) == 0
+    with (tmp_path / "out" / "comparison.csv").open(encoding="utf-8", newline="") as file:
+        first, second = csv.DictReader(file)
+    assert (float(first["test_wer"]), first["against_first"]) == (50.0, "")
+    assert second["against_first"].startswith("-33.33 (p ")
+    assert second["interval"] == "16.7 to 16.7"
+    assert (float(second["audio_hours"]), float(second["mb_up"]), float(second["mb_down"])) == (2.0, 8.0, 4.0)
+    page = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
+    table = (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
+    for text in (page, table, capsys.readouterr().out):
+        assert "weighting=num_examples" in text and "-33.33" in text
+        assert "seed=1" not in text, "both have it in common"
+    assert "://" not in page and "data:image/svg+xml" in page
+    assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_other_test_speakers_are_not_compared(tmp_path: Path) -> None:
+    runs = [finish(tmp_path / "a", "uniform", 3), finish(tmp_path / "b", "uniform", 3, speech=SAID[:5])]
+    assert main([*map(str, runs), "--output", str(tmp_path / "out")]) == 0
+    assert "against the first" not in (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
+
+
+def test_runs_without_rounds_have_a_table_and_no_plot(tmp_path: Path) -> None:
+    assert main([str(finish(tmp_path / "a", "uniform", 1, rounds=0)), "--output", str(tmp_path / "out")]) == 0
+    assert not (tmp_path / "out" / "comparison.png").exists()
+    assert "16.67" in (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
+
+
+def test_a_run_that_has_not_ended_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nowhere"), "--output", str(tmp_path / "out")]) == 2
+    assert "nowhere has no summary.json" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
