@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -23,6 +23,7 @@ from filelock import FileLock
 from rich.progress import track
 
 from asr_fed.config.schema import FeatureConfig
+from asr_fed.data.audio import read_audio
 from asr_fed.data.manifest import Utterance
 from asr_fed.errors import UserError
 from asr_fed.files import replacing
@@ -126,43 +127,36 @@ def _build_shard(job: _Job) -> None:
 
 
 def _filterbanks(job: _Job) -> Iterator[np.ndarray]:
+    compute = filterbank(job.config)
+    for utterance in job.utterances:
+        try:
+            signal = read_audio(utterance.wav, job.config.sample_rate, speed=job.speed)
+        except UserError as error:
+            raise UserError(f"{error} Prepare the corpus again.") from error
+        yield compute(signal).numpy()
+
+
+def filterbank(config: FeatureConfig) -> Callable:
+    """The function that makes features, float16 [frames, n_mels], of a waveform, float32 [samples]."""
     import torch
     from speechbrain.lobes.features import Fbank
 
-    compute = Fbank(
-        sample_rate=job.config.sample_rate,
-        n_mels=job.config.n_mels,
-        n_fft=job.config.n_fft,
-        win_length=job.config.win_ms,
-        hop_length=job.config.hop_ms,
+    fbank = Fbank(
+        sample_rate=config.sample_rate,
+        n_mels=config.n_mels,
+        n_fft=config.n_fft,
+        win_length=config.win_ms,
+        hop_length=config.hop_ms,
     )
-    for utterance in job.utterances:
-        with torch.no_grad():
-            signal = read_audio(utterance.wav, job.config.sample_rate, speed=job.speed)
-            frames = compute(signal[None])[0]
-            if job.config.subtract_mean:
-                frames -= frames.mean(dim=0)
-            yield frames.to(torch.float16).numpy()
 
+    @torch.no_grad()
+    def compute(signal: torch.Tensor) -> torch.Tensor:
+        frames = fbank(signal[None])[0]
+        if config.subtract_mean:
+            frames -= frames.mean(dim=0)
+        return frames.to(torch.float16)
 
-def read_audio(path: str | Path, sample_rate: int, *, speed: float = 1.0):
-    """Mono waveform as float32 tensor [samples] at `sample_rate` Hz, played `speed` times as fast.
-
-    Raises UserError where the file cannot be decoded.
-    """
-    import soundfile
-    import torch
-    from torchaudio.functional import resample
-
-    try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise UserError(f"The recording {path} cannot be read: {error}. Prepare the corpus again.") from error
-    signal = torch.from_numpy(samples.mean(axis=1))
-    # Playing faster is the same as pretending a higher original rate. Rounding it to 100 Hz keeps the
-    # resampling kernel small.
-    rate = round(rate * speed / 100) * 100 if speed != 1.0 else rate
-    return signal if rate == sample_rate else resample(signal, rate, sample_rate)
+    return compute
 
 
 @functools.lru_cache(maxsize=4096)

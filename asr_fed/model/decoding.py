@@ -22,7 +22,14 @@ def decode(model: AcousticModel, batch: Batch, decoder: Decoder, config: Evaluat
     The model is left in evaluation mode.
     """
     model.eval()
-    states, counts = model.encode(batch)
+    return decode_states(model, *model.encode(batch), decoder, config)
+
+
+@torch.no_grad()
+def decode_states(
+    model: AcousticModel, states: torch.Tensor, counts: torch.Tensor, decoder: Decoder, config: EvaluationConfig
+) -> list[list[int]]:
+    """`decode` of what a model in evaluation mode has encoded: states [batch, time, neurons], their number [batch]."""
     if decoder is Decoder.ctc_greedy:
         return ctc_greedy(model.ctc_log_probs(states), counts)
     if decoder is Decoder.attention_greedy:

@@ -1,0 +1,115 @@
+"""The command, its exit status and what it prints."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from asr_fed.model.recogniser import Recogniser, save_recogniser
+from asr_fed.transcribe.__main__ import main
+from asr_fed.transcribe.transcript import transcribe
+from tests.tiny import RATE
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def signals_are_put_back() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGPIPE)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def model(recogniser: Recogniser, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("model") / "federated.pt"
+    save_recogniser(recogniser, path)
+    return str(path)
+
+
+def test_one_recording_is_its_text(
+    model: str, recogniser: Recogniser, recordings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = recordings / "one.wav"
+    assert main([model, str(one)]) == 0
+    assert capsys.readouterr() == (transcribe(recogniser, one).text + "\n", "")
+
+
+def test_several_are_a_line_each_with_its_path(
+    model: str, recogniser: Recogniser, recordings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([model, str(recordings)]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    paths = [recordings / "deep" / "three.mp3", recordings / "deep" / "two.FLAC", recordings / "one.wav"]
+    assert lines == [[str(path), transcribe(recogniser, path).text] for path in paths]
+
+
+def test_options_reach_the_transcript(model: str, recordings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([model, str(recordings / "one.wav"), "--json", "--window", "1.2", "--decoder", "attention_greedy"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["path"] == str(recordings / "one.wav")
+    assert record["decoder"] == "attention_greedy" and record["window"] == 1.2
+    assert len(record["windows"]) == 2 and record["windows"][-1]["end"] == record["duration"] == 2.0
+
+
+def test_an_unreadable_recording_is_named_and_the_others_go_on(
+    model: str, recordings: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (recordings / "a bad one.wav").write_bytes(b"no audio" * 100)
+    output = tmp_path / "out.jsonl"
+    assert main([model, str(recordings), "--output", str(output)]) == 1
+    captured = capsys.readouterr()
+    assert "a bad one.wav cannot be decoded" in captured.err and "1 of 4 recordings" in captured.err
+    assert captured.out == "" and len(output.read_text().splitlines()) == 3
+    (recordings / "a bad one.wav").write_bytes((recordings / "one.wav").read_bytes())
+    assert main([model, str(recordings), "--output", str(output)]) == 0
+    assert "3 of 4 recordings were done before" in capsys.readouterr().err
+    assert len(output.read_text().splitlines()) == 4
+
+
+def test_what_the_user_has_to_correct_is_status_2(
+    model: str, tmp_path: Path, recordings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([model]) == 2
+    assert "nothing to transcribe" in capsys.readouterr().err
+    assert main([str(tmp_path / "none.pt"), str(recordings)]) == 2
+    assert "none.pt" in capsys.readouterr().err
+    for wrong in (["--window", "0"], ["--window", "nan"], ["--threads", "0"], ["--decoder", "oracle"]):
+        with pytest.raises(SystemExit) as stopped:
+            main([model, str(recordings), *wrong])
+        assert stopped.value.code == 2
+
+
+def test_a_killed_job_is_completed(model: str, recordings: Path, tmp_path: Path) -> None:
+    endless = recordings / "zzz.wav"
+    os.mkfifo(endless)  # a recording that never begins
+    output = tmp_path / "out.jsonl"
+    names = [str(recordings / "one.wav"), str(recordings / "deep"), str(endless), "--output", str(output)]
+    process = subprocess.Popen([sys.executable, "-m", "asr_fed.transcribe", model, *names], cwd=ROOT)
+    deadline = time.monotonic() + 120
+    while (not output.is_file() or output.read_bytes().count(b"\n") < 3) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    before = output.read_bytes()
+    assert before.count(b"\n") == 3
+    endless.unlink()
+    soundfile.write(endless, [0.1] * RATE, RATE)
+    assert main([model, *names]) == 0
+    after = output.read_bytes()
+    assert after.startswith(before) and after.count(b"\n") == 4
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys; sys.argv[1:] = ['--help']\ntry: main()\nfinally: print('torch' in sys.modules)"
+    code = f"from asr_fed.transcribe.__main__ import main; {code}"
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--window" in process.stdout and process.stdout.endswith("False\n")

@@ -1,0 +1,40 @@
+"""What a command line names."""
+
+from pathlib import Path
+
+import pytest
+
+from asr_fed.errors import UserError
+from asr_fed.transcribe.recordings import find_recordings
+
+
+def test_a_folder_means_the_recordings_below_it(recordings: Path) -> None:
+    names = [str(path.relative_to(recordings)) for path in find_recordings([recordings])]
+    assert names == ["deep/three.mp3", "deep/two.FLAC", "one.wav"]
+
+
+def test_files_come_in_the_order_given_and_once(recordings: Path) -> None:
+    one = recordings / "one.wav"
+    found = find_recordings([one, recordings / "deep", recordings])
+    assert [path.name for path in found] == ["one.wav", "three.mp3", "two.FLAC"]
+    assert find_recordings([recordings / "notes.txt"]) == [recordings / "notes.txt"]  # named is meant
+
+
+def test_a_list_has_files_and_folders(recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("list.txt").write_text("recordings/one.wav\n\nrecordings/deep\nnot there.wav\n")
+    found = find_recordings([], Path("list.txt"))
+    assert [str(path) for path in found] == [
+        "recordings/one.wav",
+        "recordings/deep/three.mp3",
+        "recordings/deep/two.FLAC",
+        "not there.wav",
+    ]
+
+
+def test_nothing_at_all_is_an_error(tmp_path: Path) -> None:
+    for named in ([], [tmp_path]):
+        with pytest.raises(UserError, match="nothing to transcribe"):
+            find_recordings(named)
+    with pytest.raises(UserError, match=r"none\.txt"):
+        find_recordings([], tmp_path / "none.txt")
