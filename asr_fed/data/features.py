@@ -126,8 +126,9 @@ def _build_shard(job: _Job) -> None:
 
 
 def _filterbanks(job: _Job) -> Iterator[np.ndarray]:
-    import torch
     from speechbrain.lobes.features import Fbank
+
+    from asr_fed.data.log_mel import log_mel
 
     compute = Fbank(
         sample_rate=job.config.sample_rate,
@@ -137,12 +138,8 @@ def _filterbanks(job: _Job) -> Iterator[np.ndarray]:
         hop_length=job.config.hop_ms,
     )
     for utterance in job.utterances:
-        with torch.no_grad():
-            signal = read_audio(utterance.wav, job.config.sample_rate, speed=job.speed)
-            frames = compute(signal[None])[0]
-            if job.config.subtract_mean:
-                frames -= frames.mean(dim=0)
-            yield frames.to(torch.float16).numpy()
+        signal = read_audio(utterance.wav, job.config.sample_rate, speed=job.speed)
+        yield log_mel(signal, compute, job.config.subtract_mean).numpy()
 
 
 def read_audio(path: str | Path, sample_rate: int, *, speed: float = 1.0):

@@ -36,7 +36,7 @@ class AcousticModel(nn.Module):
         super().__init__()
         self.register_buffer("feature_mean", torch.zeros(n_mels))
         self.register_buffer("feature_deviation", torch.ones(n_mels))
-        self.encoder = Encoder(config, n_mels)
+        self.encoder = Encoder.create(config, n_mels)
         self.ctc_head = Linear(input_size=config.dnn_neurons, n_neurons=vocabulary)
         self.embedding = Embedding(num_embeddings=vocabulary, embedding_dim=config.embedding)
         self.decoder = AttentionalRNNDecoder(
