@@ -138,6 +138,12 @@ class Recogniser:
         return recogniser
 
 
+def config_keys(features: FeatureConfig, model: ModelConfig) -> list[str]:
+    """KEY=VALUE, as on the command line, for each of these settings."""
+    parts = {"features": dataclasses.asdict(features), "model": dataclasses.asdict(model)}
+    return [f"{part}.{name}={value}".replace(" ", "") for part in parts for name, value in parts[part].items()]
+
+
 def save_recogniser(recogniser: Recogniser, path: Path) -> None:
     save_checkpoint({"recogniser": recogniser.to_dict()}, path)
 
