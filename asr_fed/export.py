@@ -47,13 +47,19 @@ def _export(model: Path, folder: Path, decoder: str | None) -> None:
     from asr_fed.pretrained import open_recogniser
 
     recogniser = open_recogniser(model)
-    evaluation, default, summary = EvaluationConfig(), Decoder.ctc_greedy, None
+    used = Decoder.ctc_greedy if decoder is None else Decoder[decoder]
+    evaluation, summary = EvaluationConfig(), None
     if (model / "config.yaml").is_file():
-        evaluation = read_config(model).evaluation
-        default = evaluation.test_decoder
+        config = read_config(model)
+        evaluation = config.evaluation
+        used = evaluation.test_decoder if decoder is None else used
+        if config.loss.ctc_weight == 1 and used is not Decoder.ctc_greedy:
+            raise UserError(
+                f"{model} was trained with loss.ctc_weight=1, so without the attention decoder that {used.name} "
+                "needs. Use --decoder ctc_greedy."
+            )
     if (model / "summary.json").is_file():
         summary = json.loads((model / "summary.json").read_text(encoding="utf-8"))
-    used = Decoder[decoder] if decoder is not None else default
     export_recogniser(recogniser, folder, used, evaluation, summary)
     print(f"{folder} transcribes with {used.name}. Its README.md says how to open it.")
 

@@ -1,7 +1,7 @@
 """The two modules that SpeechBrain's EncoderDecoderASR asks for, computing what our decoder computes.
 
-An exported folder carries this file's source behind those of encoder.py and log_mel.py; nothing of asr_fed is
-imported here when it runs.
+An exported folder carries this file's source behind those of log_mel.py and encoder.py, in one module; so their names
+are there when it runs, and nothing of asr_fed is imported.
 """
 
 from collections.abc import Callable
