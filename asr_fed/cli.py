@@ -4,6 +4,7 @@ Everything behind the config file is Hydra's: overrides, `--cfg job`, `--multiru
 """
 
 import os
+import re
 import shlex
 import signal
 import sys
@@ -45,6 +46,7 @@ Keys people change most:
   data.root=DIR                   the corpus on disk
   federation=cross_silo|cross_device   federation.rounds=N  federation.cohort=N  federation.local_epochs=N
   weighting=wer_softmax|loss_softmax|num_examples|uniform
+  warm_start=MODEL                start from a run directory, a checkpoint or a SpeechBrain folder
   model=crdnn|small|tiny          server=fed_avg|fed_avgm|fed_adam|fed_yogi|fed_adagrad|lamb
   engine=local|ray|deployment     engine.workers=N  engine.threads_per_worker=N
   device=auto|cpu|cuda|mps        seed=N
@@ -185,6 +187,8 @@ def hydra_arguments(arguments: list[str]) -> list[str]:
     # Hydra takes overrides only in one piece, behind the flags.
     overrides = [word for word in arguments[1:] if "=" in word or word.startswith(("+", "~"))]
     flags = [word for word in arguments[1:] if word not in overrides]
+    # What Hydra would take for a choice of the group.
+    overrides = [re.sub("^warm_start=", "warm_start.checkpoint=", word) for word in overrides]
     return [
         *flags,
         "--config-path",

@@ -19,7 +19,8 @@ from asr_fed.data.manifest import Utterance, read_manifest
 from asr_fed.data.partition import Partition, partition_speakers, read_partition, write_partition
 from asr_fed.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from asr_fed.errors import UserError
-from asr_fed.model.recogniser import Recogniser, load_recogniser
+from asr_fed.model.recogniser import Recogniser, config_keys
+from asr_fed.pretrained import open_recogniser
 from asr_fed.processes import available_cores
 from asr_fed.training.epoch import TrainingContext
 from asr_fed.training.randomness import seed_everything
@@ -124,16 +125,14 @@ def pick_device(name: str, worker: int = 0) -> torch.device:
 def _tokenizer(config: Config, warm_up: Sequence[Utterance]) -> Tokenizer:
     if config.warm_start.checkpoint is None:
         return train_tokenizer((utterance.text for utterance in warm_up), config.tokenizer)
-    given = load_recogniser(config.warm_start.checkpoint)
-    for key, ours, theirs in (
-        ("features", config.features, given.features),
-        ("model", config.model, given.model_config),
-    ):
-        if ours != theirs:
-            raise UserError(
-                f"warm_start.checkpoint={config.warm_start.checkpoint} was made with {key}={theirs}, "
-                f"the config says {ours}. Make them equal."
-            )
+    given = open_recogniser(config.warm_start.checkpoint)
+    ours = config_keys(config.features, config.model)
+    differing = [key for key in config_keys(given.features, given.model_config) if key not in ours]
+    if differing:
+        raise UserError(
+            f"warm_start.checkpoint={config.warm_start.checkpoint} is another model than that of the config. "
+            f"It needs {' '.join(differing)}."
+        )
     return given.tokenizer
 
 

@@ -17,6 +17,7 @@ from asr_fed.federation.engine import open_workers
 from asr_fed.federation.sampling import cohort_size
 from asr_fed.federation.server_app import FederationState, load_federation, run_federation
 from asr_fed.model.recogniser import Recogniser, load_recogniser, save_recogniser
+from asr_fed.pretrained import open_recogniser
 from asr_fed.processes import keep_freed_memory
 from asr_fed.progress import RunProgress
 from asr_fed.results import made_by, test, write_results
@@ -73,13 +74,13 @@ def train_models(experiment: Experiment, progress: RunProgress) -> FederationSta
 
 
 def warm_start(experiment: Experiment, progress: RunProgress) -> None:
-    """checkpoints/warm_start.pt: trained centrally on warm-up speech, or the checkpoint that the config names."""
+    """checkpoints/warm_start.pt: trained centrally on warm-up speech, or the recogniser that the config names."""
     path = experiment.checkpoints / "warm_start.pt"
     settings = experiment.config.warm_start
     if path.is_file():
         return
     if settings.checkpoint is not None:
-        save_recogniser(load_recogniser(settings.checkpoint), path)
+        save_recogniser(open_recogniser(settings.checkpoint), path)
         return
     recogniser = experiment.fresh_recogniser()
     centrally(experiment, recogniser, experiment.partition.warm_up, settings, "warm_start", progress)

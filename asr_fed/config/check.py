@@ -105,7 +105,7 @@ def check_config(config: DictConfig) -> None:
     if config.warm_start.checkpoint is None and parts.warm_up_speakers == 0 and parts.warm_up_file is None:
         raise UserError(
             "data.parts.warm_up_speakers=0 leaves nothing to train tokenizer and warm start on: raise it, or give "
-            "warm_start.checkpoint=FILE."
+            "warm_start=MODEL."
         )
 
 

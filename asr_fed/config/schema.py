@@ -248,7 +248,7 @@ class CentralConfig:
 
 @dataclass
 class WarmStartConfig(CentralConfig):
-    checkpoint: str | None = None  # a recogniser to start from: no warm-up training then
+    checkpoint: str | None = None  # run directory, checkpoint or SpeechBrain folder: no warm-up training then
 
 
 @dataclass

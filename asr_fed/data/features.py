@@ -138,8 +138,9 @@ def _filterbanks(job: _Job) -> Iterator[np.ndarray]:
 
 def filterbank(config: FeatureConfig) -> Callable:
     """The function that makes features, float16 [frames, n_mels], of a waveform, float32 [samples]."""
-    import torch
     from speechbrain.lobes.features import Fbank
+
+    from asr_fed.data.log_mel import log_mel
 
     fbank = Fbank(
         sample_rate=config.sample_rate,
@@ -148,15 +149,7 @@ def filterbank(config: FeatureConfig) -> Callable:
         win_length=config.win_ms,
         hop_length=config.hop_ms,
     )
-
-    @torch.no_grad()
-    def compute(signal: torch.Tensor) -> torch.Tensor:
-        frames = fbank(signal[None])[0]
-        if config.subtract_mean:
-            frames -= frames.mean(dim=0)
-        return frames.to(torch.float16)
-
-    return compute
+    return functools.partial(log_mel, fbank=fbank, subtract_mean=config.subtract_mean)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from asr_fed.data.features import read_audio
+from asr_fed.data.audio import read_audio
 from asr_fed.data.manifest import Utterance
 from asr_fed.data.partition import Partition, summarise
 from asr_fed.errors import UserError

@@ -3,9 +3,12 @@
 As it ships, the CRDNN lets padding in at three places: convolutions see what follows an utterance's
 end (and SpeechBrain's pad by reflection at the end of the longest), the LSTM runs backwards out of the
 padding, and BatchNorm counts padded frames. The parameters and their names stay SpeechBrain's.
+
+An exported folder carries this file's source: nothing of asr_fed is imported here when it runs.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from speechbrain.lobes.models.CRDNN import CRDNN
@@ -14,16 +17,28 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from asr_fed.config.schema import ModelConfig
+if TYPE_CHECKING:
+    from asr_fed.config.schema import ModelConfig
 
 
 class Encoder(nn.Module):
-    """Features [batch, frames, n_mels] -> states [batch, ceil(frames / stride), dnn_neurons]."""
+    """Features [batch, frames, n_mels] -> states [batch, ceil(frames / stride), dnn_neurons], zero behind each end."""
 
-    def __init__(self, config: ModelConfig, n_mels: int) -> None:
-        blocks = len(config.cnn_channels)
+    def __init__(self, crdnn: CRDNN, cnn_kernel: Sequence[int], pool_2d: bool, time_pooling: int) -> None:
         super().__init__()
-        self.crdnn = CRDNN(
+        self.crdnn = crdnn
+        self.block_stride = 2 if pool_2d else 1
+        self.time_pooling_size = time_pooling
+        # Output frames of silence behind the longest utterance: the two convolutions of a block reach the reflected
+        # edge then only from frames that are masked anyway.
+        self.margin = 2 * max(cnn_kernel)
+        self.stride = self.block_stride ** len(crdnn.CNN) * time_pooling
+
+    @classmethod
+    def create(cls, config: "ModelConfig", n_mels: int) -> "Encoder":
+        """An encoder with fresh weights, drawn from torch's current random state."""
+        blocks = len(config.cnn_channels)
+        crdnn = CRDNN(
             input_shape=[None, None, n_mels],
             dropout=config.dropout,
             cnn_blocks=blocks,
@@ -41,12 +56,7 @@ class Encoder(nn.Module):
             dnn_blocks=config.dnn_blocks,
             dnn_neurons=config.dnn_neurons,
         )
-        self.block_stride = 2 if config.pool_2d else 1
-        self.time_pooling_size = config.time_pooling
-        # Output frames of silence behind the longest utterance: the two convolutions of a block reach the reflected
-        # edge then only from frames that are masked anyway.
-        self.margin = 2 * max(config.cnn_kernel)
-        self.stride = self.block_stride**blocks * config.time_pooling
+        return cls(crdnn, config.cnn_kernel, config.pool_2d, config.time_pooling)
 
     def forward(self, features: torch.Tensor, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns states and their number per utterance, int64 [batch]."""

@@ -36,7 +36,7 @@ class AcousticModel(nn.Module):
         super().__init__()
         self.register_buffer("feature_mean", torch.zeros(n_mels))
         self.register_buffer("feature_deviation", torch.ones(n_mels))
-        self.encoder = Encoder(config, n_mels)
+        self.encoder = Encoder.create(config, n_mels)
         self.ctc_head = Linear(input_size=config.dnn_neurons, n_neurons=vocabulary)
         self.embedding = Embedding(num_embeddings=vocabulary, embedding_dim=config.embedding)
         self.decoder = AttentionalRNNDecoder(
@@ -136,6 +136,12 @@ class Recogniser:
         recogniser = cls.create(model_config, features, Tokenizer(content["tokenizer"]))
         recogniser.model.load_state_dict(content["model"])
         return recogniser
+
+
+def config_keys(features: FeatureConfig, model: ModelConfig) -> list[str]:
+    """KEY=VALUE, as on the command line, for each of these settings."""
+    parts = {"features": dataclasses.asdict(features), "model": dataclasses.asdict(model)}
+    return [f"{part}.{name}={value}".replace(" ", "") for part in parts for name, value in parts[part].items()]
 
 
 def save_recogniser(recogniser: Recogniser, path: Path) -> None:

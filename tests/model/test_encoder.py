@@ -19,7 +19,7 @@ SHAPES = [
 
 def encoder(**shape: object) -> Encoder:
     torch.manual_seed(0)
-    built = Encoder(tiny_model_config(**({"dropout": 0.3} | shape)), n_mels=16)
+    built = Encoder.create(tiny_model_config(**({"dropout": 0.3} | shape)), n_mels=16)
     with torch.no_grad():  # statistics as after training, so that BatchNorm does something
         for module in built.modules():
             if isinstance(module, nn.BatchNorm1d):

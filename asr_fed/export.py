@@ -1,0 +1,150 @@
+"""A recogniser as a folder that SpeechBrain opens without asr_fed: `python -m asr_fed.export --help`.
+
+The folder has the files of the CRDNN recognisers that SpeechBrain publishes. Its hyperparams.yaml carries the Python
+source of what stock SpeechBrain computes otherwise (`asr_fed.model.encoder` says what), because SpeechBrain's
+`from_hparams` fetches no other source.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asr_fed.config.schema import Decoder, EvaluationConfig
+from asr_fed.errors import UserError
+
+if TYPE_CHECKING:
+    from asr_fed.model.recogniser import Recogniser
+
+FIXED = 10**9  # frames behind the normaliser's statistics, for SpeechBrain: so many that training does not move them
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exits with 2 where the user has something to correct."""
+    parser = argparse.ArgumentParser(
+        prog="python -m asr_fed.export",
+        description="Write a folder that SpeechBrain's EncoderDecoderASR.from_hparams(source=FOLDER) opens.",
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a run directory or a checkpoint")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder")
+    parser.add_argument(
+        "--decoder",
+        choices=[decoder.name for decoder in Decoder],
+        help="what the folder transcribes with; default: test_decoder of the run, ctc_greedy for a checkpoint",
+    )
+    chosen = parser.parse_args(arguments)
+    try:
+        _export(chosen.model, chosen.folder, chosen.decoder)
+    except UserError as error:
+        print(f"asr_fed.export: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _export(model: Path, folder: Path, decoder: str | None) -> None:
+    from asr_fed.experiment import read_config
+    from asr_fed.pretrained import open_recogniser
+
+    recogniser = open_recogniser(model)
+    used = Decoder.ctc_greedy if decoder is None else Decoder[decoder]
+    evaluation, summary = EvaluationConfig(), None
+    if (model / "config.yaml").is_file():
+        config = read_config(model)
+        evaluation = config.evaluation
+        used = evaluation.test_decoder if decoder is None else used
+        if config.loss.ctc_weight == 1 and used is not Decoder.ctc_greedy:
+            raise UserError(
+                f"{model} was trained with loss.ctc_weight=1, so without the attention decoder that {used.name} "
+                "needs. Use --decoder ctc_greedy."
+            )
+    if (model / "summary.json").is_file():
+        summary = json.loads((model / "summary.json").read_text(encoding="utf-8"))
+    export_recogniser(recogniser, folder, used, evaluation, summary)
+    print(f"{folder} transcribes with {used.name}. Its README.md says how to open it.")
+
+
+def export_recogniser(
+    recogniser: "Recogniser",
+    folder: Path,
+    decoder: Decoder = Decoder.ctc_greedy,
+    evaluation: EvaluationConfig | None = None,
+    summary: dict[str, Any] | None = None,
+) -> None:
+    """Write the folder. hyperparams.yaml comes last: a folder that is not whole does not open.
+
+    Args:
+        evaluation: size of the beam, and the weight of CTC in it.
+        summary: of the run that made the recogniser, for the README.
+
+    Raises UserError where `folder` is something already.
+    """
+    from torch import nn
+
+    from asr_fed.checkpoint import save_checkpoint
+    from asr_fed.data.tokenizer import save_tokenizer
+    from asr_fed.run_dir import write_text
+
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder} is there already, and not empty. Give a new folder, or remove it first.")
+    model = recogniser.model
+    parts = nn.ModuleList([model.encoder.crdnn, model.embedding, model.decoder, model.ctc_head, model.decoder_head])
+    save_checkpoint({name: tensor.cpu() for name, tensor in parts.state_dict().items()}, folder / "asr.ckpt")
+    statistics = {"count": FIXED, "glob_mean": model.feature_mean.cpu(), "glob_std": model.feature_deviation.cpu()}
+    save_checkpoint(statistics, folder / "normalizer.ckpt")
+    save_tokenizer(recogniser.tokenizer, folder / "tokenizer.ckpt")
+    texts = folder_texts(recogniser, decoder, evaluation or EvaluationConfig(), summary)
+    for name in ("README.md", "hyperparams.yaml"):
+        write_text(folder / name, texts[name])
+
+
+def folder_texts(
+    recogniser: "Recogniser", decoder: Decoder, evaluation: EvaluationConfig, summary: dict[str, Any] | None
+) -> dict[str, str]:
+    """README.md and hyperparams.yaml of the folder."""
+    import hashlib
+
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    from asr_fed import __version__
+    from asr_fed.data.tokenizer import BLANK, BOS, EOS
+    from asr_fed.model.decoding import TOKENS_PER_FRAME
+
+    source = carried_source()
+    values = {
+        "features": recogniser.features,
+        "model": recogniser.model_config,
+        "vocabulary": len(recogniser.tokenizer),
+        "parameters": sum(parameter.numel() for parameter in recogniser.model.parameters()),
+        "decoder": decoder,
+        "evaluation": evaluation,
+        "summary": summary,
+        "version": __version__,
+        "source": source,
+        # Python keeps modules by name: the folders of two versions of asr_fed must not share one.
+        "module": f"asr_fed_{hashlib.sha256(source.encode()).hexdigest()[:12]}",
+        **{"BLANK": BLANK, "BOS": BOS, "EOS": EOS, "TOKENS_PER_FRAME": TOKENS_PER_FRAME},
+    }
+    templates = Environment(
+        loader=PackageLoader("asr_fed", "exported"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return {name: templates.get_template(f"{name}.jinja").render(values) for name in ("README.md", "hyperparams.yaml")}
+
+
+def carried_source() -> str:
+    """Python that needs SpeechBrain alone: our encoder, and what SpeechBrain's interface asks for around it."""
+    import inspect
+
+    from asr_fed.data import log_mel
+    from asr_fed.exported import interface
+    from asr_fed.model import encoder
+
+    return "\n\n".join(inspect.getsource(module) for module in (log_mel, encoder, interface))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

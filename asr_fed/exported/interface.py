@@ -1,0 +1,80 @@
+"""The two modules that SpeechBrain's EncoderDecoderASR asks for, computing what our decoder computes.
+
+An exported folder carries this file's source behind those of log_mel.py and encoder.py, in one module; so their names
+are there when it runs, and nothing of asr_fed is imported.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from asr_fed.data.log_mel import log_mel
+    from asr_fed.model.encoder import Encoder
+
+
+class SpeechEncoder(nn.Module):
+    """Waveforms [batch, samples] and their relative lengths [batch] -> states [batch, time, neurons].
+
+    States are zero behind each utterance's end: that is how the decoder knows it.
+    """
+
+    def __init__(
+        self, compute_features: nn.Module, subtract_mean: bool, normalize: nn.Module, model: "Encoder"
+    ) -> None:
+        super().__init__()
+        self.compute_features = compute_features
+        self.subtract_mean = subtract_mean
+        self.normalize = normalize
+        self.model = model
+
+    def forward(self, wavs: torch.Tensor, wav_lens: torch.Tensor) -> torch.Tensor:
+        samples = (wav_lens * wavs.shape[1]).round().int()
+        # One after the other, as when the recogniser was trained: their frames do not depend on their neighbours.
+        frames = [
+            log_mel(wav[:count], self.compute_features, self.subtract_mean).float()
+            for wav, count in zip(wavs, samples, strict=True)
+        ]
+        counts = torch.tensor([len(one) for one in frames], device=wavs.device)
+        padded = nn.utils.rnn.pad_sequence(frames, batch_first=True)
+        states, _ = self.model(self.normalize(padded), counts)
+        return states
+
+
+class TokenDecoder(nn.Module):
+    """States -> the tokens of the text: each utterance alone, without the tokens that stand for no text.
+
+    `search` is one of SpeechBrain's searchers, or CtcGreedy.
+    """
+
+    def __init__(self, search: nn.Module, first_spoken: int) -> None:
+        super().__init__()
+        self.search = search
+        self.first_spoken = first_spoken
+
+    def forward(self, states: torch.Tensor, wav_lens: torch.Tensor) -> tuple[list[list[int]], None, None, None]:
+        """The four things that EncoderDecoderASR takes apart: tokens, and nothing else."""
+        hypotheses = []
+        for one in states:
+            real = one.any(dim=-1).nonzero()
+            end = int(real[-1]) + 1 if len(real) else 1
+            tokens, *_ = self.search(one[None, :end], torch.ones(1, device=states.device))
+            hypotheses.append([int(token) for token in tokens[0] if token >= self.first_spoken])
+        return hypotheses, None, None, None
+
+
+class CtcGreedy(nn.Module):
+    """A searcher by the CTC head alone."""
+
+    def __init__(self, ctc_lin: Callable[[torch.Tensor], torch.Tensor], blank_index: int) -> None:
+        super().__init__()
+        self.ctc_lin = ctc_lin
+        self.blank_index = blank_index
+
+    def forward(self, states: torch.Tensor, wav_len: torch.Tensor) -> tuple[list[list[int]], Any]:
+        """Of states without padding."""
+        path = self.ctc_lin(states).float().log_softmax(-1).argmax(-1)
+        merged = [torch.unique_consecutive(one) for one in path]
+        return [one[one != self.blank_index].tolist() for one in merged], wav_len
