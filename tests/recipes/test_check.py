@@ -1,0 +1,230 @@
+"""Recipes: their commands are valid, and their tables are compared with what runs give now."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from asr_fed.config.check import check_config
+from asr_fed.config.files import experiments_folder
+from asr_fed.config.schema import Config
+from asr_fed.data.manifest import Utterance
+from asr_fed.errors import UserError
+from asr_fed.evaluation.evaluate import Evaluation
+from asr_fed.evaluation.files import numbers, write_evaluation
+from asr_fed.evaluation.wer import score
+from asr_fed.run_dir import write_summary
+from recipes import check
+
+README = f"# A recipe\n\n{check.MARKS[0]}\nold\n{check.MARKS[1]}\n\nAfter it.\n"
+RECIPE = """
+base: train_fed.py nowhere.yaml
+seeds: [7, 8]
+words: {START: "a=$RUNS/start/warm.pt"}
+runs:
+  start: ""
+  run-$SEED: $START seed=$SEED b=$CORPUS
+rows:
+  - {name: start, run: start, system: warm_start}
+  - {name: both, run: run-$SEED, system: federated}
+  - {name: again, run: run-$SEED, system: federated, against: both}
+tolerance: 10
+"""
+WORDS = "one two three four five six seven eight nine ten"
+
+
+@pytest.mark.parametrize("path", sorted(check.RECIPES.glob("*/recipe.yaml")), ids=lambda path: path.parent.name)
+def test_every_run_of_our_recipes_is_one_that_would_start(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = check.read_recipe(path.parent)
+    monkeypatch.setenv("AN4", "corpus")
+    for line in recipe.runs.values():
+        program, experiment, *overrides = check.command(line, Path("runs"))
+        assert (check.RECIPES.parent / program).is_file()
+        compose_and_check(experiment, [*overrides, "run_dir=somewhere"])
+        assert check.starts_from(line) <= recipe.runs.keys()
+    rows = {row.name for row in recipe.rows}
+    assert {run for row in recipe.rows for run in row.runs} <= recipe.runs.keys()
+    assert {row.against for row in recipe.rows} <= {*rows, None} and len(rows) == len(recipe.rows)
+
+
+@pytest.mark.parametrize("path", sorted(check.RECIPES.glob("*/README.md")), ids=lambda path: path.parent.name)
+def test_every_train_fed_command_in_a_recipes_readme_is_one_that_would_start(path: Path) -> None:
+    for line in shell_lines(path.read_text(encoding="utf-8")):
+        experiment, *words = shlex.split(line.partition("#")[0])[2:]
+        overrides = [word for word in words if "=" in word and not word.startswith("run_dir=")]
+        for chosen in every_job(overrides):
+            compose_and_check(experiment, [*chosen, "run_dir=somewhere"])
+
+
+def shell_lines(markdown: str) -> list[str]:
+    """The train_fed.py commands of a page, with its shell variables filled in."""
+    values = {"CV": "corpus", "LS": "corpus", "AN4": "corpus"}
+    found = []
+    for block in re.findall(r"^```\n(.*?)^```", markdown, flags=re.DOTALL | re.MULTILINE):
+        for line in block.replace("\\\n", " ").splitlines():
+            if assigned := re.fullmatch(r'(\w+)="?(.*?)"?(?:  #.*)?', line):
+                values[assigned[1]] = filled(assigned[2], values)
+            elif loop := re.fullmatch(r"for (\w+) in (\S+).*; do", line):
+                values[loop[1]] = loop[2]
+            elif line.strip().startswith("python train_fed.py"):
+                found.append(filled(line, values))
+    return found
+
+
+def filled(text: str, values: dict[str, str]) -> str:
+    for name in sorted(values, key=len, reverse=True):
+        text = text.replace(f"${name}", values[name])
+    assert "$" not in text, text
+    return text
+
+
+def every_job(overrides: list[str]) -> list[list[str]]:
+    """A sweep's jobs, each choice of a list beside the others' first."""
+    parsed = [
+        (each.get_key_element(), list(each.sweep_string_iterator()) if each.is_sweep_override() else None, text)
+        for each, text in zip(OverridesParser.create().parse_overrides(overrides), overrides, strict=True)
+    ]
+    first = [text if values is None else f"{key}={values[0]}" for key, values, text in parsed]
+    others = [
+        [*first[:place], f"{key}={value}", *first[place + 1 :]]
+        for place, (key, values, _) in enumerate(parsed)
+        for value in (values or [])[1:]
+    ]
+    return [first, *others]
+
+
+def compose_and_check(experiment: str, overrides: list[str]) -> None:
+    ConfigStore.instance().store("schema", Config)
+    with initialize_config_dir(str(experiments_folder()), version_base="1.3"):
+        check_config(compose(Path(experiment).stem, overrides))
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> check.Recipe:
+    folder = tmp_path / "recipe"
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text(RECIPE)
+    (folder / "README.md").write_text(README)
+    return check.read_recipe(folder)
+
+
+def finish(run_dir: Path, wrong: int) -> None:
+    """A run whose federated recogniser misses the first `wrong` of the ten words of each of two speakers."""
+    speech = [Utterance(f"{who}-1", 2.0, "", who, WORDS) for who in ("anne", "bob")]
+    systems = {}
+    for name, missed in (("warm_start", 5), ("federated", wrong)):
+        evaluation = Evaluation(score(speech, [" ".join(WORDS.split()[missed:])] * 2))
+        write_evaluation(run_dir / "evaluation" / name, evaluation, {})
+        systems[name] = numbers(evaluation)
+    write_summary(run_dir, {"systems": systems, "seconds": 90})
+
+
+def test_seeds_words_runs_and_the_environment_make_the_command_lines(
+    recipe: check.Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert list(recipe.runs) == ["start", "run-7", "run-8"]
+    assert recipe.rows[1].runs == ("run-7", "run-8")
+    with pytest.raises(UserError, match="CORPUS"):
+        check.command(recipe.runs["run-7"], Path("/runs"))
+    monkeypatch.setenv("CORPUS", "here")
+    words = check.command(recipe.runs["run-7"], Path("/runs"))
+    assert words == ["train_fed.py", "nowhere.yaml", "a=/runs/start/warm.pt", "seed=7", "b=here"]
+    assert check.starts_from(recipe.runs["run-7"]) == {"start"}
+
+
+def test_a_failed_run_is_named_with_its_command_and_what_it_said(
+    recipe: check.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CORPUS", "here")
+    with pytest.raises(UserError) as stopped:
+        check.execute(recipe, tmp_path, jobs=2)
+    told = str(stopped.value)
+    assert "recipe: the run start ended with status 2: asr-fed: There is no experiment file nowhere.yaml" in told
+    assert f"python train_fed.py nowhere.yaml run_dir={tmp_path / 'start'}" in told
+    assert sorted(path.name for path in tmp_path.glob("*.log")) == ["start.log"]  # the others had to wait for it
+
+
+def test_runs_that_have_ended_are_not_repeated_and_the_others_run_side_by_side_when_what_they_need_is_there(
+    recipe: check.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CORPUS", "here")
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    runs = tmp_path / "runs"
+    (runs / "run-8").mkdir(parents=True)
+    (runs / "run-8" / "config.yaml").touch()  # it was stopped
+    lines = {name: line.replace("train_fed.py", str(program)) for name, line in recipe.runs.items()}
+    check.execute(check.Recipe(recipe.folder, lines, recipe.rows, 0), runs, jobs=2)
+    first, *others = (tmp_path / "order.txt").read_text().splitlines()
+    assert first == "start ends" and sorted(others[:2]) == ["run-7 begins", "run-8 begins resume=true"]
+    assert (runs / "run-7" / "summary.json").is_file()
+    (tmp_path / "order.txt").unlink()
+    check.execute(check.Recipe(recipe.folder, lines, recipe.rows, 0), runs, jobs=2)
+    assert not (tmp_path / "order.txt").exists()
+
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+run_dir = Path(next(word for word in sys.argv if word.startswith("run_dir="))[8:])
+order = run_dir.parent.parent / "order.txt"
+def note(text):
+    with order.open("a") as file:
+        file.write(text + chr(10))
+if run_dir.name != "start":
+    note(" ".join([run_dir.name, "begins", *sys.argv[-1:]]).removesuffix(f" run_dir={run_dir}"))
+    end = time.monotonic() + 20
+    while order.read_text().count("begins") < 2 and time.monotonic() < end:  # until the other has begun too
+        time.sleep(0.02)
+    assert order.read_text().count("begins") == 2
+run_dir.mkdir(parents=True, exist_ok=True)
+note(f"{run_dir.name} ends")
+(run_dir / "summary.json").write_text("{}")
+"""
+
+
+def test_the_table_is_written_from_the_runs_and_compared_with_later_ones(
+    recipe: check.Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish(tmp_path / "start", 5)
+    finish(tmp_path / "run-7", 2)
+    finish(tmp_path / "run-8", 4)
+    start, both, again = rows = check.measure(recipe, tmp_path)
+    assert (start.wer, start.runs, start.minutes) == (50, 1, 1.5)
+    # Both speakers are alike, so that the interval over speakers has no width; the runs are not.
+    assert (both.wer, both.low, both.high, both.least, both.greatest, both.runs) == (30, 30, 30, 20, 40, 2)
+    assert (again.difference, again.difference_low, again.difference_high) == (0, 0, 0)
+    check.write_measured(recipe, rows, 4.5)
+    readme = (recipe.folder / "README.md").read_text()
+    assert "| both | 30.0 | 30.0 to 30.0 | 20.0 to 40.0 |" in readme and "| +0.0 (+0.0 to +0.0) to both |" in readme
+    assert "old" not in readme and readme.endswith("After it.\n") and "3 runs of 4 minutes" in readme
+    assert check.compare(recipe, rows)
+
+    for wrong, within in ((6, True), (7, False)):  # a mean of 40 and of 45, where 30 may differ by 10
+        finish(tmp_path / "run-8", wrong)
+        assert check.compare(recipe, check.measure(recipe, tmp_path)) is within
+    assert "DIFFERS" in capsys.readouterr().out
+
+
+def test_a_row_that_was_never_measured_does_not_pass(recipe: check.Recipe, tmp_path: Path) -> None:
+    for run in recipe.runs:
+        finish(tmp_path / run, 3)
+    rows = check.measure(recipe, tmp_path)
+    with pytest.raises(UserError, match=r"measured\.csv is not there"):
+        check.compare(recipe, rows)
+    check.write_measured(recipe, rows[:1], 1.0)
+    assert not check.compare(recipe, rows)
+
+
+def test_a_run_without_its_evaluation_says_how_to_make_it(recipe: check.Recipe, tmp_path: Path) -> None:
+    for run in recipe.runs:
+        finish(tmp_path / run, 3)
+    for file in (tmp_path / "run-8" / "evaluation" / "federated").iterdir():
+        file.unlink()
+    (tmp_path / "run-8" / "evaluation" / "federated").rmdir()
+    with pytest.raises(UserError, match=r"python -m asr_fed.evaluation .*run-8"):
+        check.measure(recipe, tmp_path)
