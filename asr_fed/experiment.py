@@ -115,9 +115,9 @@ def pick_device(name: str, worker: int = 0) -> torch.device:
     try:
         device = torch.device(name)
         if name == "cuda":
-            device = torch.device("cuda", worker % torch.cuda.device_count())
+            device = torch.device("cuda", worker % max(1, torch.cuda.device_count()))
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError, ZeroDivisionError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"device={name} cannot be used here: {error}. Use device=auto or device=cpu.") from error
     return device
 

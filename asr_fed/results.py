@@ -13,6 +13,7 @@ from asr_fed.evaluation.files import numbers, write_evaluation
 from asr_fed.evaluation.report import write_report
 from asr_fed.evaluation.statistics import Paired, paired_test
 from asr_fed.experiment import Experiment, open_experiment, pick_device, systems
+from asr_fed.federation.personalisation import summarise_gains
 from asr_fed.federation.server_app import FederationState, load_federation
 from asr_fed.model.recogniser import load_recogniser
 from asr_fed.processes import peak_rss_mb
@@ -128,6 +129,7 @@ def summarise(
         "systems": {name: numbers(evaluation) for name, evaluation in evaluations.items()},
         "against": {name: asdict(paired) for name, paired in compare_with_others(own, evaluations).items()},
         "spread": {name: asdict(speaker_spread(evaluation)) for name, evaluation in evaluations.items()},
+        **({"personalisation": summarise_gains(experiment)} if config.personalise else {}),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "weights_sha256": state_sha256(read_state(model)),
         "tokenizer_sha256": experiment.tokenizer.sha256,

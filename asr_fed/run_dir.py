@@ -16,7 +16,7 @@ from asr_fed.config.schema import Config
 from asr_fed.errors import UserError
 from asr_fed.files import replacing
 
-# A resumed run may differ in these: they do not change what has been computed so far.
+# A resumed run may differ in these keys and sections: they do not change what has been computed so far.
 MAY_CHANGE = (
     "resume",
     "run_dir",
@@ -35,6 +35,8 @@ MAY_CHANGE = (
     "evaluation.beam_ctc_weight",
     "evaluation.report_clips",
     "tracking",
+    "personalise",
+    "personalisation",
 )
 PACKAGES = ("torch", "torchaudio", "speechbrain", "flwr", "sentencepiece", "jiwer", "hydra-core", "numpy")
 
@@ -96,7 +98,7 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterable[str]:
     for key in old.keys() | new.keys():
-        if old.get(key) != new.get(key) and key not in MAY_CHANGE:
+        if old.get(key) != new.get(key) and not any(f"{key}.".startswith(f"{name}.") for name in MAY_CHANGE):
             yield key
 
 

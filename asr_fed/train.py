@@ -14,6 +14,7 @@ from asr_fed.data.partition import describe
 from asr_fed.data.tokenizer import unknown_characters
 from asr_fed.experiment import Experiment, pick_device, prepare_experiment, systems
 from asr_fed.federation.engine import open_workers
+from asr_fed.federation.personalisation import describe_gains, personalise_clients
 from asr_fed.federation.sampling import cohort_size
 from asr_fed.federation.server_app import FederationState, load_federation, run_federation
 from asr_fed.model.recogniser import Recogniser, load_recogniser, save_recogniser
@@ -56,6 +57,8 @@ def train(config: Config, command: str = "") -> dict[str, Any]:
             made = made_by(time.perf_counter() - started, command)
             summary = write_results(experiment, federation, evaluations, made)
             progress.result(summary)
+            if "personalisation" in summary:
+                progress.say(describe_gains(summary["personalisation"]))
             progress.say(f"Results are in {experiment.run_dir}.")
     return summary
 
@@ -160,6 +163,11 @@ def federate(experiment: Experiment, progress: RunProgress) -> FederationState:
         progress.bars.update(clients, total=cohort)
         with open_workers(experiment, on_client=lambda client: progress.bars.advance(clients)) as grid:
             state = run_federation(experiment, grid, keep_and_show)
+            if config.personalise:
+                progress.bars.reset(clients, description="clients that personalise")
+                personalise_clients(
+                    experiment, grid, state.best_weights, lambda total: progress.bars.update(clients, total=total)
+                )
     write_history(experiment.run_dir, state.history)  # a kill may have come between the last checkpoint and this
     progress.bars.remove_task(rounds)
     progress.bars.remove_task(clients)

@@ -68,7 +68,8 @@ def desk(corpus: Corpus, prepared: Path, tmp_path_factory: pytest.TempPathFactor
     content["weighting"] = {"_target_": "tests.faults.Interruptible"}
     content["warm_start"]["optimizer"] = {"_target_": "tests.faults.InterruptibleAdam"}
     content["run_dir"] = f"{folder}/auto/${{now:%Y%m%d-%H%M%S}}"
-    content["federation"]["cohort"] = 4
+    content["federation"] |= {"cohort": 4, "clients": {"dev_fraction": 0.3, "dev_min_utterances": 3}}
+    content |= {"personalise": True, "personalisation": {"epochs": 1}}
     return Desk(folder, write_experiment_file(folder / "tiny.yaml", content, weighting="uniform"))
 
 
@@ -125,6 +126,9 @@ def test_what_was_reported_is_what_the_files_hold(desk: Desk, finished: subproce
         evaluation = read_evaluation(run_dir / "evaluation" / name)
         assert [each.utterance.id for each in evaluation.scored] == [utterance.id for utterance in partition.test]
         assert evaluation.wer == summary["systems"][name]["wer"]
+    gains = summary["personalisation"]
+    assert gains["clients"] == 5 and gains["words"] > 0 and gains["failures"] == {}
+    assert f"{gains['wer_after']:.2f} after" in finished.stdout
     hours = sum(utterance.duration for client in partition.clients for utterance in client.train) / 3600
     assert summary["hours"] == pytest.approx(hours)
 
@@ -159,7 +163,7 @@ def test_one_worker_ends_in_the_same_weights_as_two(desk: Desk, finished: subpro
     run_dir = desk.folder / "one_worker"
     whole = (run_dir / "history.jsonl").read_text()
     (run_dir / "history.jsonl").write_text("".join(whole.splitlines(keepends=True)[:-1]))
-    for name in ("summary.json", "report.html", "checkpoints/federated.pt"):
+    for name in ("summary.json", "report.html", "checkpoints/federated.pt", "checkpoints/personalisation.json"):
         (run_dir / name).unlink()
     completed = desk.train("one_worker", "resume=true", "engine.workers=2")
     assert completed.returncode == 0, completed.stderr
@@ -182,7 +186,11 @@ def same_result(desk: Desk, run_dir: str) -> bool:
         for name in (run_dir, "straight")
     )
     assert own == straight
-    return desk.summary(run_dir)["weights_sha256"] == desk.summary("straight")["weights_sha256"]
+    for key in ("weights_sha256", "personalisation"):
+        assert desk.summary(run_dir)[key] == desk.summary("straight")[key], key
+    gains = (desk.folder / name / "personalisation.csv" for name in (run_dir, "straight"))
+    assert len({path.read_text() for path in gains}) == 1
+    return True
 
 
 def alive(pid: int) -> bool:
@@ -295,7 +303,7 @@ def test_several_runs_one_after_another_each_have_their_own_directory(
 
 
 def test_the_centralised_reference_alone(desk: Desk, finished: subprocess.CompletedProcess[str]) -> None:
-    completed = desk.train("central", "mode=central", "central.epochs=2")
+    completed = desk.train("central", "mode=central", "central.epochs=2", "personalise=false")
     assert completed.returncode == 0, completed.stderr
     summary = desk.summary("central")
     assert summary["mode"] == "central" and summary["systems"].keys() == {"central"}

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from asr_fed.config.files import experiments_folder
-from asr_fed.config.schema import Config, Decoder
+from asr_fed.config.schema import Config, Decoder, Mode
 from asr_fed.errors import UserError
 
 # What types cannot say. Each rule: key, test, what it must be. null passes where a key may be null.
@@ -55,7 +55,8 @@ RANGES: tuple[Rule, ...] = (
     *_at_least(0, *(f"augment.{kind}" for kind in ("time_drop_frames", "frequency_drop_bands"))),
     *_at_least(0, *(f"{part}.{key}" for part in TRAININGS[:2] for key in ("epochs", "warmup_steps"))),
     *_at_least(0, *(f"{part}.{key}" for part in TRAININGS for key in ("ctc_epochs", "annealing.patience"))),
-    *_at_least(0, "evaluation.report_clips"),
+    *_at_least(0, "evaluation.report_clips", "personalisation.epochs"),
+    *_at_least(1, "personalisation.batch.max_utterances"),
     *_at_least(1, *(f"engine.{key}" for key in ("workers", "threads_per_worker", "server_threads", "nodes"))),
     *_at_least(1, "federation.over_commit"),
     *_at_least(1, *(f"federation.{key}" for key in ("local_epochs", "local_steps", "evaluate_every"))),
@@ -66,6 +67,7 @@ RANGES: tuple[Rule, ...] = (
     *_at_least(8, "tokenizer.vocab_size"),
     *_positive("engine.wait", *(f"federation.{key}" for key in ("cohort", "round_timeout", "client_timeout"))),
     *_positive("evaluation.max_seconds_per_batch"),
+    *_positive(*(f"personalisation.{key}" for key in ("lr", "clip", "batch.max_seconds"))),
     *_positive(*(f"{part}.{key}" for part in TRAININGS for key in ("lr", "clip"))),
     *_positive("federation.held_out.lr", *(f"{part}.batch.max_seconds" for part in TRAININGS)),
     ("augment.speeds", lambda v: len(v) > 0 and all(0.5 <= s <= 2 for s in v), "playback speeds from 0.5 to 2"),
@@ -101,6 +103,13 @@ def check_config(config: DictConfig) -> None:
                     f"evaluation.{name}={config.evaluation[name].name} needs the attention decoder, which "
                     "loss.ctc_weight=1 does not train. Use ctc_greedy, or a weight below 1."
                 )
+    if config.personalise and config.mode is Mode.central:
+        raise UserError("personalise=true needs clients: use mode=federated, or python -m asr_fed.personalise.")
+    if config.personalise and config.federation.clients.dev_fraction == 0:
+        raise UserError(
+            "personalise=true measures on speech that each client holds back, of which there is none: set "
+            "federation.clients.dev_fraction, to 0.2 for instance."
+        )
     parts = config.data.parts
     if config.warm_start.checkpoint is None and parts.warm_up_speakers == 0 and parts.warm_up_file is None:
         raise UserError(

@@ -47,6 +47,15 @@ class Decoder(Enum):
     beam = "beam"
 
 
+class PersonalPart(Enum):
+    """What of the recogniser a client's own copy may change: all, the layers that write tokens, or all biases and
+    what normalisation learns."""
+
+    full = "full"
+    head = "head"
+    norm_bias = "norm_bias"
+
+
 class Start(Enum):
     """What central training starts from."""
 
@@ -292,6 +301,18 @@ class FederationConfig:
 
 
 @dataclass
+class PersonalisationConfig:
+    """Fine-tuning of a copy of the recogniser for each client, on that client's own speech."""
+
+    part: PersonalPart = PersonalPart.full
+    epochs: int = 10
+    optimizer: Any = field(default_factory=lambda: {"_target_": "torch.optim.Adam"})
+    lr: float | None = None  # null: the one that was found for the part, see docs/personalisation.md
+    clip: float = 5.0
+    batch: BatchConfig = field(default_factory=lambda: BatchConfig(max_utterances=4))
+
+
+@dataclass
 class EvaluationConfig:
     client_decoder: Decoder = Decoder.ctc_greedy
     dev_decoder: Decoder = Decoder.ctc_greedy
@@ -341,5 +362,7 @@ class Config:
     federation: FederationConfig = field(default_factory=FederationConfig)
     weighting: Any = field(default_factory=lambda: {"_target_": "asr_fed.federation.weighting.WerSoftmax"})
     server: Any = field(default_factory=lambda: {"_target_": "flwr.serverapp.strategy.FedAvg"})
+    personalise: bool = False  # after the last round, each client fine-tunes its own copy and measures what it gains
+    personalisation: PersonalisationConfig = field(default_factory=PersonalisationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)

@@ -15,10 +15,12 @@ from asr_fed.federation.client_app import describe_client, open_worker
 from asr_fed.federation.exchange import exchange
 from asr_fed.federation.local_pool import LocalPool
 from asr_fed.federation.messages import (
+    Hosted,
     Order,
     Refused,
     Report,
     Timing,
+    gains_message,
     order_message,
     read_order,
     read_query,
@@ -26,6 +28,7 @@ from asr_fed.federation.messages import (
     reply_message,
     report_message,
 )
+from asr_fed.federation.personalisation import ask_to_personalise, personal_seconds
 from asr_fed.federation.roster import wait_for_nodes
 from asr_fed.federation.sampling import place
 from asr_fed.federation.setup import setup_of
@@ -59,6 +62,8 @@ class Resident:
                 return self._join(message)
             if message.metadata.message_type == MessageType.TRAIN:
                 return self._train(message)
+            if message.metadata.message_type == MessageType.EVALUATE:
+                return self._personalise(message)
             raise Refused(f"a message of type {message.metadata.message_type:.40}")
         except Refused as refused:
             self.say(f"refused: {refused}")
@@ -85,6 +90,34 @@ class Resident:
 
     def _train(self, message: Message) -> Message:
         started = time.perf_counter()
+        order = self._own_order(message)
+        update, failures, busy = self._on_workers(order, message)
+        whole = time.perf_counter() - started
+        failed = f", {len(failures)} failed: {failures}" if failures else ""
+        self.say(f"round {order.server_round}: trained {len(order.clients)} client(s) in {whole:.1f} s{failed}")
+        return reply_message(message, update, failures, Timing(busy=busy, start=whole - busy))
+
+    def _personalise(self, message: Message) -> Message:
+        started = time.perf_counter()
+        order = self._own_order(message)
+        assert self._experiment is not None and self._grid is not None
+        config = self._experiment.config
+        gains, failures, busy = ask_to_personalise(
+            self._grid,
+            self._shares(order, lambda client: personal_seconds(client, config.personalisation)),
+            message.content["arrays"],  # type: ignore[arg-type]
+            server_round=order.server_round,
+            lr=order.lr,
+            setup=order.setup,
+            timeout=config.federation.round_timeout,
+        )
+        whole = time.perf_counter() - started
+        failed = f", {len(failures)} failed: {failures}" if failures else ""
+        self.say(f"personalised {len(order.clients)} client(s) in {whole:.1f} s{failed}")
+        return gains_message(message, gains, failures, Timing(busy=busy, start=whole - busy))
+
+    def _own_order(self, message: Message) -> Order:
+        """An order for clients of this node, whose experiment is then open. Raises Refused."""
         order = read_order(message)
         if self._experiment is None or self._experiment.setup != order.setup:
             self._enter(reopen(order.setup, self.settings))  # joined before this node was last started
@@ -95,19 +128,20 @@ class Resident:
             raise Refused(f"an order for {min(strangers)!r:.80}, whom this node does not host")
         if len(set(order.clients)) < len(order.clients):
             raise Refused("an order for a client twice")
-        update, failures, busy = self._on_workers(order, message)
-        whole = time.perf_counter() - started
-        failed = f", {len(failures)} failed: {failures}" if failures else ""
-        self.say(f"round {order.server_round}: trained {len(order.clients)} client(s) in {whole:.1f} s{failed}")
-        return reply_message(message, update, failures, Timing(busy=busy, start=whole - busy))
+        return order
+
+    def _shares(self, order: Order, seconds: Callable[[Hosted], float]) -> dict[int, list[str]]:
+        """The clients of each worker; `seconds` says how much work a client is."""
+        assert self._experiment is not None and self._grid is not None
+        work = {client.id: seconds(describe_client(client)) for client in self._experiment.clients}
+        workers = list(self._grid.get_node_ids())
+        return place(order.clients, dict.fromkeys(order.clients, workers), lambda worker, client: work[client])
 
     def _on_workers(self, order: Order, message: Message) -> tuple[Update, dict[str, str], float]:
         """One update of all workers, the clients that failed, and the seconds of the busiest worker."""
         assert self._experiment is not None and self._grid is not None
         settings, length = self._experiment.config.federation, self._experiment.length
-        audio = {c.id: audio_seconds(describe_client(c), settings) for c in self._experiment.clients}
-        workers = list(self._grid.get_node_ids())
-        shares = place(order.clients, dict.fromkeys(order.clients, workers), lambda worker, client: audio[client])
+        shares = self._shares(order, lambda client: audio_seconds(client, settings))
         orders = [
             order_message(
                 worker,

@@ -39,8 +39,8 @@ def write_evaluation(
     content["against"] = {name: asdict(paired) for name, paired in against.items()}
     with replacing(folder / NUMBERS) as path:
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    _write_csv(folder / UTTERANCES, [_utterance_row(each) for each in evaluation.scored])
-    _write_csv(folder / SPEAKERS, list(_speaker_rows(evaluation)))
+    write_csv(folder / UTTERANCES, [_utterance_row(each) for each in evaluation.scored])
+    write_csv(folder / SPEAKERS, list(_speaker_rows(evaluation)))
 
 
 def read_evaluation(folder: Path) -> Evaluation:
@@ -221,7 +221,8 @@ def _counts(words: ErrorCounts, characters: ErrorCounts) -> dict[str, Any]:
     }
 
 
-def _write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """A header and the rows, which all have the same keys."""
     rows = list(rows)
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0] if rows else [], lineterminator="\n")

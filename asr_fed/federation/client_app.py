@@ -1,4 +1,5 @@
 """The ClientApp: a node says which clients it hosts, trains those it is asked for, and answers with one update.
+After the last round it may be asked to personalise them, and answers with what each has gained.
 
 Model, features and partition stay resident between messages. The same app runs in every engine.
 """
@@ -19,11 +20,13 @@ from hydra.utils import instantiate
 from asr_fed.data.partition import Client
 from asr_fed.experiment import Experiment, open_experiment, pick_device
 from asr_fed.federation.messages import (
+    Gained,
     Hosted,
     Order,
     Refused,
     Report,
     Timing,
+    gains_message,
     read_order,
     read_query,
     reply_message,
@@ -34,6 +37,7 @@ from asr_fed.federation.update import Update, UpdateRefused, add_client, empty, 
 from asr_fed.model.recogniser import Recogniser
 from asr_fed.training.epoch import TrainingContext
 from asr_fed.training.local import ClientResult, train_client
+from asr_fed.training.personalise import personalise_client
 from asr_fed.training.state import layout
 
 log = logging.getLogger(__name__)
@@ -49,6 +53,7 @@ class Contribution:
 
 
 Train = Callable[[str, Order], Contribution]
+Personalise = Callable[[str, Order], Gained]
 
 
 def open_worker(
@@ -68,7 +73,10 @@ def open_worker(
     def train(name: str, order: Order) -> Contribution:
         return train_speech(experiment, training, weighting, clients[name], order)
 
-    app = build_client_app(train, report, length, on_client, superseded)
+    def personalise(name: str, order: Order) -> Gained:
+        return personalise_speech(experiment, training, clients[name], order)
+
+    app = build_client_app(train, report, length, on_client, superseded, personalise)
     context = Context(0, worker + 1, {}, state=RecordDict(), run_config={})
     return lambda message: app(message, context)
 
@@ -79,8 +87,11 @@ def build_client_app(
     length: int,
     on_client: Callable[[str, float], None] = lambda client, seconds: None,
     superseded: Callable[[], bool] = lambda: False,
+    personalise: Personalise | None = None,
 ) -> ClientApp:
-    """A ClientApp around a function that trains one client; `length` is the number of entries of the state.
+    """A ClientApp around functions that train one client, and personalise it where that is given.
+
+    `length` is the number of entries of the state.
 
     Its handlers raise Refused for a message that is not in order, and for one of another setup than the report's.
     """
@@ -95,13 +106,30 @@ def build_client_app(
     @app.train()
     def train_order(message: Message, context: Context) -> Message:
         started = time.perf_counter()
+        order = own_order(message)
+        update, failures = train_clients(train, order, on_client, superseded)
+        return reply_message(message, update, failures, Timing(busy=time.perf_counter() - started))
+
+    @app.evaluate()
+    def personalise_order(message: Message, context: Context) -> Message:
+        started = time.perf_counter()
+        order, gains = own_order(message), dict[str, Gained]()
+
+        def add(name: str) -> None:
+            if personalise is None:
+                raise UpdateRefused("this node does not personalise")
+            gains[name] = personalise(name, order)
+
+        failures = for_each_client(add, order, on_client, superseded)
+        return gains_message(message, gains, failures, Timing(busy=time.perf_counter() - started))
+
+    def own_order(message: Message) -> Order:
         order = read_order(message)
         if order.setup != report.setup:
             raise Refused("an order for another setup than this node has")
         if order.weights.shape != (length,):
             raise Refused(f"{len(order.weights)} weights for a model of {length}")
-        update, failures = train_clients(train, order, on_client, superseded)
-        return reply_message(message, update, failures, Timing(busy=time.perf_counter() - started))
+        return order
 
     return app
 
@@ -112,19 +140,34 @@ def train_clients(
     on_client: Callable[[str, float], None] = lambda client, seconds: None,
     superseded: Callable[[], bool] = lambda: False,
 ) -> tuple[Update, dict[str, str]]:
-    """One update of all the clients in `order`, and the reason for each that is not in it.
+    """One update of all the clients in `order`, and the reason for each that is not in it."""
+    update = empty(len(order.weights))
+
+    def add(name: str) -> None:
+        own = train(name, order)
+        add_client(update, own.delta, own.weight, own.totals)
+
+    return update, for_each_client(add, order, on_client, superseded)
+
+
+def for_each_client(
+    work: Callable[[str], None],
+    order: Order,
+    on_client: Callable[[str, float], None],
+    superseded: Callable[[], bool],
+) -> dict[str, str]:
+    """Do the work for all the clients in `order`; returns the reason for each over whom it failed.
 
     One client's failure does not touch the others. Ends early, with nobody to read the result, once a newer order has
     superseded this one.
     """
-    update, failures = empty(len(order.weights)), {}
+    failures = {}
     for name in order.clients:
         if superseded():
             break
         started = time.perf_counter()
         try:
-            own = train(name, order)
-            add_client(update, own.delta, own.weight, own.totals)
+            work(name)
         except UpdateRefused as refused:
             failures[name] = str(refused)
         except Exception as error:
@@ -132,7 +175,7 @@ def train_clients(
             log.exception("client %s failed", name)
             failures[name] = f"{type(error).__name__} at {_place(error)}"
         on_client(name, time.perf_counter() - started)
-    return update, failures
+    return failures
 
 
 def train_speech(
@@ -157,6 +200,23 @@ def train_speech(
         server_round=order.server_round,
     )
     return Contribution(result.delta, weighting(result), client_totals(result))
+
+
+def personalise_speech(experiment: Experiment, training: TrainingContext, client: Client, order: Order) -> Gained:
+    """Fine-tune a client's own copy. Raises UpdateRefused where it has too little speech for that."""
+    config = experiment.config
+    if not client.train or not client.dev:
+        raise UpdateRefused("too little speech to hold some back")
+    gain = personalise_client(
+        training,
+        client,
+        order.weights,
+        config=config.personalisation,
+        decoder=config.evaluation.client_decoder,
+        evaluation=config.evaluation,
+        seed=config.seed,
+    )
+    return Gained(gain.before.words.units, gain.before.words.errors, gain.after.words.errors)
 
 
 def client_totals(result: ClientResult) -> dict[str, int]:

@@ -4,6 +4,8 @@ Joining. Down: the setup (config without any path, tokenizer). Up: which clients
 each has.
 A round. Down: the global state (float32) and an order (round, learning rate, client ids). Up: one update (int64 sums
 and the numbers that were summed with them), the clients that failed, by name, and how long it took.
+Personalisation, where the config has it. Down: an order as in a round. Up: for each client its word errors before and
+after, on speech that it held back.
 
 What arrives is checked before it is used: names, types, shapes, sizes and ranges. Arrays are read without unpickling
 anything. `Refused` says what was wrong.
@@ -100,6 +102,15 @@ class Reply:
     timing: Timing = field(default_factory=Timing)
 
 
+@dataclass(frozen=True)
+class Gained:
+    """Word errors on `words` words that a client held back, before and after it fine-tuned a copy of the recogniser."""
+
+    words: int
+    before: int
+    after: int
+
+
 def weights_record(weights: np.ndarray) -> ArrayRecord:
     return ArrayRecord({"state": pack_vector(weights)})
 
@@ -160,11 +171,11 @@ def order_message(
     *,
     ticket: str = "",
     setup: str = "",
+    kind: str = MessageType.TRAIN,
 ) -> Message:
+    """To train, or with `kind` EVALUATE to personalise."""
     config = ConfigRecord({"round": server_round, "lr": lr, "clients": list(clients), "ticket": ticket, "setup": setup})
-    return Message(
-        RecordDict({"arrays": weights, "config": config}), node, MessageType.TRAIN, group_id=str(server_round)
-    )
+    return Message(RecordDict({"arrays": weights, "config": config}), node, kind, group_id=str(server_round))
 
 
 def without_clients(order: Message, names: set[str]) -> Message:
@@ -195,16 +206,34 @@ def read_order(message: Message) -> Order:
 
 
 def reply_message(order: Message, update: Update, failures: Mapping[str, str], timing: Timing | None = None) -> Message:
-    timing = timing or Timing()
-    content = RecordDict({"failures": _failures(failures)})
-    content["node"] = ConfigRecord({"ticket": order_ticket(order)})
-    content["timing"] = MetricRecord({"busy": timing.busy, "start": timing.start})
+    content = _account(order, failures, timing or Timing())
     if update.weight:
         content["arrays"] = ArrayRecord({"sums": pack_vector(update.sums)})
         content["metrics"] = MetricRecord({"weight": update.weight, "peak": update.peak})
         # Whole numbers of any size: a sum of squared weights can exceed the 64 bits of a MetricRecord.
         content["totals"] = ConfigRecord({name: str(value) for name, value in update.totals.items()})
     return Message(content, reply_to=order)
+
+
+def gains_message(order: Message, gains: Mapping[str, Gained], failures: Mapping[str, str], timing: Timing) -> Message:
+    """The answer to an order to personalise."""
+    content = _account(order, failures, timing)
+    columns: dict[str, Any] = {"clients": list(gains)}
+    for name in ("words", "before", "after"):
+        columns[name] = [getattr(gained, name) for gained in gains.values()]
+    content["gains"] = ConfigRecord(columns)
+    return Message(content, reply_to=order)
+
+
+def _account(order: Message, failures: Mapping[str, str], timing: Timing) -> RecordDict:
+    """What every answer to an order has."""
+    return RecordDict(
+        {
+            "failures": _failures(failures),
+            "node": ConfigRecord({"ticket": order_ticket(order)}),
+            "timing": MetricRecord({"busy": timing.busy, "start": timing.start}),
+        }
+    )
 
 
 def order_ticket(order: Message) -> str:
@@ -235,6 +264,35 @@ def read_reply(message: Message, clients: Sequence[str], length: int) -> Reply:
 
     `length` is the number of entries of the state; `sums` is a read-only view of the message. Raises Refused.
     """
+    failures, timing = _read_account(message, clients)
+    if len(failures) == len(clients):
+        return Reply(None, failures, timing)
+    update = _read_update(message, length)
+    if update.totals["clients"] != len(clients) - len(failures):
+        raise Refused(f"an update of {update.totals['clients']} clients for {len(clients) - len(failures)}")
+    return Reply(update, failures, timing)
+
+
+def read_gains(message: Message, clients: Sequence[str]) -> tuple[dict[str, Gained], dict[str, str], Timing]:
+    """The answer to an order to personalise `clients`: each is in the gains or in the failures. Raises Refused."""
+    failures, timing = _read_account(message, clients)
+    if len(failures) == len(clients):
+        return {}, failures, timing
+    record = _record(message, "gains", ConfigRecord)
+    columns = [record.get(key) for key in ("clients", "words", "before", "after")]
+    if not all(isinstance(column, list) for column in columns) or len({len(column) for column in columns}) != 1:
+        raise Refused("gains without clients or counts")
+    gains = {}
+    for client, *counts in zip(*columns, strict=True):
+        if not all(map(_is_count, counts)):
+            raise Refused("gains that are not numbers of words")
+        gains[client] = Gained(*counts)
+    if len(columns[0]) + len(failures) != len(clients) or gains.keys() | failures.keys() != set(clients):
+        raise Refused("gains of other clients than were asked for")
+    return gains, failures, timing
+
+
+def _read_account(message: Message, clients: Sequence[str]) -> tuple[dict[str, str], Timing]:
     named = _record(message, "failures", ConfigRecord)
     who, why = named.get("clients"), named.get("reasons")
     if not isinstance(who, list) or not isinstance(why, list) or len(who) != len(why):
@@ -245,13 +303,7 @@ def read_reply(message: Message, clients: Sequence[str], length: int) -> Reply:
     times = _record(message, "timing", MetricRecord)
     if not _is_amount(times.get("busy")) or not _is_amount(times.get("start")):
         raise Refused("times that are not numbers of at least 0")
-    timing = Timing(float(times["busy"]), float(times["start"]))
-    if len(failures) == len(clients):
-        return Reply(None, failures, timing)
-    update = _read_update(message, length)
-    if update.totals["clients"] != len(clients) - len(failures):
-        raise Refused(f"an update of {update.totals['clients']} clients for {len(clients) - len(failures)}")
-    return Reply(update, failures, timing)
+    return failures, Timing(float(times["busy"]), float(times["start"]))
 
 
 def _read_update(message: Message, length: int) -> Update:

@@ -8,7 +8,10 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from asr_fed.errors import UserError
+from asr_fed.experiment import Experiment
 from asr_fed.federation.messages import Hosted, Refused, Report, Setup, query_message, read_report
+from asr_fed.federation.setup import setup_of
+from asr_fed.federation.worker_grid import WorkerGrid
 
 PAUSE = 0.2  # seconds between two looks for nodes
 AGAIN = 60  # seconds after which a node that has not joined is asked again: it may have been mended since
@@ -73,6 +76,14 @@ class Roster:
         self._asked = {query: other for query, other in self._asked.items() if other != node}
         self.clients |= report.clients
         self.online.add(node)
+
+
+def join(experiment: Experiment, grid: Grid) -> Roster:
+    """Wait for the nodes. The workers of one machine or cluster all come, or the engine is broken."""
+    engine, setup = experiment.config.engine, setup_of(experiment)
+    if isinstance(grid, WorkerGrid):
+        return wait_for_nodes(grid, setup, len(list(grid.get_node_ids())), seconds=None)
+    return wait_for_nodes(grid, setup, engine.nodes, engine.wait)
 
 
 def wait_for_nodes(grid: Grid, setup: Setup, needed: int, seconds: float | None) -> Roster:

@@ -24,9 +24,9 @@ from asr_fed.experiment import Experiment, open_experiment, pick_device
 from asr_fed.federation.cost import CostModel
 from asr_fed.federation.exchange import exchange
 from asr_fed.federation.messages import Timing, pack_vector
-from asr_fed.federation.roster import Roster, wait_for_nodes
+from asr_fed.federation.personalisation import personalise_clients
+from asr_fed.federation.roster import join
 from asr_fed.federation.server_optimizer import FlowerOptimizer, Momentum, ServerOptimizer
-from asr_fed.federation.setup import setup_of
 from asr_fed.federation.strategy import Share, SumOfUpdates, audio_seconds
 from asr_fed.federation.worker_grid import WorkerGrid
 from asr_fed.model.recogniser import load_recogniser, save_recogniser
@@ -71,7 +71,9 @@ def main(grid: Grid, context: Context) -> None:
         experiment = open_experiment(run_dir)
         torch.set_num_threads(experiment.config.engine.server_threads)
         with exclusive(run_dir / ".federation.lock", f"Another federation is running in {run_dir}."):
-            run_federation(experiment, grid, lambda history: write_history(run_dir, history))
+            state = run_federation(experiment, grid, lambda history: write_history(run_dir, history))
+            if experiment.config.personalise:
+                personalise_clients(experiment, grid, state.best_weights)
     except UserError as error:
         write_text(run_dir / ERROR_FILE, str(error))
         raise
@@ -131,14 +133,6 @@ def run_federation(
     load_state(model, state.best_weights)
     save_recogniser(recogniser, experiment.checkpoints / "federated.pt")
     return state
-
-
-def join(experiment: Experiment, grid: Grid) -> Roster:
-    """Wait for the nodes. The workers of one machine or cluster all come, or the engine is broken."""
-    engine, setup = experiment.config.engine, setup_of(experiment)
-    if isinstance(grid, WorkerGrid):
-        return wait_for_nodes(grid, setup, len(list(grid.get_node_ids())), seconds=None)
-    return wait_for_nodes(grid, setup, engine.nodes, engine.wait)
 
 
 def run_round(

@@ -110,7 +110,7 @@ class WorkerGrid(Grid):
     Args:
         pool: keeps the workers.
         workers: how many.
-        on_client: told the id of each client that has been trained, once a message.
+        on_client: told the id of each client that has been trained or personalised, once a message.
         client_timeout: seconds.
     """
 
@@ -236,7 +236,7 @@ class WorkerGrid(Grid):
         pending = self._pending[node]
         message_id, was_ready = pending.message.metadata.message_id, pending.ready
         self._start(node)
-        if pending.message.metadata.message_type != MessageType.TRAIN or not was_ready:
+        if pending.message.metadata.message_type == MessageType.QUERY or not was_ready:
             pending.starts += 1
             if pending.starts > STARTS:
                 self._fail(node, WORKER_LOST, reason)
@@ -253,7 +253,7 @@ class WorkerGrid(Grid):
         if pending.replacements > REPLACEMENTS:
             self._fail(node, WORKER_LOST, f"{reason}, after {REPLACEMENTS} replacements")
             return
-        if pending.message.metadata.message_type == MessageType.TRAIN and pending.lost:
+        if pending.lost:
             smaller = without_clients(pending.message, set(pending.lost))
             set_message_id(smaller, message_id)
             if not order_clients(smaller):

@@ -54,6 +54,7 @@ def train_epoch(
     with_ctc: bool = True,
     penalty: Callable[[nn.Module], torch.Tensor] | None = None,
     lr: Callable[[int], float] | None = None,
+    frozen: Sequence[nn.Module] = (),
 ) -> EpochResult:
     """Train on `batches`.
 
@@ -62,12 +63,15 @@ def train_epoch(
         clip: largest norm of the gradient.
         penalty: a term to add to the loss, such as FedProx's.
         lr: the learning rate of this epoch's n-th step, from 0; None leaves the optimizer's as it is.
+        frozen: parts of the model that stay as they are in recognition: no dropout, no statistics of the batch.
     """
     model, device = context.recogniser.model, context.device
     speeds = list(context.augment.speeds)
     result = EpochResult()
     for chunk in batches:
         model.train()
+        for module in frozen:
+            module.eval()
         if lr is not None:
             set_lr(optimizer, lr(result.steps))
         drawn = [float(speed) for speed in rng.choice(speeds, size=len(chunk))]

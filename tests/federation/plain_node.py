@@ -7,8 +7,8 @@ import torch
 
 from asr_fed.data.partition import Client
 from asr_fed.experiment import Experiment
-from asr_fed.federation.client_app import Contribution, train_clients, train_speech
-from asr_fed.federation.messages import Order
+from asr_fed.federation.client_app import Contribution, personalise_speech, train_clients, train_speech
+from asr_fed.federation.messages import Gained, Order
 from asr_fed.federation.update import Update
 from asr_fed.federation.weighting import WerSoftmax
 from asr_fed.training.epoch import TrainingContext
@@ -30,6 +30,9 @@ class PlainNode:
 
     def train(self, name: str, order: Order) -> Contribution:
         return train_speech(self.experiment, self.training, self.weighting, self.clients[name], order)
+
+    def personalise(self, name: str, order: Order) -> Gained:
+        return personalise_speech(self.experiment, self.training, self.clients[name], order)
 
     def update(self, order: Order) -> tuple[Update, dict[str, str]]:
         return train_clients(self.train, order)

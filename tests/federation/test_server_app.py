@@ -49,7 +49,8 @@ class InProcess:
         self.apps = {}
         for node in (1, 2):
             hosted = {name: every[name] for name in list(every)[node - 1 :: 2]} if pinned else every
-            self.apps[node] = build_client_app(self.plain.train, Report(str(node), pinned, setup, hosted), length)
+            report = Report(str(node), pinned, setup, hosted)
+            self.apps[node] = build_client_app(self.plain.train, report, length, personalise=self.plain.personalise)
         self.waiting: dict[str, Message] = {}
         self.rates: dict[str, float] = {}  # by round
         self.nodes = [1, 2]

@@ -1,0 +1,88 @@
+"""A client's own copy of the recogniser: fine-tuned on its speech, judged on speech that it held back."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from asr_fed.config.schema import Decoder, EvaluationConfig, PersonalisationConfig, PersonalPart
+from asr_fed.data.batching import training_batches
+from asr_fed.data.partition import Client
+from asr_fed.evaluation.evaluate import Evaluation, evaluate
+from asr_fed.model.recogniser import AcousticModel
+from asr_fed.training.epoch import TrainingContext, train_epoch
+from asr_fed.training.optimizer import build_optimizer
+from asr_fed.training.randomness import seed_everything
+from asr_fed.training.state import load_state
+
+# For Adam; docs/personalisation.md says how they were found.
+RATES = {PersonalPart.full: 0.0005, PersonalPart.head: 0.005, PersonalPart.norm_bias: 0.005}
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What was heard of a client's held-back speech before and after the fine-tuning."""
+
+    before: Evaluation
+    after: Evaluation
+
+
+def personalise_client(
+    context: TrainingContext,
+    client: Client,
+    weights: np.ndarray,
+    *,
+    config: PersonalisationConfig,
+    decoder: Decoder,
+    evaluation: EvaluationConfig,
+    seed: int,
+) -> Gain:
+    """Fine-tune from `weights` (float32 [state]) on `client.train`, judge on `client.dev`.
+
+    The model of `context` is left with the client's own weights. The result depends on nothing but the arguments.
+    Raises ValueError where a client has nothing to train or to judge on.
+    """
+    if not client.train or not client.dev:
+        raise ValueError(f"{client.id} has {len(client.train)} utterances to train on and {len(client.dev)} held back")
+    model = context.recogniser.model
+    load_state(model, weights)
+
+    def judge() -> Evaluation:
+        return evaluate(context.recogniser, client.dev, context.cache, decoder, evaluation, context.device)
+
+    before = judge()
+    rng = seed_everything(seed, "personalise", client.id)
+    with changing_only(model, config.part) as frozen:
+        optimizer = build_optimizer(config.optimizer, model, learning_rate(config))
+        for _ in range(config.epochs):
+            batches = training_batches(client.train, config.batch, rng)
+            train_epoch(context, batches, optimizer, rng, clip=config.clip, frozen=frozen)
+    return Gain(before, judge())
+
+
+def learning_rate(config: PersonalisationConfig) -> float:
+    return RATES[config.part] if config.lr is None else config.lr
+
+
+@contextmanager
+def changing_only(model: AcousticModel, part: PersonalPart) -> Iterator[list[nn.Module]]:
+    """While this lasts only `part` has gradients; yields the modules that do not take part in training at all.
+
+    `norm_bias` are all parameters of one dimension: biases (BitFit, arXiv 2106.10199), scales and shifts of
+    normalisation; with them BatchNorm's running statistics follow the client. `head`: its layers alone, so that the
+    encoder's statistics stay too.
+    """
+    heads = [model.ctc_head, model.decoder_head]
+    of_heads = {id(parameter) for head in heads for parameter in head.parameters()}
+    for parameter in model.parameters():
+        if part is PersonalPart.head:
+            parameter.requires_grad_(id(parameter) in of_heads)
+        elif part is PersonalPart.norm_bias:
+            parameter.requires_grad_(parameter.ndim == 1)
+    try:
+        yield [module for module in model.children() if module not in heads] if part is PersonalPart.head else []
+    finally:
+        model.requires_grad_(True)
+        model.zero_grad(set_to_none=True)

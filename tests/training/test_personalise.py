@@ -1,0 +1,116 @@
+"""A client's own copy: what may change in it, and that nobody else's copy changes it."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from asr_fed.config.schema import Decoder, PersonalPart
+from asr_fed.data.partition import Client
+from asr_fed.evaluation.evaluate import evaluate
+from asr_fed.experiment import Experiment
+from asr_fed.training.epoch import TrainingContext
+from asr_fed.training.personalise import Gain, personalise_client
+from asr_fed.training.state import load_state, read_state
+from tests.tiny import typed_config
+
+
+@pytest.fixture
+def weights(context: TrainingContext) -> np.ndarray:
+    return read_state(context.recogniser.model)
+
+
+@pytest.fixture
+def clients(experiment: Experiment) -> list[Client]:
+    """Each holds its last two utterances back."""
+    return [replace(c, train=c.train[:-2], dev=c.train[-2:]) for c in experiment.partition.clients[:3]]
+
+
+def personalised(context: TrainingContext, client: Client, weights: np.ndarray, *changes: str) -> Gain:
+    config = typed_config({}, "personalisation.epochs=2", "personalisation.lr=0.01", *changes)
+    return personalise_client(
+        context,
+        client,
+        weights,
+        config=config.personalisation,
+        decoder=Decoder.ctc_greedy,
+        evaluation=config.evaluation,
+        seed=5,
+    )
+
+
+def tensors(context: TrainingContext) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in context.recogniser.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("part", [part.name for part in PersonalPart])
+def test_neither_earlier_clients_nor_their_order_change_a_copy(
+    experiment: Experiment, context: TrainingContext, weights: np.ndarray, clients: list[Client], part: str
+) -> None:
+    def each(context: TrainingContext, order: list[Client]) -> dict[str, tuple[Any, ...]]:
+        return {
+            client.id: (
+                personalised(context, client, weights, f"personalisation.part={part}"),
+                read_state(context.recogniser.model).tobytes(),
+            )
+            for client in order
+        }
+
+    forward = each(context, clients)
+    torch.manual_seed(99)
+    fresh = experiment.training_context(experiment.fresh_recogniser(), torch.device("cpu"))
+    assert each(fresh, clients[::-1]) == forward
+    assert len({copy for _, copy in forward.values()}) == len(clients)
+    assert all(parameter.requires_grad for parameter in context.recogniser.model.parameters())
+
+
+def test_it_is_judged_on_what_it_held_back_before_and_after(
+    context: TrainingContext, weights: np.ndarray, clients: list[Client]
+) -> None:
+    client, evaluation = clients[0], typed_config({}).evaluation
+    gain = personalised(context, client, weights)
+
+    def judge() -> Any:
+        return evaluate(context.recogniser, client.dev, context.cache, Decoder.ctc_greedy, evaluation, context.device)
+
+    assert gain.after == judge()
+    load_state(context.recogniser.model, weights)
+    assert gain.before == judge()
+    assert {each.utterance for each in gain.after.scored} == set(client.dev)
+
+
+def test_the_head_alone_leaves_everything_else_with_its_statistics(
+    context: TrainingContext, weights: np.ndarray, clients: list[Client]
+) -> None:
+    before = tensors(context)
+    personalised(context, clients[0], weights, "personalisation.part=head")
+    changed = {name for name, tensor in tensors(context).items() if not torch.equal(tensor, before[name])}
+    assert changed == {name for name in before if name.startswith(("ctc_head.", "decoder_head."))}
+
+
+def test_biases_and_normalisation_alone_leave_all_matrices(
+    context: TrainingContext, weights: np.ndarray, clients: list[Client]
+) -> None:
+    before = tensors(context)
+    personalised(context, clients[0], weights, "personalisation.part=norm_bias")
+    after = tensors(context)
+    changed = {name for name in before if not torch.equal(after[name], before[name])}
+    assert changed and all(before[name].ndim <= 1 for name in changed)
+    assert any("running_mean" in name for name in changed)
+    assert not {"feature_mean", "feature_deviation"} & changed
+    assert {name for name in changed if "bias" in name}
+
+
+def test_without_epochs_nothing_changes(context: TrainingContext, weights: np.ndarray, clients: list[Client]) -> None:
+    gain = personalised(context, clients[0], weights, "personalisation.epochs=0")
+    assert gain.after == gain.before
+    assert read_state(context.recogniser.model).tobytes() == weights.tobytes()
+
+
+def test_a_client_without_held_back_speech_is_an_error(
+    context: TrainingContext, weights: np.ndarray, clients: list[Client]
+) -> None:
+    with pytest.raises(ValueError, match="0 held back"):
+        personalised(context, replace(clients[0], dev=()), weights)
