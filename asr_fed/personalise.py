@@ -1,6 +1,7 @@
 """Personalise a recogniser for each speaker of a manifest: `python -m asr_fed.personalise MODEL --manifest M`."""
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from asr_fed.command import exit_status
+from asr_fed.config.check import check_decoder
 from asr_fed.config.schema import (
     ClientsConfig,
     Config,
@@ -50,12 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--part", choices=[part.name for part in PersonalPart], help="what may change (full)")
     parser.add_argument("--epochs", type=int, help="passes over a speaker's utterances (10)")
     parser.add_argument("--lr", type=float, help="learning rate (the one found for the part)")
-    parser.add_argument("--ctc-weight", type=float, help="of the loss, from 0 to 1 (the run's; without a run 1)")
+    parser.add_argument(
+        "--ctc-weight",
+        type=float,
+        help="of the loss, 0 to 1 (the run's; of a SpeechBrain folder 0.3, of a checkpoint alone 1)",
+    )
     parser.add_argument(
         "--decoder", choices=[each.name for each in Decoder], help="(the run's; without a run ctc_greedy)"
     )
     parser.add_argument("--seed", type=int, default=1234)
-    parser.add_argument("--output", type=Path, help="folder to write (personalised/MANIFEST-PART beside the run)")
+    parser.add_argument(
+        "--output", type=Path, help="folder to write (personalised/MANIFEST-PART in the run, or beside the model)"
+    )
     parser.add_argument("--save", action="store_true", help="keep each speaker's copy")
     parser.add_argument("--features", type=Path, help="feature cache (the run's, else beside the manifest)")
     parser.add_argument("--device", default="auto")
@@ -66,15 +74,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _personalise(chosen: argparse.Namespace) -> None:
     from asr_fed.evaluation.__main__ import run_of
     from asr_fed.experiment import read_config
+    from asr_fed.speechbrain_folder import HYPERPARAMS
 
     if not 0 < chosen.held_back < 1:
         raise UserError(f"--held-back {chosen.held_back:g}: a share of the utterances, between 0 and 1.")
     run_dir = run_of(chosen.model)
-    alone = Config(loss=LossConfig(ctc_weight=1.0), evaluation=EvaluationConfig(test_decoder=Decoder.ctc_greedy))
+    # A SpeechBrain folder always has an attention decoder; of a checkpoint alone nobody knows.
+    loss = LossConfig() if (chosen.model / HYPERPARAMS).is_file() else LossConfig(ctc_weight=1.0)
+    alone = Config(loss=loss, evaluation=EvaluationConfig(test_decoder=Decoder.ctc_greedy))
     config = read_config(run_dir) if run_dir else alone
     if chosen.ctc_weight is not None:
         config.loss.ctc_weight = _within(chosen.ctc_weight, "--ctc-weight", 0, 1)
     config.evaluation.test_decoder = Decoder[chosen.decoder] if chosen.decoder else config.evaluation.test_decoder
+    check_decoder(config.evaluation.test_decoder, config.loss.ctc_weight, "the decoder")
     settings = _settings(chosen, config.personalisation)
     output = chosen.output or (run_dir or chosen.model.parent) / "personalised" / (
         f"{chosen.manifest.stem}-{settings.part.name}"
@@ -141,9 +153,13 @@ def personalise_speakers(
         "ctc_weight": config.loss.ctc_weight,
         "decoder": config.evaluation.test_decoder.name,
         "seed": chosen.seed,
-        "copies": chosen.save,
     }
-    heard = heard_before(output / HEARD, about)
+
+    def copy_of(speaker: str) -> Path:
+        return output / "speakers" / f"{quote(speaker, safe='')}.pt"
+
+    due = {client.id: digest(client) for client in clients if not chosen.save or copy_of(client.id).is_file()}
+    heard = heard_before(output / HEARD, about, due)
     console = Console(highlight=False)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as bars:
@@ -161,9 +177,9 @@ def personalise_speakers(
                 seed=chosen.seed,
             )
             if chosen.save:
-                save_recogniser(recogniser, output / "speakers" / f"{quote(client.id, safe='')}.pt")
+                save_recogniser(recogniser, copy_of(client.id))
             heard[client.id] = {"before": gain.before.hypotheses, "after": gain.after.hypotheses}
-            add_line(output / HEARD, {"speaker": client.id, **heard[client.id]})
+            add_line(output / HEARD, {"speaker": client.id, "utterances": digest(client), **heard[client.id]})
             bars.advance(bar)
     write_gains(output, clients, heard, about, console)
 
@@ -193,8 +209,16 @@ def speakers_of(chosen: argparse.Namespace) -> "list[Client]":
     return clients
 
 
-def heard_before(path: Path, about: Mapping[str, Any]) -> dict[str, dict[str, dict[str, str]]]:
+def digest(client: "Client") -> str:
+    """Of what a speaker's copy is trained and judged on."""
+    parts = [[(utterance.id, utterance.text) for utterance in part] for part in (client.train, client.dev)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def heard_before(path: Path, about: Mapping[str, Any], due: Mapping[str, str]) -> dict[str, dict[str, dict[str, str]]]:
     """By speaker, what an earlier run of the same command has heard; a first line in `path` tells which command.
+
+    What is about other speakers or utterances than `due` (a digest for each speaker) is dropped.
 
     Raises UserError where that was another one.
     """
@@ -203,16 +227,17 @@ def heard_before(path: Path, about: Mapping[str, Any]) -> dict[str, dict[str, di
     if whole and whole[0] != about:
         differing = ", ".join(sorted(key for key in about if whole[0].get(key) != about[key]))
         raise UserError(f"{path.parent} holds the result of another {differing}. Give another --output.")
+    kept = [line for line in whole[1:] if due.get(line["speaker"]) == line["utterances"]]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in whole or [about]))
-    return {line.pop("speaker"): line for line in whole[1:]}
+    write_text(path, "".join(json.dumps(line) + "\n" for line in (about, *kept)))
+    return {line["speaker"]: {when: line[when] for when in ("before", "after")} for line in kept}
 
 
 def add_line(path: Path, content: Mapping[str, Any]) -> None:
     """Raises UserError where it cannot be written."""
     try:
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(content, ensure_ascii=False) + "\n")
+            file.write(json.dumps(content) + "\n")
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error}. The same command then goes on.") from error
 

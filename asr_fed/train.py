@@ -12,9 +12,10 @@ from asr_fed.config.schema import CentralConfig, Config, EngineKind, Start
 from asr_fed.data.manifest import Utterance
 from asr_fed.data.partition import describe
 from asr_fed.data.tokenizer import unknown_characters
+from asr_fed.errors import UserError
+from asr_fed.evaluation.report import describe_gains
 from asr_fed.experiment import Experiment, pick_device, prepare_experiment, systems
 from asr_fed.federation.engine import open_workers
-from asr_fed.federation.personalisation import describe_gains, personalise_clients
 from asr_fed.federation.sampling import cohort_size
 from asr_fed.federation.server_app import FederationState, load_federation, run_federation
 from asr_fed.model.recogniser import Recogniser, load_recogniser, save_recogniser
@@ -46,6 +47,11 @@ def train(config: Config, command: str = "") -> dict[str, Any]:
         experiment = prepare_experiment(config)
         if config.engine.kind is not EngineKind.deployment:  # refused now rather than later
             cohort_size(config.federation.cohort, len(experiment.partition.clients))
+            if config.personalise and not any(client.dev for client in experiment.partition.clients):
+                raise UserError(
+                    "personalise=true, but no client has enough utterances to hold some back: lower "
+                    "federation.clients.dev_min_utterances or raise federation.clients.dev_fraction."
+                )
         with open_tracking(config) as track, RunProgress(track) as progress:
             progress.say(f"{experiment.run_dir}: {describe(experiment.partition)}")
             unknown = unknown_characters(experiment.tokenizer, (u.text for u in experiment.partition.utterances))
@@ -57,7 +63,7 @@ def train(config: Config, command: str = "") -> dict[str, Any]:
             made = made_by(time.perf_counter() - started, command)
             summary = write_results(experiment, federation, evaluations, made)
             progress.result(summary)
-            if "personalisation" in summary:
+            if summary["personalisation"]:
                 progress.say(describe_gains(summary["personalisation"]))
             progress.say(f"Results are in {experiment.run_dir}.")
     return summary
@@ -162,12 +168,12 @@ def federate(experiment: Experiment, progress: RunProgress) -> FederationState:
         cohort = cohort_size(config.federation.cohort, len(experiment.partition.clients))
         progress.bars.update(clients, total=cohort)
         with open_workers(experiment, on_client=lambda client: progress.bars.advance(clients)) as grid:
-            state = run_federation(experiment, grid, keep_and_show)
-            if config.personalise:
-                progress.bars.reset(clients, description="clients that personalise")
-                personalise_clients(
-                    experiment, grid, state.best_weights, lambda total: progress.bars.update(clients, total=total)
-                )
+            state = run_federation(
+                experiment,
+                grid,
+                keep_and_show,
+                lambda total: progress.bars.reset(clients, total=total, description="clients that personalise"),
+            )
     write_history(experiment.run_dir, state.history)  # a kill may have come between the last checkpoint and this
     progress.bars.remove_task(rounds)
     progress.bars.remove_task(clients)

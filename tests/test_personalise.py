@@ -87,7 +87,29 @@ def test_a_stopped_command_goes_on_and_another_one_is_refused(
 
     capsys.readouterr()
     assert call(model, manifest, "--output", str(stopped), "--part", "norm_bias") == 2
-    assert "holds the result of another lr, part" in capsys.readouterr().err
+    assert "holds the result of another lr, part." in capsys.readouterr().err
+
+
+def test_speakers_whose_speech_has_changed_and_copies_that_are_missing_are_made_again(
+    model: Path, manifest: Path, experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    assert call(model, manifest, "--output", str(output)) == 0
+    real, called = asr_fed.training.personalise.personalise_client, []
+
+    def counted(*arguments: Any, **more: Any) -> Any:
+        called.append(arguments[1].id)
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(asr_fed.training.personalise, "personalise_client", counted)
+    speech = read_manifest(manifest)
+    changed = speech[0].speaker
+    write_manifest(manifest, speech[1:])
+    assert call(model, manifest, "--output", str(output)) == 0
+    assert called == [changed]
+    called.clear()
+    assert call(model, manifest, "--output", str(output), "--save") == 0
+    assert len(called) == len(rows(output)) == 3
 
 
 @pytest.mark.parametrize(
@@ -95,6 +117,7 @@ def test_a_stopped_command_goes_on_and_another_one_is_refused(
     [
         (["--held-back", "1"], "--held-back 1: a share"),
         (["--ctc-weight", "2"], "--ctc-weight 2: a number from 0 to 1"),
+        (["--decoder", "beam"], "the decoder=beam needs the attention decoder"),
         (["--speakers", "nobody"], "has no speaker nobody"),
         (["--split", "test"], "no speaker with two utterances"),
     ],

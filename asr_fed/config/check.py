@@ -92,17 +92,8 @@ def check_config(config: DictConfig) -> None:
             instantiate(config[group])
         except Exception as error:
             raise UserError(f"{group}={config[group]} is not possible: {error.__cause__ or error}.") from error
-    if config.loss.ctc_weight == 0 and Decoder.ctc_greedy in config.evaluation.values():
-        raise UserError(
-            "loss.ctc_weight=0 trains no CTC head, which the decoder ctc_greedy needs. Use attention_greedy."
-        )
-    if config.loss.ctc_weight == 1:
-        for name in ("client_decoder", "dev_decoder", "test_decoder"):
-            if config.evaluation[name] is not Decoder.ctc_greedy:
-                raise UserError(
-                    f"evaluation.{name}={config.evaluation[name].name} needs the attention decoder, which "
-                    "loss.ctc_weight=1 does not train. Use ctc_greedy, or a weight below 1."
-                )
+    for name in ("client_decoder", "dev_decoder", "test_decoder"):
+        check_decoder(config.evaluation[name], config.loss.ctc_weight, f"evaluation.{name}")
     if config.personalise and config.mode is Mode.central:
         raise UserError("personalise=true needs clients: use mode=federated, or python -m asr_fed.personalise.")
     if config.personalise and config.federation.clients.dev_fraction == 0:
@@ -110,11 +101,28 @@ def check_config(config: DictConfig) -> None:
             "personalise=true measures on speech that each client holds back, of which there is none: set "
             "federation.clients.dev_fraction, to 0.2 for instance."
         )
+    if config.personalisation.lr is None and "Adam" not in config.personalisation.optimizer["_target_"]:
+        raise UserError(
+            "The rates that are known are Adam's: with another personalisation.optimizer give a personalisation.lr."
+        )
     parts = config.data.parts
     if config.warm_start.checkpoint is None and parts.warm_up_speakers == 0 and parts.warm_up_file is None:
         raise UserError(
             "data.parts.warm_up_speakers=0 leaves nothing to train tokenizer and warm start on: raise it, or give "
             "warm_start=MODEL."
+        )
+
+
+def check_decoder(decoder: Decoder, ctc_weight: float, key: str) -> None:
+    """Raises UserError, with the `key` that chose the decoder, where a loss of that weight does not train it."""
+    if ctc_weight == 0 and decoder is Decoder.ctc_greedy:
+        raise UserError(
+            f"{key}={decoder.name} needs the CTC head, which a CTC weight of 0 does not train. Use attention_greedy."
+        )
+    if ctc_weight == 1 and decoder is not Decoder.ctc_greedy:
+        raise UserError(
+            f"{key}={decoder.name} needs the attention decoder, which a CTC weight of 1 does not train. Use "
+            "ctc_greedy, or a weight below 1."
         )
 
 

@@ -38,6 +38,7 @@ from asr_fed.federation.worker_count import default_workers
 from asr_fed.federation.worker_grid import WorkerGrid
 
 REFUSED, NOT_IN_ORDER = 1, 2
+LOST = "its worker was lost"
 
 
 @dataclass
@@ -82,8 +83,10 @@ class Resident:
         assert self._experiment is not None
         clients = {client.id: describe_client(client) for client in self._experiment.clients}
         seconds = sum(client.train_seconds for client in clients.values())
+        personal = ", to personalise at the end" if self._experiment.config.personalise else ""
         self.say(
             f"joined experiment {setup.sha256[:8]} with {len(clients)} client(s), {seconds / 60:.1f} min to train on"
+            f"{personal}"
         )
         own = self.settings.partition is None
         return report_message(message, Report(self.settings.name, own, setup.sha256, clients))
@@ -102,14 +105,17 @@ class Resident:
         order = self._own_order(message)
         assert self._experiment is not None and self._grid is not None
         config = self._experiment.config
+        if not config.personalise:
+            raise Refused("an order to personalise in an experiment that does not")
+        hosted = {client.id: describe_client(client) for client in self._experiment.clients}
         gains, failures, busy = ask_to_personalise(
             self._grid,
-            self._shares(order, lambda client: personal_seconds(client, config.personalisation)),
+            self._shares(order, lambda client: personal_seconds(client, config)),
             message.content["arrays"],  # type: ignore[arg-type]
-            server_round=order.server_round,
-            lr=order.lr,
-            setup=order.setup,
-            timeout=config.federation.round_timeout,
+            order.setup,
+            config,
+            [hosted[client] for client in order.clients],
+            reason_of=lambda reply: LOST,  # its text may name files
         )
         whole = time.perf_counter() - started
         failed = f", {len(failures)} failed: {failures}" if failures else ""
@@ -162,7 +168,7 @@ class Resident:
         for worker, share in shares.items():
             reply = answered.get(worker)
             if reply is None or reply.has_error():
-                failures |= dict.fromkeys(share, "no answer in time" if reply is None else "its worker was lost")
+                failures |= dict.fromkeys(share, "no answer in time" if reply is None else LOST)
                 continue
             read = read_reply(reply, share, length)
             failures |= read.failures

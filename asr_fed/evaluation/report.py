@@ -76,10 +76,27 @@ def write_report(
         groups=by_group(evaluations[own]) | {"words in the utterance": by_length(evaluations[own])},
         confusions={kind: common[:COMMON] for kind, common in confusions(evaluations[own]).items()},
         samples=samples(evaluations, own, clips),
+        gains=describe_gains(summary["personalisation"]) if summary.get("personalisation") else None,
         config=(run_dir / "config.yaml").read_text(encoding="utf-8"),
     )
     with replacing(run_dir / "report.html") as path:
         path.write_text(text, encoding="utf-8")
+
+
+def describe_gains(personalisation: Mapping[str, Any]) -> str:
+    """What a summary says of personalisation, in a line."""
+    few, failed = personalisation["too_little_speech"], len(personalisation["failures"])
+    left_out = (f"; {few} had too little speech to hold some back" if few else "") + (
+        f"; {failed} failed" if failed else ""
+    )
+    if not personalisation["words"]:
+        return f"Nobody personalised ({personalisation['part']}){left_out}."
+    return (
+        f"Personalised ({personalisation['part']}): WER on speech that clients held back "
+        f"{personalisation['wer_before']:.2f} before, {personalisation['wer_after']:.2f} after; better for "
+        f"{personalisation['better']} of {personalisation['clients']} clients, worse for "
+        f"{personalisation['worse']}{left_out}."
+    )
 
 
 def samples(evaluations: Mapping[str, Evaluation], own: str, clips: int) -> list[Sample]:

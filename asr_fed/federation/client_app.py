@@ -40,6 +40,8 @@ from asr_fed.training.local import ClientResult, train_client
 from asr_fed.training.personalise import personalise_client
 from asr_fed.training.state import layout
 
+TOO_LITTLE = "too little speech to hold some back"
+
 log = logging.getLogger(__name__)
 
 
@@ -74,9 +76,9 @@ def open_worker(
         return train_speech(experiment, training, weighting, clients[name], order)
 
     def personalise(name: str, order: Order) -> Gained:
-        return personalise_speech(experiment, training, clients[name], order)
+        return personalise_speech(experiment, training, clients[name], order.weights)
 
-    app = build_client_app(train, report, length, on_client, superseded, personalise)
+    app = build_client_app(train, report, length, on_client, superseded, personalise if config.personalise else None)
     context = Context(0, worker + 1, {}, state=RecordDict(), run_config={})
     return lambda message: app(message, context)
 
@@ -114,10 +116,10 @@ def build_client_app(
     def personalise_order(message: Message, context: Context) -> Message:
         started = time.perf_counter()
         order, gains = own_order(message), dict[str, Gained]()
+        if personalise is None:
+            raise Refused("an order to personalise in an experiment that does not")
 
         def add(name: str) -> None:
-            if personalise is None:
-                raise UpdateRefused("this node does not personalise")
             gains[name] = personalise(name, order)
 
         failures = for_each_client(add, order, on_client, superseded)
@@ -202,15 +204,17 @@ def train_speech(
     return Contribution(result.delta, weighting(result), client_totals(result))
 
 
-def personalise_speech(experiment: Experiment, training: TrainingContext, client: Client, order: Order) -> Gained:
+def personalise_speech(
+    experiment: Experiment, training: TrainingContext, client: Client, weights: np.ndarray
+) -> Gained:
     """Fine-tune a client's own copy. Raises UpdateRefused where it has too little speech for that."""
     config = experiment.config
     if not client.train or not client.dev:
-        raise UpdateRefused("too little speech to hold some back")
+        raise UpdateRefused(TOO_LITTLE)
     gain = personalise_client(
         training,
         client,
-        order.weights,
+        weights,
         config=config.personalisation,
         decoder=config.evaluation.client_decoder,
         evaluation=config.evaluation,

@@ -1,7 +1,7 @@
 """After the last round: each client fine-tunes a copy of the recogniser where its speech lies.
 
-The copies stay there. What comes back is how many words each gets wrong, before and after, of speech that its client
-held back.
+A copy is measured and dropped. What comes back is how many words each gets wrong, before and after, of speech that its
+client held back.
 """
 
 import hashlib
@@ -12,146 +12,157 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, MessageType
+from flwr.app import ArrayRecord, Message, MessageType
 from flwr.serverapp import Grid
 from omegaconf import OmegaConf
 
-from asr_fed.config.schema import PersonalisationConfig
+from asr_fed.config.schema import Config, Decoder
 from asr_fed.evaluation.files import write_csv
 from asr_fed.experiment import Experiment
+from asr_fed.federation.client_app import TOO_LITTLE
 from asr_fed.federation.exchange import exchange
 from asr_fed.federation.messages import Gained, Hosted, Refused, order_message, read_gains, weights_record
 from asr_fed.federation.roster import Roster, join
 from asr_fed.federation.sampling import place
-from asr_fed.federation.strategy import AWAY, NO_ANSWER
+from asr_fed.federation.strategy import AWAY, NO_ANSWER, audio_seconds
 from asr_fed.federation.worker_grid import WorkerGrid
 from asr_fed.run_dir import write_text
-from asr_fed.training.personalise import learning_rate
 from asr_fed.training.state import state_sha256
 
-AT_ONCE = 8  # clients of a node in one order: so much is done again after a kill
-ORDERED = "personalisation"  # in place of a round, in tickets
+AT_ONCE = 16  # clients of a node in one order, at most: so much is done again after a kill
 
 
 @dataclass
 class Personalisation:
-    """What became of each client so far; `of` tells which weights and settings it is about."""
+    """What became of each client so far; `of` tells which weights and settings it is about.
+
+    finished: every client that was there has been asked.
+    """
 
     of: str
     gains: dict[str, Gained] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
-    done: bool = False
+    finished: bool = False
 
 
 def personalise_clients(
-    experiment: Experiment, grid: Grid, weights: np.ndarray, on_total: Callable[[int], None] = lambda clients: None
+    experiment: Experiment,
+    grid: Grid,
+    weights: np.ndarray,
+    roster: Roster | None = None,
+    on_total: Callable[[int], None] = lambda clients: None,
 ) -> Personalisation:
     """Have every client of the nodes of `grid` personalise `weights` (float32 [state]), once.
 
-    Goes on from checkpoints/personalisation.json where that is about the same weights and settings, and leaves
-    personalisation.csv. `on_total` is told how many clients are left. A client that fails is named and left out.
+    Goes on from checkpoints/personalisation.json where that is about the same weights and settings, and asks those
+    again who failed by accident. Leaves personalisation.csv. `on_total` is told how many clients are left.
+
+    Args:
+        roster: the nodes, where they have joined; None: they are waited for.
 
     Raises UserError where too few nodes join.
     """
-    config = experiment.config
     path = experiment.checkpoints / "personalisation.json"
-    state = _begin(path, weights, config.personalisation)
-    if not state.done:
-        roster = join(experiment, grid)
-        left = sorted(roster.clients.keys() - state.gains.keys() - state.failures.keys())
-        on_total(len(left))
-        at_once = AT_ONCE * max(1, len(roster.online))
-        for first in range(0, len(left), at_once):
-            roster.refresh(grid)
-            gains, failures = _ask(experiment, grid, roster, left[first : first + at_once], weights)
+    state = _begin(path, _subject(state_sha256(weights), experiment.config))
+    if not state.finished or any(reason != TOO_LITTLE for reason in state.failures.values()):
+        state.finished, state.failures = False, {}
+        roster = roster or join(experiment, grid)
+        on_total(len(roster.clients.keys() - state.gains.keys()))
+        record = weights_record(weights)
+        while True:
+            roster.refresh(grid)  # who comes by now is asked too
+            left = sorted(roster.clients.keys() - state.gains.keys() - state.failures.keys())
+            if not left:
+                break
+            state.failures |= {client: AWAY for client in left if not roster.hosts(client)}
+            gains, failures = _ask(experiment, grid, roster, [c for c in left if c not in state.failures], record)
             state.gains |= gains
             state.failures |= failures
             _save(state, path)
-        state.done = True
+        state.finished = True
         _save(state, path)
-    write_csv(
-        experiment.run_dir / "personalisation.csv", [_row(name, state.gains[name]) for name in sorted(state.gains)]
-    )
+    rows = [_row(name, state.gains[name]) for name in sorted(state.gains)]
+    write_csv(experiment.run_dir / "personalisation.csv", rows)
     return state
 
 
-def summarise_gains(experiment: Experiment) -> dict[str, Any]:
-    """For summary.json: WER in percent of all held-back words together; clients that became better and worse."""
-    state = _load(experiment.checkpoints / "personalisation.json")
+def summarise_gains(experiment: Experiment, weights_sha256: str) -> dict[str, Any] | None:
+    """For summary.json: WER in percent of all held-back words together; clients that became better and worse.
+
+    None where the clients have not personalised these weights, with these settings, to the end.
+    """
+    path = experiment.checkpoints / "personalisation.json"
+    state = _begin(path, _subject(weights_sha256, experiment.config))
+    if not state.finished:
+        return None
     gains = state.gains.values()
-    words = max(1, sum(gained.words for gained in gains))
+    words = sum(gained.words for gained in gains)
     return {
         "part": experiment.config.personalisation.part.name,
+        "decoder": experiment.config.evaluation.client_decoder.name,
         "clients": len(gains),
-        "words": sum(gained.words for gained in gains),
-        "wer_before": 100 * sum(gained.before for gained in gains) / words,
-        "wer_after": 100 * sum(gained.after for gained in gains) / words,
+        "words": words,
+        "wer_before": 100 * sum(gained.before for gained in gains) / words if words else None,
+        "wer_after": 100 * sum(gained.after for gained in gains) / words if words else None,
         "better": sum(gained.after < gained.before for gained in gains),
         "worse": sum(gained.after > gained.before for gained in gains),
-        "failures": state.failures,
+        "too_little_speech": sum(reason == TOO_LITTLE for reason in state.failures.values()),
+        "failures": {client: reason for client, reason in state.failures.items() if reason != TOO_LITTLE},
     }
 
 
-def describe_gains(summary: Mapping[str, Any]) -> str:
-    """`summarise_gains` in a line."""
-    failed = f", {len(summary['failures'])} failed" if summary["failures"] else ""
-    return (
-        f"Personalised ({summary['part']}): WER on speech that clients held back {summary['wer_before']:.2f} before, "
-        f"{summary['wer_after']:.2f} after; better for {summary['better']} of {summary['clients']} clients, worse for "
-        f"{summary['worse']}{failed}."
-    )
-
-
 def _ask(
-    experiment: Experiment, grid: Grid, roster: Roster, clients: Sequence[str], weights: np.ndarray
+    experiment: Experiment, grid: Grid, roster: Roster, clients: Sequence[str], weights: ArrayRecord
 ) -> tuple[dict[str, Gained], dict[str, str]]:
-    settings = experiment.config.personalisation
-    hosts = {client: roster.hosts(client) for client in clients}
-    failures = {client: AWAY for client in clients if not hosts[client]}
-    shares = place(
-        [client for client in clients if hosts[client]],
-        hosts,
-        lambda node, client: personal_seconds(roster.clients[client], settings),
+    """Of the first AT_ONCE clients of each node."""
+    config = experiment.config
+    hosted = roster.clients
+    placed = place(
+        clients,
+        {client: roster.hosts(client) for client in clients},
+        lambda node, client: personal_seconds(hosted[client], config),
     )
-    gains, failed, _ = ask_to_personalise(
-        grid,
-        shares,
-        weights_record(weights),
-        server_round=experiment.config.federation.rounds,
-        lr=learning_rate(settings),
-        setup=roster.setup.sha256,
-        timeout=experiment.config.federation.round_timeout,
-    )
-    return gains, failures | failed
+    shares = {node: share[:AT_ONCE] for node, share in placed.items()}
+    asked = [hosted[client] for share in shares.values() for client in share]
+    gains, failures, _ = ask_to_personalise(grid, shares, weights, roster.setup.sha256, config, asked)
+    return gains, failures
 
 
 def ask_to_personalise(
     grid: Grid,
     shares: Mapping[int, Sequence[str]],
     weights: ArrayRecord,
-    *,
-    server_round: int,
-    lr: float,
     setup: str,
-    timeout: float | None,
+    config: Config,
+    asked: Sequence[Hosted],
+    reason_of: Callable[[Message], str] = lambda reply: reply.error.reason or "unknown error",
 ) -> tuple[dict[str, Gained], dict[str, str], float]:
-    """Gains, failures, and the seconds of the busiest node, where `shares` are the clients of each node."""
+    """Gains, failures, and the seconds of the busiest node, where `shares` are the clients of each node.
+
+    A round's time limits are for a round's work: they are stretched to that of the `asked` clients. `reason_of` makes
+    the reason of an error that comes in place of an answer.
+    """
+    stretch = max([1.0, *(personal_seconds(client, config) / _work(client, config) for client in asked)])
+    timeout = config.federation.round_timeout
     orders = [
-        order_message(node, server_round, lr, share, weights, ticket=ORDERED, setup=setup, kind=MessageType.EVALUATE)
+        order_message(node, config.federation.rounds, 0.0, share, weights, setup=setup, kind=MessageType.EVALUATE)
         for node, share in shares.items()
     ]
-    asked = exchange(grid, orders, timeout=timeout)
     if isinstance(grid, WorkerGrid):
-        grid.give_up(asked.unanswered, NO_ANSWER)
-    answered = {reply.metadata.src_node_id: reply for reply in asked.replies}
+        grid.stretch = stretch
+    # A client had its time in a round, whatever else its node did; here a node may do AT_ONCE of them in a row.
+    done = exchange(grid, orders, timeout=None if timeout is None else timeout * stretch * AT_ONCE)
+    if isinstance(grid, WorkerGrid):
+        grid.give_up(done.unanswered, NO_ANSWER)
+        grid.stretch = 1.0
+    answered = {reply.metadata.src_node_id: reply for reply in done.replies}
     gains: dict[str, Gained] = {}
     failures: dict[str, str] = {}
     busy = 0.0
     for node, share in shares.items():
         reply = answered.get(node)
         if reply is None or reply.has_error():
-            reason = NO_ANSWER if reply is None else reply.error.reason or "unknown error"
-            failures |= dict.fromkeys(share, reason)
+            failures |= dict.fromkeys(share, NO_ANSWER if reply is None else reason_of(reply))
             continue
         try:
             gained, failed, timing = read_gains(reply, share)
@@ -164,22 +175,31 @@ def ask_to_personalise(
     return gains, failures, busy
 
 
-def personal_seconds(client: Hosted, settings: PersonalisationConfig) -> float:
+def personal_seconds(client: Hosted, config: Config) -> float:
     """Seconds of audio that a client's personalisation goes through: training passes and two decodings."""
-    return client.train_seconds * settings.epochs + 2 * client.dev_seconds
+    return client.train_seconds * config.personalisation.epochs + 2 * client.dev_seconds
 
 
-def _begin(path: Path, weights: np.ndarray, settings: PersonalisationConfig) -> Personalisation:
-    text = state_sha256(weights) + OmegaConf.to_yaml(OmegaConf.structured(settings))
-    of = hashlib.sha256(text.encode()).hexdigest()
-    if path.is_file() and (state := _load(path)).of == of:
-        return state
+def _work(client: Hosted, config: Config) -> float:
+    """Seconds of audio of a round; never 0."""
+    return max(audio_seconds(client, config.federation), 1e-3)
+
+
+def _subject(weights_sha256: str, config: Config) -> str:
+    """A hash of all that a client's gain depends on and that may differ from one call to the next."""
+    decoder = config.evaluation.client_decoder
+    beam = (config.evaluation.beam_size, config.evaluation.beam_ctc_weight) if decoder is Decoder.beam else ()
+    settings = OmegaConf.to_yaml(OmegaConf.structured(config.personalisation))
+    return hashlib.sha256(f"{weights_sha256} {decoder.name} {beam} {settings}".encode()).hexdigest()
+
+
+def _begin(path: Path, of: str) -> Personalisation:
+    if path.is_file():
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["of"] == of:
+            gains = {name: Gained(**own) for name, own in content["gains"].items()}
+            return Personalisation(**{**content, "gains": gains})
     return Personalisation(of)
-
-
-def _load(path: Path) -> Personalisation:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return Personalisation(**{**content, "gains": {name: Gained(**own) for name, own in content["gains"].items()}})
 
 
 def _save(state: Personalisation, path: Path) -> None:

@@ -71,20 +71,22 @@ def main(grid: Grid, context: Context) -> None:
         experiment = open_experiment(run_dir)
         torch.set_num_threads(experiment.config.engine.server_threads)
         with exclusive(run_dir / ".federation.lock", f"Another federation is running in {run_dir}."):
-            state = run_federation(experiment, grid, lambda history: write_history(run_dir, history))
-            if experiment.config.personalise:
-                personalise_clients(experiment, grid, state.best_weights)
+            run_federation(experiment, grid, lambda history: write_history(run_dir, history))
     except UserError as error:
         write_text(run_dir / ERROR_FILE, str(error))
         raise
 
 
 def run_federation(
-    experiment: Experiment, grid: Grid, on_round: Callable[[list[dict[str, Any]]], None] = lambda history: None
+    experiment: Experiment,
+    grid: Grid,
+    on_round: Callable[[list[dict[str, Any]]], None] = lambda history: None,
+    on_personalise: Callable[[int], None] = lambda clients: None,
 ) -> FederationState:
     """Train from checkpoints/warm_start.pt to checkpoints/federated.pt, over the nodes of `grid`.
 
-    Goes on from checkpoints/federation.pt where that exists. `on_round` is given the history after each round.
+    Goes on from checkpoints/federation.pt where that exists. `on_round` is given the history after each round,
+    `on_personalise` the number of clients that are to personalise the result, where the config wants that.
 
     Raises UserError where too few nodes join, or a round fails twice.
     """
@@ -102,6 +104,7 @@ def run_federation(
         wer = _judge(experiment, training).wer
         weights = read_state(model)
         state = FederationState(anneal(NewBob(settings.lr), wer, settings.annealing), weights, weights, wer)
+    roster = None
     if state.round < settings.rounds:
         roster = join(experiment, grid)
         state.clients = len(roster.clients)
@@ -132,6 +135,8 @@ def run_federation(
 
     load_state(model, state.best_weights)
     save_recogniser(recogniser, experiment.checkpoints / "federated.pt")
+    if config.personalise:
+        personalise_clients(experiment, grid, state.best_weights, roster, on_personalise)
     return state
 
 

@@ -8,7 +8,7 @@ from asr_fed.federation.messages import Setup
 # No section that names a path or a machine. The node adds its own data, device and engine.
 SHARED = (
     *("seed", "precision", "features", "tokenizer", "model", "augment", "loss"),
-    *("federation", "weighting", "personalisation", "evaluation"),
+    *("federation", "weighting", "personalise", "personalisation", "evaluation"),
 )
 
 

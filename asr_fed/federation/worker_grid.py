@@ -112,6 +112,8 @@ class WorkerGrid(Grid):
         workers: how many.
         on_client: told the id of each client that has been trained or personalised, once a message.
         client_timeout: seconds.
+
+    `stretch` multiplies client_timeout: more than 1 while clients have other work than a round's.
     """
 
     def __init__(
@@ -124,6 +126,7 @@ class WorkerGrid(Grid):
         identify_process(run_id=RUN, node_id=SERVER)
         self._run = Run.create_empty(run_id=RUN)
         self._pool, self._on_client, self._client_timeout = pool, on_client, client_timeout
+        self.stretch = 1.0
         self._ids = (str(number) for number in itertools.count(1))
         self._replies: dict[str, Message] = {}
         self._pending: dict[int, _Pending] = {}
@@ -219,9 +222,10 @@ class WorkerGrid(Grid):
                 case WorkerLost(reason):
                     self._lost(node, reason, STRIKES)
         if self._client_timeout is not None:
+            limit = self._client_timeout * self.stretch
             for node, pending in list(self._pending.items()):
-                if pending.ready and time.monotonic() - pending.alive > self._client_timeout:
-                    self._lost(node, f"no end within {self._client_timeout:g} s", 1)
+                if pending.ready and time.monotonic() - pending.alive > limit:
+                    self._lost(node, f"no end within {limit:g} s", 1)
 
     def _answer(self, node: int, message: Message) -> None:
         pending = self._pending.pop(node)

@@ -160,6 +160,13 @@ def test_a_message_of_another_kind_is_refused(node: Node, server: Server) -> Non
         assert node.error(Message(RecordDict(), NODE, kind))[0] == REFUSED
 
 
+def test_a_node_does_not_personalise_where_the_setup_that_it_joined_does_not(node: Node, server: Server) -> None:
+    assert node.error(server.order(kind=MessageType.EVALUATE)) == (
+        REFUSED,
+        "an order to personalise in an experiment that does not",
+    )
+
+
 def test_a_refused_setup_leaves_the_node_in_the_experiment_that_it_joined(node: Node, server: Server) -> None:
     code, reason = node.error(server.query(Setup("a: ${oc.env:HOME}", b"")))
     assert code == REFUSED and "other sections" in reason

@@ -32,7 +32,7 @@ class PlainNode:
         return train_speech(self.experiment, self.training, self.weighting, self.clients[name], order)
 
     def personalise(self, name: str, order: Order) -> Gained:
-        return personalise_speech(self.experiment, self.training, self.clients[name], order)
+        return personalise_speech(self.experiment, self.training, self.clients[name], order.weights)
 
     def update(self, order: Order) -> tuple[Update, dict[str, str]]:
         return train_clients(self.train, order)

@@ -11,11 +11,14 @@ import pytest
 from flwr.app import Message
 
 from asr_fed.data.partition import Client, Partition
+from asr_fed.evaluation.report import describe_gains
 from asr_fed.experiment import Experiment
 from asr_fed.federation.client_app import personalise_speech
-from asr_fed.federation.messages import Gained, Order
-from asr_fed.federation.personalisation import describe_gains, personalise_clients, summarise_gains
-from asr_fed.training.state import read_state
+from asr_fed.federation.messages import Gained
+from asr_fed.federation.personalisation import personalise_clients, summarise_gains
+from asr_fed.federation.roster import join
+from asr_fed.federation.strategy import AWAY
+from asr_fed.training.state import read_state, state_sha256
 from tests.federation.test_server_app import InProcess, Interrupted
 from tests.tiny import Corpus, settings, typed_config
 
@@ -48,8 +51,7 @@ def weights(holding_back: Experiment) -> np.ndarray:
 def expected(experiment: Experiment, weights: np.ndarray) -> dict[str, Gained]:
     """By the plain function, in this process."""
     context = InProcess(experiment).plain.training
-    order = Order(0, 0.05, (), weights)
-    return {c.id: personalise_speech(experiment, context, c, order) for c in experiment.partition.clients[:-1]}
+    return {c.id: personalise_speech(experiment, context, c, weights) for c in experiment.partition.clients[:-1]}
 
 
 def run(experiment: Experiment, weights: np.ndarray, grid: Any = None) -> Any:
@@ -70,12 +72,14 @@ def test_gains_are_those_of_the_plain_function_on_any_node(holding_back: Experim
         assert int(rows[name]["words"]) == gained.words > 0
         assert float(rows[name]["wer_after"]) == pytest.approx(100 * gained.after / gained.words, abs=0.01)
 
-    summary = summarise_gains(holding_back)
+    summary = summarise_gains(holding_back, state_sha256(weights))
+    assert summary is not None
     words = sum(gained.words for gained in plain.values())
     assert summary["wer_before"] == pytest.approx(100 * sum(gained.before for gained in plain.values()) / words)
     assert summary["wer_after"] == pytest.approx(100 * sum(gained.after for gained in plain.values()) / words)
     assert summary["better"] + summary["worse"] <= summary["clients"] == 4
-    assert "1 failed" in describe_gains(summary)
+    assert summary["too_little_speech"] == 1 and "1 had too little speech" in describe_gains(summary)
+    assert summarise_gains(holding_back, "0" * 64) is None, "these are other weights"
 
 
 class Stops(InProcess):
@@ -99,8 +103,9 @@ def test_interrupted_it_goes_on_with_those_who_are_left(
     grid.nodes = [1]
     with pytest.raises(Interrupted):
         run(holding_back, weights, grid)
+    assert summarise_gains(holding_back, state_sha256(weights)) is None, "it has not come to its end"
     told: list[int] = []
-    state = personalise_clients(holding_back, InProcess(holding_back), weights, told.append)  # type: ignore[arg-type]
+    state = personalise_clients(holding_back, InProcess(holding_back), weights, None, told.append)  # type: ignore[arg-type]
     assert told == [4]
     assert state.gains == expected(holding_back, weights)
 
@@ -109,6 +114,40 @@ def test_interrupted_it_goes_on_with_those_who_are_left(
     assert unused.pushed == 0, "all is done"
     run(holding_back, weights + np.float32(0.01), other := InProcess(holding_back))
     assert other.pushed > 0, "these are other weights"
+
+
+class Comes(InProcess):
+    """Node 2 comes when node 1 has answered an order."""
+
+    def answer(self, message: Message) -> Message | None:
+        if "arrays" in message.content:
+            self.nodes = [1, 2]
+        return super().answer(message)
+
+
+def test_a_node_that_comes_later_is_asked_too(holding_back: Experiment, weights: np.ndarray) -> None:
+    grid = Comes(holding_back, pinned=True)
+    grid.nodes = [1]
+    assert run(holding_back, weights, grid).gains == expected(holding_back, weights)
+
+
+def test_clients_whose_node_was_away_are_asked_when_it_is_resumed(
+    holding_back: Experiment, weights: np.ndarray
+) -> None:
+    grid = InProcess(holding_back, pinned=True)
+    roster = join(holding_back, grid)  # type: ignore[arg-type]
+    grid.nodes = [1]
+    state = personalise_clients(holding_back, grid, weights, roster)  # type: ignore[arg-type]
+    away = {client.id for client in holding_back.partition.clients[1::2]}
+    assert {name for name, reason in state.failures.items() if reason == AWAY} == away
+    summary = summarise_gains(holding_back, state_sha256(weights))
+    assert summary is not None and summary["failures"].keys() == away
+    asked_before = grid.pushed
+    grid.nodes = [1, 2]
+    state = run(holding_back, weights, grid)
+    assert state.gains == expected(holding_back, weights)
+    orders = grid.pushed - asked_before - 2  # queries
+    assert orders == 2, "those of node 2; and who has too little speech, at node 1, says so again"
 
 
 class Lies(InProcess):
