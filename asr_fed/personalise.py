@@ -67,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--save", action="store_true", help="keep each speaker's copy")
     parser.add_argument("--features", type=Path, help="feature cache (the run's, else beside the manifest)")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU; more are slower beside other work (1)")
     chosen = parser.parse_args(arguments)
     return exit_status("asr_fed.personalise", lambda: _personalise(chosen))
 
@@ -78,6 +79,8 @@ def _personalise(chosen: argparse.Namespace) -> None:
 
     if not 0 < chosen.held_back < 1:
         raise UserError(f"--held-back {chosen.held_back:g}: a share of the utterances, between 0 and 1.")
+    if chosen.threads < 1:
+        raise UserError(f"--threads {chosen.threads}: at least 1.")
     run_dir = run_of(chosen.model)
     # A SpeechBrain folder always has an attention decoder; of a checkpoint alone nobody knows.
     loss = LossConfig() if (chosen.model / HYPERPARAMS).is_file() else LossConfig(ctc_weight=1.0)
@@ -131,7 +134,7 @@ def personalise_speakers(
     from asr_fed.training.state import read_state, state_sha256
 
     keep_freed_memory()
-    torch.set_num_threads(available_cores())
+    torch.set_num_threads(chosen.threads)
     device = pick_device(chosen.device)
     clients = speakers_of(chosen)
     recogniser = open_recogniser(chosen.model)
@@ -153,6 +156,7 @@ def personalise_speakers(
         "ctc_weight": config.loss.ctc_weight,
         "decoder": config.evaluation.test_decoder.name,
         "seed": chosen.seed,
+        "threads": chosen.threads,
     }
 
     def copy_of(speaker: str) -> Path:

@@ -57,7 +57,7 @@ def test_each_speaker_gets_a_copy_that_is_judged_on_held_back_speech(
         assert read_state(copy.model).tobytes() != read_state(load_recogniser(model).model).tobytes()
     assert len(rows(output)) == 3, "one utterance cannot be split"
     content = json.loads((output / "after" / "wer.json").read_text())
-    assert content["part"] == "head" and content["lr"] == 0.005
+    assert content["part"] == "head" and content["lr"] == 0.001
     assert content["against"]["before"]["difference"] == pytest.approx(after.wer - before.wer)
     assert "of 3 speakers" in capsys.readouterr().out
 

@@ -18,7 +18,7 @@ from asr_fed.training.randomness import seed_everything
 from asr_fed.training.state import load_state
 
 # For Adam; docs/personalisation.md says how they were found.
-RATES = {PersonalPart.full: 0.0005, PersonalPart.head: 0.005, PersonalPart.norm_bias: 0.005}
+RATES = {PersonalPart.full: 0.0002, PersonalPart.head: 0.001, PersonalPart.norm_bias: 0.005}
 
 
 @dataclass(frozen=True)
