@@ -22,7 +22,7 @@ from asr_fed.config.schema import (
     Precision,
 )
 from asr_fed.errors import UserError
-from asr_fed.run_dir import write_text
+from asr_fed.run_dir import run_of, write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,7 +73,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _personalise(chosen: argparse.Namespace) -> None:
-    from asr_fed.evaluation.__main__ import run_of
     from asr_fed.experiment import read_config
     from asr_fed.speechbrain_folder import HYPERPARAMS
 

@@ -114,7 +114,7 @@ def summarise(
     config = experiment.config
     own = "central" if config.mode is Mode.central else "federated"
     model = load_recogniser(experiment.checkpoints / f"{own}.pt").model
-    weights = state_sha256(read_state(model))
+    weights_sha256 = state_sha256(read_state(model))
     pooled = [utterance for client in experiment.partition.clients for utterance in client.train]
     return {
         "mode": config.mode.name,
@@ -130,8 +130,8 @@ def summarise(
         "systems": {name: numbers(evaluation) for name, evaluation in evaluations.items()},
         "against": {name: asdict(paired) for name, paired in compare_with_others(own, evaluations).items()},
         "spread": {name: asdict(speaker_spread(evaluation)) for name, evaluation in evaluations.items()},
-        "personalisation": summarise_gains(experiment, weights) if config.personalise else None,
+        "personalisation": summarise_gains(experiment, weights_sha256) if config.personalise else None,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "weights_sha256": weights,
+        "weights_sha256": weights_sha256,
         "tokenizer_sha256": experiment.tokenizer.sha256,
     }

@@ -41,6 +41,14 @@ MAY_CHANGE = (
 PACKAGES = ("torch", "torchaudio", "speechbrain", "flwr", "sentencepiece", "jiwer", "hydra-core", "numpy")
 
 
+def run_of(model: Path) -> Path | None:
+    """The run directory that `model` is, or whose checkpoint it is."""
+    for folder in (model, model.parent.parent):
+        if (folder / "config.yaml").is_file():
+            return folder
+    return None
+
+
 @contextmanager
 def claim_run_dir(config: Config) -> Iterator[Path]:
     """Create or reopen the run directory, and keep other processes out of it while the context lasts.

@@ -81,7 +81,7 @@ class Resident:
             self.say("joining: preparing features")
             self._enter(prepare(setup, self.settings))
         assert self._experiment is not None
-        clients = {client.id: describe_client(client) for client in self._experiment.clients}
+        clients = self._hosted()
         seconds = sum(client.train_seconds for client in clients.values())
         personal = ", to personalise at the end" if self._experiment.config.personalise else ""
         self.say(
@@ -107,14 +107,13 @@ class Resident:
         config = self._experiment.config
         if not config.personalise:
             raise Refused("an order to personalise in an experiment that does not")
-        hosted = {client.id: describe_client(client) for client in self._experiment.clients}
         gains, failures, busy = ask_to_personalise(
             self._grid,
             self._shares(order, lambda client: personal_seconds(client, config)),
+            self._hosted(),
             message.content["arrays"],  # type: ignore[arg-type]
             order.setup,
             config,
-            [hosted[client] for client in order.clients],
             reason_of=lambda reply: LOST,  # its text may name files
         )
         whole = time.perf_counter() - started
@@ -136,10 +135,15 @@ class Resident:
             raise Refused("an order for a client twice")
         return order
 
+    def _hosted(self) -> dict[str, Hosted]:
+        """How much speech each client of this node has."""
+        assert self._experiment is not None
+        return {client.id: describe_client(client) for client in self._experiment.clients}
+
     def _shares(self, order: Order, seconds: Callable[[Hosted], float]) -> dict[int, list[str]]:
         """The clients of each worker; `seconds` says how much work a client is."""
-        assert self._experiment is not None and self._grid is not None
-        work = {client.id: seconds(describe_client(client)) for client in self._experiment.clients}
+        assert self._grid is not None
+        work = {name: seconds(client) for name, client in self._hosted().items()}
         workers = list(self._grid.get_node_ids())
         return place(order.clients, dict.fromkeys(order.clients, workers), lambda worker, client: work[client])
 

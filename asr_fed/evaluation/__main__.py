@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from asr_fed.command import exit_status
 from asr_fed.config.schema import Config, Decoder, EvaluationConfig
 from asr_fed.errors import UserError
+from asr_fed.run_dir import run_of
 
 if TYPE_CHECKING:
     from asr_fed.data.manifest import Utterance
@@ -123,14 +124,6 @@ def _chosen_speech(utterances: "list[Utterance]", chosen: argparse.Namespace) ->
         what = f"split {chosen.split} (it has: {splits})" if utterances else "utterances"
         raise UserError(f"{chosen.manifest} has no {what}.")
     return speech
-
-
-def run_of(model: Path) -> Path | None:
-    """The run directory that `model` is, or whose checkpoint it is."""
-    for folder in (model, model.parent.parent):
-        if (folder / "config.yaml").is_file():
-            return folder
-    return None
 
 
 def _run_config(run_dir: Path | None) -> Any:

@@ -123,25 +123,25 @@ def _ask(
         lambda node, client: personal_seconds(hosted[client], config),
     )
     shares = {node: share[:AT_ONCE] for node, share in placed.items()}
-    asked = [hosted[client] for share in shares.values() for client in share]
-    gains, failures, _ = ask_to_personalise(grid, shares, weights, roster.setup.sha256, config, asked)
+    gains, failures, _ = ask_to_personalise(grid, shares, hosted, weights, roster.setup.sha256, config)
     return gains, failures
 
 
 def ask_to_personalise(
     grid: Grid,
     shares: Mapping[int, Sequence[str]],
+    hosted: Mapping[str, Hosted],
     weights: ArrayRecord,
     setup: str,
     config: Config,
-    asked: Sequence[Hosted],
     reason_of: Callable[[Message], str] = lambda reply: reply.error.reason or "unknown error",
 ) -> tuple[dict[str, Gained], dict[str, str], float]:
     """Gains, failures, and the seconds of the busiest node, where `shares` are the clients of each node.
 
-    A round's time limits are for a round's work: they are stretched to that of the `asked` clients. `reason_of` makes
-    the reason of an error that comes in place of an answer.
+    A round's time limits are for a round's work: they are stretched to the clients' work here, by what `hosted` tells
+    of their speech. `reason_of` makes the reason of an error that comes in place of an answer.
     """
+    asked = [hosted[client] for share in shares.values() for client in share]
     stretch = max([1.0, *(personal_seconds(client, config) / _work(client, config) for client in asked)])
     timeout = config.federation.round_timeout
     orders = [

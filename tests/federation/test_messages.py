@@ -14,6 +14,7 @@ from asr_fed.federation.flower_private import identify_process
 from asr_fed.federation.messages import (
     LARGEST_SETUP,
     TOTALS,
+    Gained,
     Hosted,
     Order,
     Refused,
@@ -22,9 +23,11 @@ from asr_fed.federation.messages import (
     Setup,
     Timing,
     add_failures,
+    gains_message,
     order_message,
     pack_vector,
     query_message,
+    read_gains,
     read_order,
     read_query,
     read_reply,
@@ -145,6 +148,15 @@ def test_nothing_else_leaves_a_node() -> None:
     assert set(message.content["totals"]) == set(TOTALS)
     assert set(message.content["node"]) == {"ticket"}
     assert set(message.content["timing"]) == {"busy", "start"}
+
+
+def test_gains_arrive() -> None:
+    gains, failures = {CLIENTS[0]: Gained(words=9, before=5, after=4)}, {CLIENTS[1]: "too little"}
+    message = gains_message(order(), gains, failures, Timing(busy=1.5, start=0.5))
+    message.content = on_the_wire(message.content)
+    assert set(message.content) == {"gains", "failures", "node", "timing"}
+    assert set(message.content["gains"]) == {"clients", "words", "before", "after"}
+    assert read_gains(message, CLIENTS) == (gains, failures, Timing(busy=1.5, start=0.5))
 
 
 def test_a_node_joins() -> None:
