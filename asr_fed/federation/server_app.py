@@ -266,12 +266,19 @@ def _judge(experiment: Experiment, training: TrainingContext) -> Evaluation:
 
 
 def _note_gain(state: FederationState, wer: float, settings: FederationConfig) -> None:
-    """Anneal on the WER, keep the best weights, and go back to them after too long without gain."""
-    if state.round % settings.evaluate_every == 0:  # a last round between two evaluations does not steer
-        state.newbob = anneal(state.newbob, wer, settings.annealing)
-    if wer < state.best_wer:
-        state.best_wer, state.best_weights = wer, state.weights
-        state.best_round = state.settled_round = state.round
+    """Keep the best weights, anneal on the WER, and go back to the best weights after too long without gain.
+
+    A last round between two evaluations may be the best, but does not steer: with more rounds it would not have been
+    judged.
+    """
+    gain = wer < state.best_wer
+    if gain:
+        state.best_wer, state.best_weights, state.best_round = wer, state.weights, state.round
+    if state.round % settings.evaluate_every:
+        return
+    state.newbob = anneal(state.newbob, wer, settings.annealing)
+    if gain:
+        state.settled_round = state.round
     elif settings.fallback_after is not None and state.round - state.settled_round >= settings.fallback_after:
         state.weights, state.settled_round = state.best_weights, state.round
 

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,48 @@ def test_what_would_change_the_features_makes_a_new_shard(tmp_path: Path) -> Non
     assert np.array_equal(first["u001", 1.0], second["u001", 1.0])
     other = FeatureConfig(sample_rate=16000, n_mels=24, n_fft=400)
     assert build_features(utterances, other, folder)["u000", 1.0].shape[1] == 24
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_recording_of_the_same_length_takes_the_place_of_the_old(tmp_path: Path) -> None:
+    """By its time of modification alone: path and size are what they were."""
+    utterances = record(tmp_path / "recordings", 1)
+    path, folder = Path(utterances[0].wav), tmp_path / "features"
+    build_features(utterances, CONFIG, folder)
+    before = path.stat()
+    samples, rate = soundfile.read(path, dtype="int16")
+    soundfile.write(path, samples[::-1].copy(), rate)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert path.stat().st_size == before.st_size
+    frames = build_features(utterances, CONFIG, folder)["u000", 1.0]
+    np.testing.assert_allclose(frames, direct(utterances[0]), rtol=2e-3, atol=2e-2)
+
+
+# One for each setting; n_fft holds the longer window.
+OTHER_FEATURES = {
+    "sample_rate": 8000,
+    "n_mels": 24,
+    "n_fft": 512,
+    "win_ms": 20,
+    "hop_ms": 12,
+    "subtract_mean": True,
+}
+
+
+@pytest.mark.usefixtures("in_process")
+def test_every_setting_of_the_filterbank_has_features_of_its_own(tmp_path: Path) -> None:
+    utterances = record(tmp_path / "recordings", 1)
+    assert OTHER_FEATURES.keys() == {field.name for field in fields(FeatureConfig)}, "a value for each setting"
+    found = [build_features(utterances, CONFIG, tmp_path / "features")["u000", 1.0].tobytes()]
+    for name, value in OTHER_FEATURES.items():
+        config = replace(CONFIG, **{name: value})  # type: ignore[arg-type]
+        there, alone = (
+            build_features(utterances, config, tmp_path / folder)["u000", 1.0].tobytes()
+            for folder in ("features", f"features-{name}")
+        )
+        assert there == alone, f"{name}: those of another setting"
+        found.append(there)
+    assert len(set(found)) == len(found)
 
 
 @pytest.mark.usefixtures("in_process")

@@ -9,7 +9,7 @@ import pytest
 from asr_fed.data.manifest import Utterance
 from asr_fed.errors import UserError
 from asr_fed.evaluation.evaluate import Evaluation
-from asr_fed.evaluation.files import read_evaluation, write_evaluation
+from asr_fed.evaluation.files import numbers, read_evaluation, write_evaluation
 from asr_fed.evaluation.statistics import paired_test
 from asr_fed.evaluation.wer import score
 
@@ -80,3 +80,22 @@ def test_a_folder_without_an_evaluation_is_refused(tmp_path: Path, content: str 
         (tmp_path / "per_utterance.csv").write_text(content)
     with pytest.raises(UserError, match="is not what an evaluation leaves"):
         read_evaluation(tmp_path)
+
+
+def test_an_interval_is_over_speakers_however_their_speech_is_cut() -> None:
+    """Eight utterances of each of two speakers, or the same words in two utterances."""
+    said = {"anne": ["a b c d"] * 8, "bob": ["a b c d"] * 8}
+    heard = {"anne": ["a b c d", "a b x x"] * 4, "bob": ["a b c x"] * 8}
+
+    def cut(size: int) -> dict[str, object]:
+        """With so many sentences an utterance."""
+        utterances, hypotheses = [], []
+        for speaker in said:
+            for start in range(0, 8, size):
+                text, hypothesis = (" ".join(own[speaker][start : start + size]) for own in (said, heard))
+                utterances.append(Utterance(f"{speaker}{start}", 1.0, "", speaker, text))
+                hypotheses.append(hypothesis)
+        found = numbers(Evaluation(score(utterances, hypotheses)))
+        return {name: found[name] for name in ("wer", "wer_low", "wer_high")}
+
+    assert cut(1) == cut(8) and cut(1)["wer"] == 25

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from flwr.app import Context, Error, Message, MessageType, RecordDict
 
 from asr_fed.errors import UserError
@@ -13,7 +14,7 @@ from asr_fed.experiment import Experiment
 from asr_fed.federation.client_app import build_client_app, describe_client
 from asr_fed.federation.flower_private import identify_process, set_message_id
 from asr_fed.federation.messages import Report, read_order
-from asr_fed.federation.server_app import FederationState, run_federation
+from asr_fed.federation.server_app import FederationState, run_federation, train_on_server
 from asr_fed.federation.setup import setup_of
 from asr_fed.federation.weighting import Uniform
 from asr_fed.model.recogniser import load_recogniser, save_recogniser
@@ -180,9 +181,51 @@ def test_the_server_trains_on_what_it_holds(make: Callable[..., Experiment]) -> 
     assert len(states) == 5
 
 
+def test_the_servers_rate_falls_with_the_clients_where_told(make: Callable[..., Experiment]) -> None:
+    """After the first round no WER is a gain: the second one's rate is half the first's."""
+    falls = ("federation.rounds=2", "federation.annealing.factor=0.5", "federation.annealing.threshold=100.0")
+    steady, falling = (
+        run(make(*falls, f"federation.held_out.annealed={told}", name=told)) for told in ("false", "true")
+    )
+    rates = [record["lr"] for record in falling.history]
+    assert rates == [0.1, 0.05] == [record["lr"] for record in steady.history]
+    assert steady.weights.tobytes() != falling.weights.tobytes()
+
+
+def test_the_servers_annealed_rate_is_its_own_times_the_share_that_the_clients_have(
+    make: Callable[..., Experiment],
+) -> None:
+    def trained(lr: float, annealed: bool, annealing: float) -> bytes:
+        experiment = make(f"federation.held_out.lr={lr}", f"federation.held_out.annealed={annealed}")
+        training = experiment.training_context(experiment.fresh_recogniser(), torch.device("cpu"))
+        train_on_server(experiment, training, 1, annealing=annealing)
+        return read_state(training.recogniser.model).tobytes()
+
+    plain = trained(0.01, False, 0.25)
+    assert plain == trained(0.01, True, 1.0) == trained(0.04, True, 0.25) != trained(0.01, True, 0.25)
+
+
 def test_evaluation_is_as_rare_as_told_but_never_misses_the_end(make: Callable[..., Experiment]) -> None:
     state = run(make("federation.rounds=3", "federation.evaluate_every=2"))
     assert [record["wer"] is not None for record in state.history] == [False, True, True]
+
+
+def test_a_last_round_between_two_evaluations_does_not_steer(make: Callable[..., Experiment]) -> None:
+    """Nothing is ever gained, and no WER is a gain for the annealing either: at every chance the rate falls and the
+    best weights return.
+    """
+    often = ("federation.evaluate_every=2", "federation.fallback_after=1", "federation.annealing.threshold=100.0")
+    idle = (*often, "federation.lr=1e-9", "federation.held_out.epochs=0", "federation.annealing.factor=0.5")
+    straight, ended = make(*idle, "federation.rounds=4", name="straight"), make(*idle, "federation.rounds=3")
+    expected, last = run(straight), run(ended)
+    assert [record["wer"] is not None for record in last.history] == [False, True, True]
+    assert last.newbob.lr == 0.5e-9, "once, after the second round"
+    assert last.weights.tobytes() != last.best_weights.tobytes(), "they have returned"
+    ended.config.federation.rounds = 4
+    longer = run(ended)
+    assert longer.weights.tobytes() == expected.weights.tobytes() == expected.best_weights.tobytes()
+    assert longer.newbob == expected.newbob
+    assert [record["lr"] for record in longer.history] == [record["lr"] for record in expected.history]
 
 
 def test_a_round_without_any_update_stops_the_run_by_name_and_can_be_resumed(
