@@ -27,8 +27,8 @@ from omegaconf.errors import OmegaConfBaseException
 from asr_fed.config.check import check_config, explain
 from asr_fed.config.files import experiments_folder
 from asr_fed.config.schema import Config
-from asr_fed.errors import UserError
-from asr_fed.files import NoRoom, is_no_room
+from asr_fed.system.errors import UserError
+from asr_fed.system.files import NoRoom, is_no_room
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 15  # seconds for a clean stop; after that the process ends as it is, and its workers with it
@@ -136,7 +136,7 @@ def _run(config: DictConfig) -> dict[str, Any]:
 
 def _train(config: DictConfig) -> dict[str, Any]:
     """Train, and where that is cut short say how to go on. Raises UserError for what the user can put right."""
-    from asr_fed.train import train  # torch, SpeechBrain and Flower: seconds that --help need not wait for
+    from asr_fed.pipeline.train import train  # torch, SpeechBrain and Flower: seconds that --help need not wait for
 
     try:
         return train(OmegaConf.to_object(config), _command())  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from asr_fed.errors import UserError
+from asr_fed.system.errors import UserError
 
 
 def exit_status(program: str, action: Callable[[], object]) -> int:

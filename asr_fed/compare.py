@@ -16,9 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from asr_fed.command import exit_status
-from asr_fed.errors import UserError
-from asr_fed.files import replacing
-from asr_fed.run_dir import own_system, read_summary
+from asr_fed.runs.run_dir import own_system, read_summary
+from asr_fed.system.errors import UserError
+from asr_fed.system.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,8 +102,8 @@ def read_history(run_dir: str | None) -> list[dict[str, Any]]:
 
 def write_comparison(folder: Path, records: Sequence[dict[str, Any]]) -> None:
     """comparison.md and comparison.html for people, .csv for programs, .png: WER on the way."""
-    from asr_fed.evaluation.figures import data_uri
-    from asr_fed.evaluation.page import render
+    from asr_fed.reporting.figures import data_uri
+    from asr_fed.reporting.page import render
 
     records = against_first(records)
     console = Console(width=1000, color_system=None)
@@ -139,8 +139,8 @@ def against_first(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _against(record: dict[str, Any], first: dict[str, Any]) -> str | None:
-    from asr_fed.evaluation.files import read_evaluation
     from asr_fed.evaluation.statistics import paired_test
+    from asr_fed.reporting.evaluation_files import read_evaluation
 
     try:
         own, other = (

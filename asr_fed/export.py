@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr_fed.config.schema import Decoder, EvaluationConfig
-from asr_fed.errors import UserError
+from asr_fed.system.errors import UserError
 
 if TYPE_CHECKING:
     from asr_fed.model.recogniser import Recogniser
@@ -43,8 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _export(model: Path, folder: Path, decoder: str | None) -> None:
-    from asr_fed.experiment import read_config
-    from asr_fed.pretrained import open_recogniser
+    from asr_fed.interop.open_recogniser import open_recogniser
+    from asr_fed.runs.experiment import read_config
 
     recogniser = open_recogniser(model)
     used = Decoder.ctc_greedy if decoder is None else Decoder[decoder]
@@ -81,9 +81,9 @@ def export_recogniser(
     """
     from torch import nn
 
-    from asr_fed.checkpoint import save_checkpoint
     from asr_fed.data.tokenizer import save_tokenizer
-    from asr_fed.run_dir import write_text
+    from asr_fed.runs.run_dir import write_text
+    from asr_fed.system.checkpoint import save_checkpoint
 
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} is there already, and not empty. Give a new folder, or remove it first.")

@@ -21,8 +21,8 @@ from asr_fed.config.schema import (
     PersonalPart,
     Precision,
 )
-from asr_fed.errors import UserError
-from asr_fed.run_dir import run_of, write_text
+from asr_fed.runs.run_dir import run_of, write_text
+from asr_fed.system.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,8 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _personalise(chosen: argparse.Namespace) -> None:
-    from asr_fed.experiment import read_config
-    from asr_fed.speechbrain_folder import HYPERPARAMS
+    from asr_fed.interop.speechbrain_folder import HYPERPARAMS
+    from asr_fed.runs.experiment import read_config
 
     if not 0 < chosen.held_back < 1:
         raise UserError(f"--held-back {chosen.held_back:g}: a share of the utterances, between 0 and 1.")
@@ -124,13 +124,13 @@ def personalise_speakers(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from asr_fed.data.features import build_features
-    from asr_fed.experiment import pick_device
+    from asr_fed.interop.open_recogniser import open_recogniser
     from asr_fed.model.recogniser import save_recogniser
-    from asr_fed.pretrained import open_recogniser
-    from asr_fed.processes import available_cores, keep_freed_memory
+    from asr_fed.model.state import read_state, state_sha256
+    from asr_fed.runs.experiment import pick_device
+    from asr_fed.system.processes import available_cores, keep_freed_memory
     from asr_fed.training.epoch import TrainingContext
     from asr_fed.training.personalise import learning_rate, personalise_client
-    from asr_fed.training.state import read_state, state_sha256
 
     keep_freed_memory()
     torch.set_num_threads(chosen.threads)
@@ -254,10 +254,10 @@ def write_gains(
 ) -> None:
     """before/, after/ and personalisation.csv, and the gist of them on `console`."""
     from asr_fed.evaluation.evaluate import Evaluation
-    from asr_fed.evaluation.files import describe_pair, numbers, write_csv, write_evaluation
     from asr_fed.evaluation.statistics import paired_test
     from asr_fed.evaluation.wer import score
-    from asr_fed.progress import result_table
+    from asr_fed.reporting.evaluation_files import describe_pair, numbers, write_csv, write_evaluation
+    from asr_fed.reporting.progress import result_table
 
     held_back = [utterance for client in clients for utterance in client.dev]
     before, after = (

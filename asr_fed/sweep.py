@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from asr_fed.compare import describe_run, show_comparison, write_comparison
-from asr_fed.files import replacing
+from asr_fed.system.files import replacing
 
 
 class Sweep(Callback):

@@ -33,13 +33,13 @@ from rich.table import Table
 from torch import nn
 from torch.nn import functional
 
+from asr_fed.aggregation.update import mean_delta, merge
+from asr_fed.engines.local_pool import LocalPool
+from asr_fed.engines.worker_grid import WorkerGrid
 from asr_fed.federation.client_app import Contribution, build_client_app, train_clients
-from asr_fed.federation.local_pool import LocalPool
-from asr_fed.federation.messages import TOTALS, Hosted, Order, Report, order_message, read_reply, weights_record
-from asr_fed.federation.update import mean_delta, merge
-from asr_fed.federation.worker_grid import WorkerGrid
-from asr_fed.processes import keep_freed_memory
-from asr_fed.training.state import layout, load_state, read_delta, read_state
+from asr_fed.model.state import layout, load_state, read_delta, read_state
+from asr_fed.system.processes import keep_freed_memory
+from asr_fed.wire.messages import TOTALS, Hosted, Order, Report, order_message, read_reply, weights_record
 
 INPUTS, CLASSES, SAMPLES, BATCH = 784, 10, 20, 4
 HIDDEN = {1: (1024, 200), 10: (3072, 2400)}  # widths, by millions of parameters

@@ -39,10 +39,10 @@ def client_work(folder: Path, root: Path, clients: int, changes: list[str]) -> C
     """Prepare a run in `folder`; returns a function that trains every client once and says on how many clips."""
     import torch
 
-    from asr_fed.experiment import prepare_experiment
-    from asr_fed.run_dir import claim_run_dir
+    from asr_fed.model.state import read_state
+    from asr_fed.runs.experiment import prepare_experiment
+    from asr_fed.runs.run_dir import claim_run_dir
     from asr_fed.training.local import train_client
-    from asr_fed.training.state import read_state
 
     torch.set_num_threads(1)
     settings = ["model=small", f"data.root={root}", f"run_dir={folder / 'run'}", f"data.prepared={folder}"]

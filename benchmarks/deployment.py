@@ -25,10 +25,10 @@ from rich.table import Table
 from synthetic_clients import make_run
 
 from asr_fed.data.partition import Partition, read_partition, write_partition
-from asr_fed.deployment.credentials import make_certificates, make_node_key
-from asr_fed.deployment.engine import federate_in_deployment
-from asr_fed.deployment.superlink import SuperLink, register, running
-from asr_fed.experiment import open_experiment
+from asr_fed.engines.deployment.credentials import make_certificates, make_node_key
+from asr_fed.engines.deployment.engine import federate_in_deployment
+from asr_fed.engines.deployment.superlink import SuperLink, register, running
+from asr_fed.runs.experiment import open_experiment
 
 # Model groups of hparams/model, with what is changed in them. The tiny one has about 1 M parameters.
 MODELS: dict[str, tuple[str, dict[str, int]]] = {

@@ -43,9 +43,9 @@ def run(run_dir: Path, workers: int) -> Peak:
     """Run the federation in this process, which is the server, and ask all its processes for their peak."""
     import torch
 
-    from asr_fed.experiment import open_experiment
-    from asr_fed.federation.engine import open_workers
+    from asr_fed.engines.workers import open_workers
     from asr_fed.federation.server_app import run_federation
+    from asr_fed.runs.experiment import open_experiment
 
     started = time.perf_counter()
     experiment = open_experiment(run_dir)

@@ -38,10 +38,10 @@ def measure(parameters: int, count: int, repetitions: int) -> dict[str, list[flo
     """Seconds of each repetition by what was timed, with `count` updates of `parameters` numbers."""
     import torch
 
+    from asr_fed.aggregation.server_optimizer import apply_update
+    from asr_fed.aggregation.update import add_client, empty, mean_delta, merge
     from asr_fed.federation.server_app import build_server_optimizer
-    from asr_fed.federation.server_optimizer import apply_update
-    from asr_fed.federation.update import add_client, empty, mean_delta, merge
-    from asr_fed.training.state import StateLayout
+    from asr_fed.model.state import StateLayout
 
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)

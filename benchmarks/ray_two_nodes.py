@@ -97,12 +97,12 @@ def wait_for(address: str, patience: float = 60) -> None:
 
 def local_run(run_dir: Path, workers: int) -> str:
     """SHA-256 of the weights that local workers end in."""
-    from asr_fed.experiment import open_experiment
+    from asr_fed.engines.local_pool import LocalPool
+    from asr_fed.engines.worker_grid import WorkerGrid
     from asr_fed.federation.client_app import open_worker
-    from asr_fed.federation.local_pool import LocalPool
     from asr_fed.federation.server_app import run_federation
-    from asr_fed.federation.worker_grid import WorkerGrid
-    from asr_fed.training.state import state_sha256
+    from asr_fed.model.state import state_sha256
+    from asr_fed.runs.experiment import open_experiment
 
     with WorkerGrid(LocalPool(partial(open_worker, str(run_dir))), workers) as grid:
         return state_sha256(run_federation(open_experiment(run_dir), grid).weights)
@@ -110,12 +110,12 @@ def local_run(run_dir: Path, workers: int) -> str:
 
 def ray_run(run_dir: Path, address: str, room: int, head: RayNode, second: RayNode) -> tuple[str, list[dict[str, Any]]]:
     """SHA-256 of the weights and the history of a run that loses its second node; prints what happens when."""
-    from asr_fed.experiment import open_experiment
+    from asr_fed.engines.ray_pool import RayPool
+    from asr_fed.engines.worker_grid import WorkerGrid
     from asr_fed.federation.client_app import open_worker
-    from asr_fed.federation.ray_pool import RayPool
     from asr_fed.federation.server_app import run_federation
-    from asr_fed.federation.worker_grid import WorkerGrid
-    from asr_fed.training.state import state_sha256
+    from asr_fed.model.state import state_sha256
+    from asr_fed.runs.experiment import open_experiment
 
     experiment = open_experiment(run_dir)
     started = time.perf_counter()

@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from synthetic_clients import make_run
 
-from asr_fed.processes import start_worker
+from asr_fed.system.processes import start_worker
 
 LR = 0.01
 
@@ -41,10 +41,10 @@ def plain_loop(pipe: Connection, run_dir: str, threads: int) -> None:
     start_worker()
     import torch
 
-    from asr_fed.experiment import open_experiment, pick_device
     from asr_fed.model.recogniser import load_recogniser
+    from asr_fed.model.state import read_state
+    from asr_fed.runs.experiment import open_experiment, pick_device
     from asr_fed.training.local import train_client
-    from asr_fed.training.state import read_state
 
     torch.set_num_threads(threads)
     experiment = open_experiment(run_dir)
@@ -103,13 +103,13 @@ def measure(run_dir: Path, workers: int, threads: int, repetitions: int) -> dict
     from flwr.app import Array, ArrayRecord, ConfigRecord
     from hydra.utils import instantiate
 
-    from asr_fed.experiment import open_experiment
+    from asr_fed.engines.workers import open_workers
     from asr_fed.federation.cost import CostModel
-    from asr_fed.federation.engine import open_workers
     from asr_fed.federation.server_app import build_server_optimizer, join
     from asr_fed.federation.strategy import SumOfUpdates
     from asr_fed.model.recogniser import load_recogniser
-    from asr_fed.training.state import layout, read_state
+    from asr_fed.model.state import layout, read_state
+    from asr_fed.runs.experiment import open_experiment
 
     torch.set_num_threads(threads)
     logging.getLogger("flwr").setLevel(logging.WARNING)

@@ -63,7 +63,7 @@ def open_constant(
     from flwr.app import Context, RecordDict
 
     from asr_fed.federation.client_app import Contribution, build_client_app
-    from asr_fed.federation.messages import TOTALS, Hosted, Report
+    from asr_fed.wire.messages import TOTALS, Hosted, Report
 
     clients = {f"client{number:04d}": Hosted(20, 60.0, 0.0) for number in range(REGISTERED)}
     report = Report(f"worker {worker + 1}", own=False, setup=setup().sha256, clients=clients)
@@ -75,7 +75,7 @@ def open_constant(
 
 
 def setup() -> Any:
-    from asr_fed.federation.messages import Setup
+    from asr_fed.wire.messages import Setup
 
     return Setup("scale", b"")
 
@@ -84,22 +84,22 @@ def run_ours(case: Case, rounds: int) -> Iterator[float]:
     """Seconds of each round, by the functions that the ServerApp calls."""
     from flwr.app import ArrayRecord, ConfigRecord
 
+    from asr_fed.aggregation.weighting import Uniform
     from asr_fed.config.schema import FederationConfig
+    from asr_fed.engines.local_pool import LocalPool
+    from asr_fed.engines.worker_grid import Pool, WorkerGrid
     from asr_fed.federation.cost import CostModel
-    from asr_fed.federation.exchange import exchange
-    from asr_fed.federation.local_pool import LocalPool
-    from asr_fed.federation.messages import pack_vector
     from asr_fed.federation.roster import wait_for_nodes
     from asr_fed.federation.server_app import build_server_optimizer
     from asr_fed.federation.strategy import SumOfUpdates
-    from asr_fed.federation.weighting import Uniform
-    from asr_fed.federation.worker_grid import Pool, WorkerGrid
-    from asr_fed.training.state import StateLayout
+    from asr_fed.model.state import StateLayout
+    from asr_fed.wire.exchange import exchange
+    from asr_fed.wire.messages import pack_vector
 
     length = case.millions * 10**6
     pool: Pool
     if case.engine == "ray":
-        from asr_fed.federation.ray_pool import RayPool
+        from asr_fed.engines.ray_pool import RayPool
 
         pool = RayPool(functools.partial(importable("open_constant"), length))
     else:

@@ -44,9 +44,9 @@ def run(run_dir: Path, workers: int) -> list[dict[str, Any]]:
     """The history of the federation."""
     import torch
 
-    from asr_fed.experiment import open_experiment
-    from asr_fed.federation.engine import open_workers
+    from asr_fed.engines.workers import open_workers
     from asr_fed.federation.server_app import run_federation
+    from asr_fed.runs.experiment import open_experiment
 
     experiment = open_experiment(run_dir)
     torch.set_num_threads(experiment.config.engine.server_threads)

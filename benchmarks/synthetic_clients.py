@@ -43,10 +43,10 @@ def make_run(
         threads: torch threads of the server and of each worker.
         changes: any other settings, by section.
     """
-    from asr_fed.experiment import prepare_experiment
     from asr_fed.model.recogniser import save_recogniser
-    from asr_fed.run_dir import claim_run_dir
-    from asr_fed.training.state import layout
+    from asr_fed.model.state import layout
+    from asr_fed.runs.experiment import prepare_experiment
+    from asr_fed.runs.run_dir import claim_run_dir
 
     started = time.perf_counter()
     prepared, warm_up = folder / "prepared", folder / "warm_up.txt"

@@ -21,8 +21,8 @@ from typing import Unpack
 import soundfile
 
 from asr_fed.data.manifest import Utterance
-from asr_fed.errors import UserError
-from asr_fed.files import replacing
+from asr_fed.system.errors import UserError
+from asr_fed.system.files import replacing
 from data_prep.prepare import Clip, Options, run_command, write_corpus
 from data_prep.rows import BAD_FIELDS
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Unpack
 
 from asr_fed.data.manifest import Utterance
-from asr_fed.errors import UserError
+from asr_fed.system.errors import UserError
 from data_prep.prepare import Clip, Options, run_command, write_corpus
 from data_prep.rows import read_rows
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from asr_fed.errors import UserError
+from asr_fed.system.errors import UserError
 
 # From the library's public header, speak_lib.h
 AUDIO_OUTPUT_SYNCHRONOUS = 2

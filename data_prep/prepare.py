@@ -29,9 +29,9 @@ from rich.table import Table
 from rich.text import Text
 
 from asr_fed.data.manifest import Utterance, hours, write_manifest
-from asr_fed.errors import UserError
-from asr_fed.files import replacing
-from asr_fed.processes import available_cores, deaf_to_ctrl_c, start_worker
+from asr_fed.system.errors import UserError
+from asr_fed.system.files import replacing
+from asr_fed.system.processes import available_cores, deaf_to_ctrl_c, start_worker
 from data_prep.text import Rules, normalise, rules_for
 
 CACHE, REPORT = "preparation_cache.jsonl", "preparation.json"  # beside the manifest

@@ -5,7 +5,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from asr_fed.errors import UserError
+from asr_fed.system.errors import UserError
 
 BAD_ENCODING = "undecodable row"
 BAD_FIELDS = "malformed row"

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from asr_fed.errors import UserError
+from asr_fed.system.errors import UserError
 
 SAMPLE_RATE = 16_000  # Hz, of everything that is written
 

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from asr_fed.errors import UserError
+from asr_fed.system.errors import UserError
 
 _LATIN = "abcdefghijklmnopqrstuvwxyz"
 _REFUSED = "\0"

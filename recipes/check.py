@@ -42,10 +42,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from asr_fed.command import exit_status
-from asr_fed.errors import UserError
-from asr_fed.files import replacing
-from asr_fed.processes import available_cores
-from asr_fed.run_dir import read_summary, write_text
+from asr_fed.runs.run_dir import read_summary, write_text
+from asr_fed.system.errors import UserError
+from asr_fed.system.files import replacing
+from asr_fed.system.processes import available_cores
 
 if TYPE_CHECKING:
     from asr_fed.evaluation.evaluate import Evaluation
@@ -257,7 +257,7 @@ def _measure_row(row: Row, evaluations: "Mapping[str, Evaluation]", runs: Path) 
 def pooled(row: Row, runs: Path) -> "Evaluation":
     """What the row's runs made of the test set, together: an utterance occurs once for each run."""
     from asr_fed.evaluation.evaluate import Evaluation
-    from asr_fed.evaluation.files import read_evaluation
+    from asr_fed.reporting.evaluation_files import read_evaluation
 
     scored = []
     for place, run in enumerate(row.runs):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from speechbrain.utils.importutils import LazyModule
 
-from asr_fed.experiment import Experiment, prepare_experiment
+from asr_fed.runs.experiment import Experiment, prepare_experiment
 from asr_fed.training.epoch import TrainingContext
 from tests.tiny import Corpus, settings, typed_config, write_corpus
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from asr_fed.federation.weighting import WerSoftmax
+from asr_fed.aggregation.weighting import WerSoftmax
 from asr_fed.training.local import ClientResult
 
 

@@ -9,8 +9,8 @@ import pytest
 from asr_fed.compare import main
 from asr_fed.data.manifest import Utterance
 from asr_fed.evaluation.evaluate import Evaluation
-from asr_fed.evaluation.files import numbers, write_evaluation
 from asr_fed.evaluation.wer import score
+from asr_fed.reporting.evaluation_files import numbers, write_evaluation
 
 SAID = [Utterance(f"u{n}", 1.0, "", f"s{n % 3}", "one two three four five six") for n in range(9)]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
-import asr_fed.federation.engine as engine
+import asr_fed.engines.workers as engine
 from asr_fed.data.manifest import Utterance
 from asr_fed.data.partition import Partition, read_partition
-from asr_fed.train import train
+from asr_fed.pipeline.train import train
 from tests.federation.inline_pool import InlinePool
 from tests.reads import Reads, record
 from tests.tiny import Corpus, settings, typed_config

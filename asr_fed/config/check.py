@@ -14,7 +14,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from asr_fed.config.files import experiments_folder
 from asr_fed.config.schema import Config, Decoder, Mode
-from asr_fed.errors import UserError
+from asr_fed.system.errors import UserError
 
 # What types cannot say. Each rule: key, test, what it must be. null passes where a key may be null.
 Rule = tuple[str, Callable[[Any], bool], str]

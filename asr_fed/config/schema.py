@@ -360,7 +360,7 @@ class Config:
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     central: ReferenceConfig = field(default_factory=ReferenceConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)
-    weighting: Any = field(default_factory=lambda: {"_target_": "asr_fed.federation.weighting.WerSoftmax"})
+    weighting: Any = field(default_factory=lambda: {"_target_": "asr_fed.aggregation.weighting.WerSoftmax"})
     server: Any = field(default_factory=lambda: {"_target_": "flwr.serverapp.strategy.FedAvg"})
     personalise: bool = False  # after the last round, each client fine-tunes its own copy and measures what it gains
     personalisation: PersonalisationConfig = field(default_factory=PersonalisationConfig)

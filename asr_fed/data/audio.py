@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from asr_fed.errors import UserError
+from asr_fed.system.errors import UserError
 
 
 def read_audio(path: str | Path, sample_rate: int, *, speed: float = 1.0):

@@ -25,9 +25,9 @@ from rich.progress import track
 from asr_fed.config.schema import FeatureConfig
 from asr_fed.data.audio import read_audio
 from asr_fed.data.manifest import Utterance
-from asr_fed.errors import UserError
-from asr_fed.files import replacing
-from asr_fed.processes import deaf_to_ctrl_c, start_worker
+from asr_fed.system.errors import UserError
+from asr_fed.system.files import replacing
+from asr_fed.system.processes import deaf_to_ctrl_c, start_worker
 
 SHARD_UTTERANCES = 256
 VERSION = 1  # of the file format and of the computation below

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from asr_fed.errors import UserError
-from asr_fed.files import replacing
+from asr_fed.system.errors import UserError
+from asr_fed.system.files import replacing
 
 COLUMNS = {
     "ID": "id",

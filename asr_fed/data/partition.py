@@ -20,9 +20,9 @@ import numpy as np
 
 from asr_fed.config.schema import ClientsConfig, Deal, PartsConfig, TooSmall, WarmUpRule
 from asr_fed.data.manifest import COLUMNS, Utterance, hours, read_manifest
-from asr_fed.data.partition_report import draw_histogram, spread
-from asr_fed.errors import UserError
-from asr_fed.files import replacing
+from asr_fed.reporting.partition_report import draw_histogram, spread
+from asr_fed.system.errors import UserError
+from asr_fed.system.files import replacing
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 import sentencepiece
 
 from asr_fed.config.schema import TokenizerConfig
-from asr_fed.errors import UserError
-from asr_fed.files import replacing
+from asr_fed.system.errors import UserError
+from asr_fed.system.files import replacing
 
 # Index 0 is the CTC blank and also `unk`: a character that warm-up text lacks costs CTC one blank frame and is
 # never written. Beginning and end of sentence must differ from it: a joint

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from asr_fed.command import exit_status
 from asr_fed.config.schema import Config, Decoder, EvaluationConfig
-from asr_fed.errors import UserError
-from asr_fed.run_dir import run_of
+from asr_fed.runs.run_dir import run_of
+from asr_fed.system.errors import UserError
 
 if TYPE_CHECKING:
     from asr_fed.data.manifest import Utterance
@@ -53,7 +53,7 @@ def _evaluate(chosen: argparse.Namespace) -> None:
     if chosen.manifest is not None:
         _on_manifest(chosen, run_dir, config, settings)
     elif run_dir is not None and chosen.model == run_dir:
-        from asr_fed.results import test_again
+        from asr_fed.pipeline.results import test_again
 
         test_again(run_dir, settings)
     else:
@@ -69,12 +69,12 @@ def _on_manifest(
     from asr_fed.data.features import build_features
     from asr_fed.data.manifest import read_manifest
     from asr_fed.evaluation.evaluate import evaluate
-    from asr_fed.evaluation.files import describe_pair, numbers, read_evaluation, write_evaluation
     from asr_fed.evaluation.statistics import paired_test
-    from asr_fed.experiment import pick_device
-    from asr_fed.pretrained import open_recogniser
-    from asr_fed.processes import available_cores
-    from asr_fed.progress import result_table
+    from asr_fed.interop.open_recogniser import open_recogniser
+    from asr_fed.reporting.evaluation_files import describe_pair, numbers, read_evaluation, write_evaluation
+    from asr_fed.reporting.progress import result_table
+    from asr_fed.runs.experiment import pick_device
+    from asr_fed.system.processes import available_cores
 
     device = pick_device(chosen.device)
     earlier = read_evaluation(chosen.against) if chosen.against else None
@@ -129,7 +129,7 @@ def _chosen_speech(utterances: "list[Utterance]", chosen: argparse.Namespace) ->
 def _run_config(run_dir: Path | None) -> Any:
     if run_dir is None:
         return None
-    from asr_fed.experiment import read_config
+    from asr_fed.runs.experiment import read_config
 
     return read_config(run_dir)
 

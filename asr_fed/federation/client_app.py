@@ -17,9 +17,15 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from hydra.utils import instantiate
 
+from asr_fed.aggregation.update import Update, UpdateRefused, add_client, empty, fixed
 from asr_fed.data.partition import Client
-from asr_fed.experiment import Experiment, open_experiment, pick_device
-from asr_fed.federation.messages import (
+from asr_fed.model.recogniser import Recogniser
+from asr_fed.model.state import layout
+from asr_fed.runs.experiment import Experiment, open_experiment, pick_device
+from asr_fed.training.epoch import TrainingContext
+from asr_fed.training.local import ClientResult, train_client
+from asr_fed.training.personalise import personalise_client
+from asr_fed.wire.messages import (
     Gained,
     Hosted,
     Order,
@@ -32,13 +38,7 @@ from asr_fed.federation.messages import (
     reply_message,
     report_message,
 )
-from asr_fed.federation.setup import setup_of
-from asr_fed.federation.update import Update, UpdateRefused, add_client, empty, fixed
-from asr_fed.model.recogniser import Recogniser
-from asr_fed.training.epoch import TrainingContext
-from asr_fed.training.local import ClientResult, train_client
-from asr_fed.training.personalise import personalise_client
-from asr_fed.training.state import layout
+from asr_fed.wire.setup import setup_of
 
 TOO_LITTLE = "too little speech to hold some back"
 

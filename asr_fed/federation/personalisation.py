@@ -17,17 +17,17 @@ from flwr.serverapp import Grid
 from omegaconf import OmegaConf
 
 from asr_fed.config.schema import Config, Decoder
-from asr_fed.evaluation.files import write_csv
-from asr_fed.experiment import Experiment
+from asr_fed.engines.worker_grid import WorkerGrid
 from asr_fed.federation.client_app import TOO_LITTLE
-from asr_fed.federation.exchange import exchange
-from asr_fed.federation.messages import Gained, Hosted, Refused, order_message, read_gains, weights_record
 from asr_fed.federation.roster import Roster, join
 from asr_fed.federation.sampling import place
 from asr_fed.federation.strategy import AWAY, NO_ANSWER, audio_seconds
-from asr_fed.federation.worker_grid import WorkerGrid
-from asr_fed.run_dir import write_text
-from asr_fed.training.state import state_sha256
+from asr_fed.model.state import state_sha256
+from asr_fed.reporting.evaluation_files import write_csv
+from asr_fed.runs.experiment import Experiment
+from asr_fed.runs.run_dir import write_text
+from asr_fed.wire.exchange import exchange
+from asr_fed.wire.messages import Gained, Hosted, Refused, order_message, read_gains, weights_record
 
 AT_ONCE = 16  # clients of a node in one order, at most: so much is done again after a kill
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from asr_fed.errors import UserError
-from asr_fed.experiment import Experiment
-from asr_fed.federation.messages import Hosted, Refused, Report, Setup, query_message, read_report
-from asr_fed.federation.setup import setup_of
-from asr_fed.federation.worker_grid import WorkerGrid
+from asr_fed.engines.worker_grid import WorkerGrid
+from asr_fed.runs.experiment import Experiment
+from asr_fed.system.errors import UserError
+from asr_fed.wire.messages import Hosted, Refused, Report, Setup, query_message, read_report
+from asr_fed.wire.setup import setup_of
 
 PAUSE = 0.2  # seconds between two looks for nodes
 AGAIN = 60  # seconds after which a node that has not joined is asked again: it may have been mended since

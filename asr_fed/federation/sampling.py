@@ -3,8 +3,8 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
-from asr_fed.errors import UserError
-from asr_fed.training.randomness import generator
+from asr_fed.system.errors import UserError
+from asr_fed.system.randomness import generator
 
 
 def cohort_size(cohort: int | float | None, clients: int) -> int:

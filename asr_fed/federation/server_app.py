@@ -14,28 +14,28 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg, FedAvgM
 from hydra.utils import instantiate
 
-from asr_fed.checkpoint import load_checkpoint, save_checkpoint
+from asr_fed.aggregation.server_optimizer import FlowerOptimizer, Momentum, ServerOptimizer
 from asr_fed.config.schema import FederationConfig
 from asr_fed.data.batching import training_batches
 from asr_fed.data.manifest import Utterance
-from asr_fed.errors import UserError
+from asr_fed.engines.worker_grid import WorkerGrid
 from asr_fed.evaluation.evaluate import Evaluation, evaluate
-from asr_fed.experiment import Experiment, open_experiment, pick_device
 from asr_fed.federation.cost import CostModel
-from asr_fed.federation.exchange import exchange
-from asr_fed.federation.messages import Timing, pack_vector
 from asr_fed.federation.personalisation import personalise_clients
 from asr_fed.federation.roster import join
-from asr_fed.federation.server_optimizer import FlowerOptimizer, Momentum, ServerOptimizer
 from asr_fed.federation.strategy import Share, SumOfUpdates, audio_seconds
-from asr_fed.federation.worker_grid import WorkerGrid
 from asr_fed.model.recogniser import load_recogniser, save_recogniser
-from asr_fed.run_dir import exclusive, write_history, write_text
+from asr_fed.model.state import layout, load_state, read_state
+from asr_fed.runs.experiment import Experiment, open_experiment, pick_device
+from asr_fed.runs.run_dir import exclusive, write_history, write_text
+from asr_fed.system.checkpoint import load_checkpoint, save_checkpoint
+from asr_fed.system.errors import UserError
+from asr_fed.system.randomness import seed_everything
 from asr_fed.training.annealing import NewBob, anneal
 from asr_fed.training.epoch import TrainingContext, train_epoch
 from asr_fed.training.optimizer import build_optimizer
-from asr_fed.training.randomness import seed_everything
-from asr_fed.training.state import layout, load_state, read_state
+from asr_fed.wire.exchange import exchange
+from asr_fed.wire.messages import Timing, pack_vector
 
 app = ServerApp()
 ATTEMPTS = 2  # of a round

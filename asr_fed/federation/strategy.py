@@ -11,10 +11,16 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from asr_fed.aggregation.server_optimizer import ServerOptimizer, apply_update
+from asr_fed.aggregation.update import ONE, Update, UpdateRefused, mean_delta, merge
+from asr_fed.aggregation.weighting import weight_bounds
 from asr_fed.config.schema import FederationConfig
-from asr_fed.errors import UserError
 from asr_fed.federation.cost import CostModel
-from asr_fed.federation.messages import (
+from asr_fed.federation.roster import Roster
+from asr_fed.federation.sampling import cohort_size, place, sample_cohort
+from asr_fed.model.state import StateLayout
+from asr_fed.system.errors import UserError
+from asr_fed.wire.messages import (
     Hosted,
     Refused,
     Reply,
@@ -26,12 +32,6 @@ from asr_fed.federation.messages import (
     reply_ticket,
     weights_record,
 )
-from asr_fed.federation.roster import Roster
-from asr_fed.federation.sampling import cohort_size, place, sample_cohort
-from asr_fed.federation.server_optimizer import ServerOptimizer, apply_update
-from asr_fed.federation.update import ONE, Update, UpdateRefused, mean_delta, merge
-from asr_fed.federation.weighting import weight_bounds
-from asr_fed.training.state import StateLayout
 
 AWAY = "no node that hosts it is there"
 NO_ANSWER = "its node did not answer in time"
@@ -64,7 +64,7 @@ class SumOfUpdates(Strategy):
     """Global step: sum(a_k * delta_k) / sum(a_k), then the server optimizer.
 
     Every node gets one message with its share of the cohort and answers with one merged update. Clients weight
-    themselves (`asr_fed.federation.weighting`), so the sums are all that the server sees. What a node sends is checked
+    themselves (`asr_fed.aggregation.weighting`), so the sums are all that the server sees. What a node sends is checked
     before it is added (`messages.read_reply`, and the bounds of the weighting).
 
     Args:

@@ -12,12 +12,12 @@ from speechbrain.nnet.RNN import AttentionalRNNDecoder
 from torch import nn
 from torch.nn import functional
 
-from asr_fed.checkpoint import load_checkpoint, save_checkpoint
 from asr_fed.config.schema import FeatureConfig, LossConfig, ModelConfig
 from asr_fed.data.batching import Batch
 from asr_fed.data.tokenizer import BLANK, BOS, EOS, Tokenizer
-from asr_fed.errors import UserError
 from asr_fed.model.encoder import Encoder
+from asr_fed.system.checkpoint import load_checkpoint, save_checkpoint
+from asr_fed.system.errors import UserError
 
 IGNORED = -100
 

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from asr_fed.checkpoint import load_checkpoint, save_checkpoint
 from asr_fed.config.schema import CentralConfig, EvaluationConfig
 from asr_fed.data.batching import training_batches
 from asr_fed.data.manifest import Utterance
-from asr_fed.errors import UserError
 from asr_fed.evaluation.evaluate import evaluate
+from asr_fed.model.state import load_state, read_state
+from asr_fed.system.checkpoint import load_checkpoint, save_checkpoint
+from asr_fed.system.errors import UserError
+from asr_fed.system.randomness import seed_everything
 from asr_fed.training.annealing import NewBob, anneal
 from asr_fed.training.epoch import TrainingContext, train_epoch
 from asr_fed.training.optimizer import build_optimizer
-from asr_fed.training.randomness import seed_everything
-from asr_fed.training.state import load_state, read_state
 
 
 @dataclass

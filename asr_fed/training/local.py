@@ -12,10 +12,10 @@ from asr_fed.data.batching import training_batches
 from asr_fed.data.partition import Client
 from asr_fed.evaluation.evaluate import evaluate
 from asr_fed.evaluation.wer import ErrorCounts
+from asr_fed.model.state import load_state, read_delta
+from asr_fed.system.randomness import seed_everything
 from asr_fed.training.epoch import EpochResult, TrainingContext, train_epoch
 from asr_fed.training.optimizer import build_optimizer
-from asr_fed.training.randomness import seed_everything
-from asr_fed.training.state import load_state, read_delta
 
 
 @dataclass(frozen=True)

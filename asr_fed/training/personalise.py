@@ -12,10 +12,10 @@ from asr_fed.data.batching import training_batches
 from asr_fed.data.partition import Client
 from asr_fed.evaluation.evaluate import Evaluation, evaluate
 from asr_fed.model.recogniser import AcousticModel
+from asr_fed.model.state import load_state
+from asr_fed.system.randomness import seed_everything
 from asr_fed.training.epoch import TrainingContext, train_epoch
 from asr_fed.training.optimizer import build_optimizer
-from asr_fed.training.randomness import seed_everything
-from asr_fed.training.state import load_state
 
 # For Adam; docs/personalisation.md says how they were found.
 RATES = {PersonalPart.full: 0.0002, PersonalPart.head: 0.001, PersonalPart.norm_bias: 0.005}

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 
 from asr_fed.config.schema import Decoder
-from asr_fed.errors import UserError
+from asr_fed.system.errors import UserError
 from asr_fed.transcribe.recordings import find_recordings
 
 SHORTEST_WINDOW = 1.0  # seconds
@@ -72,9 +72,9 @@ def _run(chosen: argparse.Namespace) -> int:
 
     import torch  # and all that follows: seconds that --help need not wait for
 
-    from asr_fed.experiment import pick_device
-    from asr_fed.pretrained import open_recogniser
-    from asr_fed.training.state import read_state, state_sha256
+    from asr_fed.interop.open_recogniser import open_recogniser
+    from asr_fed.model.state import read_state, state_sha256
+    from asr_fed.runs.experiment import pick_device
     from asr_fed.transcribe.output import as_json, json_lines_file
     from asr_fed.transcribe.transcript import Transcript, transcribe
 

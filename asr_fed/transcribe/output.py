@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from asr_fed.errors import UserError
-from asr_fed.files import NoRoom, is_no_room
+from asr_fed.system.errors import UserError
+from asr_fed.system.files import NoRoom, is_no_room
 from asr_fed.transcribe.transcript import Transcript
 
 LINE_START = b'{"path": '

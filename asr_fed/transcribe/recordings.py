@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from asr_fed.errors import UserError
+from asr_fed.system.errors import UserError
 
 SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus"}  # what counts as a recording in a folder
 

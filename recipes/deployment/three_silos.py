@@ -33,8 +33,8 @@ from asr_fed.config.files import experiments_folder
 from asr_fed.config.schema import Config
 from asr_fed.data.manifest import Utterance, write_manifest
 from asr_fed.data.partition import Partition, describe, partition_speakers, write_partition
-from asr_fed.deployment.flower import CONNECTION, flwr, tail, write_connection
-from asr_fed.errors import UserError
+from asr_fed.engines.deployment.flower import CONNECTION, flwr, tail, write_connection
+from asr_fed.system.errors import UserError
 
 TRAIN_FED = Path(__file__).parents[2] / "train_fed.py"
 EXPERIMENT = experiments_folder() / "demo_fr.yaml"

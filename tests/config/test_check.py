@@ -137,7 +137,7 @@ def test_a_wrong_type_in_the_file_names_the_key(run, yaml: str) -> None:
         "weighting.temperature=-1.0",
         "federation.round_timeout=0",
         "data.root=???",
-        "weighting._target_=asr_fed.federation.weighting.Nothing",
+        "weighting._target_=asr_fed.aggregation.weighting.Nothing",
     ],
 )
 def test_an_impossible_value_names_the_key(run, argument: str) -> None:
@@ -185,7 +185,7 @@ def test_every_experiment_that_comes_with_us_is_valid(
 ) -> None:
     """Up to the point where work would begin."""
     started: list[object] = []
-    monkeypatch.setattr("asr_fed.train.train", lambda config, command: started.append(config))
+    monkeypatch.setattr("asr_fed.pipeline.train.train", lambda config, command: started.append(config))
     monkeypatch.chdir(tmp_path)
     GlobalHydra.instance().clear()
     monkeypatch.setattr("sys.argv", ["train_fed.py", f"hparams/{name}", "data.root=somewhere"])
@@ -198,7 +198,7 @@ def test_every_choice_of_a_group_is_valid(
     group: str, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     started: list[object] = []
-    monkeypatch.setattr("asr_fed.train.train", lambda config, command: started.append(config))
+    monkeypatch.setattr("asr_fed.pipeline.train.train", lambda config, command: started.append(config))
     choices = sorted(path.stem for path in (experiments_folder() / group).glob("*.yaml"))
     for choice in choices:
         outcome = run(f"{group}={choice}")

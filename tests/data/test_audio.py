@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 from asr_fed.data.audio import audio_blocks, audio_seconds, read_audio
-from asr_fed.errors import UserError
+from asr_fed.system.errors import UserError
 
 
 def write(path: Path, rate: int, seconds: float = 3.7, channels: int = 2) -> Path:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from asr_fed.config.schema import BatchConfig
 from asr_fed.data.batching import collate, consecutive_batches, evaluation_batches, training_batches
 from asr_fed.data.manifest import Utterance
-from asr_fed.experiment import Experiment
+from asr_fed.runs.experiment import Experiment
 
 durations = st.lists(st.floats(0.5, 30), max_size=60)
 limits = st.builds(BatchConfig, max_utterances=st.integers(1, 9), max_seconds=st.none() | st.floats(1, 60))

@@ -20,7 +20,7 @@ from asr_fed.config.schema import FeatureConfig
 from asr_fed.data import features
 from asr_fed.data.features import FeatureCache, build_features, feature_statistics, read_audio
 from asr_fed.data.manifest import Utterance, write_manifest
-from asr_fed.errors import UserError
+from asr_fed.system.errors import UserError
 
 CONFIG = FeatureConfig(sample_rate=16000, n_mels=20, n_fft=400, win_ms=25, hop_ms=10)
 BUILD = """

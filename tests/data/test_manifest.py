@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr_fed.data.manifest import Utterance, hours, read_manifest, write_manifest
-from asr_fed.errors import UserError
+from asr_fed.system.errors import UserError
 
 # What a CSV cell must survive: separators, quotes, line breaks, any script.
 cell = st.text(st.sampled_from(" ,;\"\t\n'éß東") | st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from asr_fed.config.schema import TokenizerConfig, TokenizerKind
 from asr_fed.data.tokenizer import BLANK, BOS, EOS, Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
-from asr_fed.errors import UserError
-from asr_fed.experiment import Experiment
+from asr_fed.runs.experiment import Experiment
+from asr_fed.system.errors import UserError
 
 TEXTS = [
     "le chat de l'été mange une pomme",

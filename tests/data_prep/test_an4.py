@@ -6,7 +6,7 @@ import pytest
 import soundfile
 
 from asr_fed.data.manifest import read_manifest
-from asr_fed.errors import UserError
+from asr_fed.system.errors import UserError
 from data_prep import an4
 
 SPEAKERS = [f"{sex}{number:02d}ab" for sex in "fm" for number in range(10)]

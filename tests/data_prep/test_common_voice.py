@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from asr_fed.data.manifest import read_manifest
-from asr_fed.errors import UserError
+from asr_fed.system.errors import UserError
 from data_prep import common_voice
 from tests.data_prep import write_tone
 

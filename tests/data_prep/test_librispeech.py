@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from asr_fed.data.manifest import read_manifest
-from asr_fed.errors import UserError
+from asr_fed.system.errors import UserError
 from data_prep import librispeech
 from tests.data_prep import write_tone
 

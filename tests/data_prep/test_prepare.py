@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from asr_fed.data.manifest import read_manifest
-from asr_fed.errors import UserError
+from asr_fed.system.errors import UserError
 from data_prep.prepare import Clip, read_probes, write_corpus
 from tests.data_prep import write_tone
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_fed.data.manifest import Utterance, read_manifest
-from asr_fed.errors import UserError
+from asr_fed.system.errors import UserError
 from data_prep import synthetic
 from data_prep.espeak import Espeak
 from data_prep.synthetic_speakers import SAMPLE_RATE, VARIANTS, Speaker, draw_speakers, record

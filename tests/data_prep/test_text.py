@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_fed.errors import UserError
+from asr_fed.system.errors import UserError
 from data_prep.text import LANGUAGES, normalise, rules_for
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from asr_fed.data.manifest import write_manifest
 from asr_fed.evaluation.__main__ import main, run_of
-from asr_fed.evaluation.files import read_evaluation
-from asr_fed.experiment import Experiment
 from asr_fed.model.recogniser import save_recogniser
+from asr_fed.reporting.evaluation_files import read_evaluation
+from asr_fed.runs.experiment import Experiment
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from asr_fed.config.schema import Decoder
 from asr_fed.data.manifest import Utterance
 from asr_fed.evaluation.evaluate import Evaluation, evaluate
 from asr_fed.evaluation.wer import ErrorCounts, Step, character_errors, score, total
-from asr_fed.experiment import Experiment
+from asr_fed.runs.experiment import Experiment
 from asr_fed.training.epoch import TrainingContext
 
 sentences = st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=6).map(" ".join), min_size=1, max_size=5)

@@ -4,8 +4,8 @@ from collections.abc import Callable, Collection
 
 from flwr.app import Message
 
-from asr_fed.federation.local_pool import OpenWorker
-from asr_fed.federation.worker_grid import Answer, ClientDone, Event
+from asr_fed.engines.local_pool import OpenWorker
+from asr_fed.engines.worker_grid import Answer, ClientDone, Event
 
 
 class InlinePool:

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import torch
 
+from asr_fed.aggregation.update import Update
+from asr_fed.aggregation.weighting import WerSoftmax
 from asr_fed.data.partition import Client
-from asr_fed.experiment import Experiment
 from asr_fed.federation.client_app import Contribution, personalise_speech, train_clients, train_speech
-from asr_fed.federation.messages import Gained, Order
-from asr_fed.federation.update import Update
-from asr_fed.federation.weighting import WerSoftmax
+from asr_fed.runs.experiment import Experiment
 from asr_fed.training.epoch import TrainingContext
 from asr_fed.training.local import ClientResult
+from asr_fed.wire.messages import Gained, Order
 
 
 @dataclass

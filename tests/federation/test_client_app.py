@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from asr_fed.aggregation.update import Update, UpdateRefused, merge
+from asr_fed.aggregation.weighting import NumExamples, WerSoftmax
 from asr_fed.data.partition import Client
 from asr_fed.evaluation.wer import ErrorCounts
-from asr_fed.experiment import Experiment
 from asr_fed.federation.client_app import Contribution, client_totals, train_clients
-from asr_fed.federation.messages import Order
-from asr_fed.federation.update import Update, UpdateRefused, merge
-from asr_fed.federation.weighting import NumExamples, WerSoftmax
+from asr_fed.model.state import read_state
+from asr_fed.runs.experiment import Experiment
 from asr_fed.training.local import ClientResult
-from asr_fed.training.state import read_state
+from asr_fed.wire.messages import Order
 from tests.faults import Mishaps
 from tests.federation.plain_node import PlainNode, content
 
@@ -122,14 +122,14 @@ def test_a_training_that_diverges_is_left_out(node: PlainNode, weights: np.ndarr
 
 
 def test_a_loss_that_is_not_finite_is_refused() -> None:
-    from tests.federation.test_weighting import trained
+    from tests.aggregation.test_weighting import trained
 
     with pytest.raises(UpdateRefused, match="loss of nan"):
         client_totals(trained(loss=float("nan")))
 
 
 def test_a_wer_below_zero_is_refused_and_one_above_one_weighs_as_one() -> None:
-    from tests.federation.test_weighting import trained
+    from tests.aggregation.test_weighting import trained
 
     with pytest.raises(UpdateRefused, match="WER of -3 errors in 10 words"):
         client_totals(replace(trained(), words=ErrorCounts(0, -3, 0, 10)))
@@ -177,7 +177,7 @@ def little_memory() -> Iterator[None]:
 
 
 def test_faults_of_the_tests_do_what_they_say(tmp_path: Path) -> None:
-    from tests.federation.test_weighting import trained
+    from tests.aggregation.test_weighting import trained
 
     mishaps = Mishaps(str(tmp_path), raises_at=1, nan_at=2, dies_at=3)
     with pytest.raises(RuntimeError):

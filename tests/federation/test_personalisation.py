@@ -11,14 +11,14 @@ import pytest
 from flwr.app import Message
 
 from asr_fed.data.partition import Client, Partition
-from asr_fed.evaluation.report import describe_gains
-from asr_fed.experiment import Experiment
 from asr_fed.federation.client_app import personalise_speech
-from asr_fed.federation.messages import Gained
 from asr_fed.federation.personalisation import personalise_clients, summarise_gains
 from asr_fed.federation.roster import join
 from asr_fed.federation.strategy import AWAY
-from asr_fed.training.state import read_state, state_sha256
+from asr_fed.model.state import read_state, state_sha256
+from asr_fed.reporting.report import describe_gains
+from asr_fed.runs.experiment import Experiment
+from asr_fed.wire.messages import Gained
 from tests.federation.test_server_app import InProcess, Interrupted
 from tests.tiny import Corpus, settings, typed_config
 

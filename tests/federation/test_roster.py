@@ -6,10 +6,10 @@ from collections.abc import Iterable
 import pytest
 from flwr.app import Error, Message
 
-from asr_fed.errors import UserError
-from asr_fed.federation.flower_private import identify_process, set_message_id
-from asr_fed.federation.messages import Hosted, Report, Setup, report_message
 from asr_fed.federation.roster import Roster, wait_for_nodes
+from asr_fed.system.errors import UserError
+from asr_fed.wire.flower_private import identify_process, set_message_id
+from asr_fed.wire.messages import Hosted, Report, Setup, report_message
 
 SETUP = Setup("seed: 1\n", b"tokens")
 SPEECH = Hosted(3, 10.0, 1.0)

@@ -9,18 +9,18 @@ import pytest
 import torch
 from flwr.app import Context, Error, Message, MessageType, RecordDict
 
-from asr_fed.errors import UserError
-from asr_fed.experiment import Experiment
+from asr_fed.aggregation.weighting import Uniform
 from asr_fed.federation.client_app import build_client_app, describe_client
-from asr_fed.federation.flower_private import identify_process, set_message_id
-from asr_fed.federation.messages import Report, read_order
 from asr_fed.federation.server_app import FederationState, run_federation, train_on_server
-from asr_fed.federation.setup import setup_of
-from asr_fed.federation.weighting import Uniform
 from asr_fed.model.recogniser import load_recogniser, save_recogniser
+from asr_fed.model.state import layout, read_state
+from asr_fed.runs.experiment import Experiment
+from asr_fed.system.errors import UserError
 from asr_fed.training.annealing import NewBob, anneal
 from asr_fed.training.local import ClientResult
-from asr_fed.training.state import layout, read_state
+from asr_fed.wire.flower_private import identify_process, set_message_id
+from asr_fed.wire.messages import Report, read_order
+from asr_fed.wire.setup import setup_of
 from tests.federation.plain_node import PlainNode
 from tests.tiny import TIMED, Corpus, settings, typed_config
 
@@ -133,7 +133,7 @@ def test_the_best_round_is_kept(make: Callable[..., Experiment]) -> None:
 
 SERVERS = {
     "FedAdam": ["server={_target_: flwr.serverapp.strategy.FedAdam, eta: 0.01}"],
-    "Lamb": ["server={_target_: asr_fed.federation.server_optimizer.Lamb}", "federation.fallback_after=1"],
+    "Lamb": ["server={_target_: asr_fed.aggregation.server_optimizer.Lamb}", "federation.fallback_after=1"],
 }
 
 
@@ -336,7 +336,7 @@ def test_a_forged_update_is_refused_and_harms_nobody(name: str, make_all: Callab
         reply.content[record][key] = value  # type: ignore
         return reply
 
-    experiment = make_all("federation.rounds=1", "weighting={_target_: asr_fed.federation.weighting.Uniform}")
+    experiment = make_all("federation.rounds=1", "weighting={_target_: asr_fed.aggregation.weighting.Uniform}")
     grid = WithAFault(experiment, forge)
     state = run_federation(experiment, grid)  # type: ignore[arg-type]
     reasons = list(state.history[0]["failures"].values())

@@ -7,13 +7,19 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
 
+from asr_fed.aggregation.update import add_client, empty, fixed
+from asr_fed.aggregation.weighting import NumExamples
 from asr_fed.config.schema import FederationConfig
-from asr_fed.errors import UserError
-from asr_fed.experiment import Experiment
 from asr_fed.federation.client_app import describe_client
 from asr_fed.federation.cost import CostModel
-from asr_fed.federation.flower_private import identify_process
-from asr_fed.federation.messages import (
+from asr_fed.federation.roster import Roster
+from asr_fed.federation.server_app import build_server_optimizer
+from asr_fed.federation.strategy import SumOfUpdates, audio_seconds
+from asr_fed.model.state import StateLayout
+from asr_fed.runs.experiment import Experiment
+from asr_fed.system.errors import UserError
+from asr_fed.wire.flower_private import identify_process
+from asr_fed.wire.messages import (
     TOTALS,
     Hosted,
     Report,
@@ -22,12 +28,6 @@ from asr_fed.federation.messages import (
     record_bytes,
     reply_message,
 )
-from asr_fed.federation.roster import Roster
-from asr_fed.federation.server_app import build_server_optimizer
-from asr_fed.federation.strategy import SumOfUpdates, audio_seconds
-from asr_fed.federation.update import add_client, empty, fixed
-from asr_fed.federation.weighting import NumExamples
-from asr_fed.training.state import StateLayout
 
 CLIENTS = {f"c{i}": Hosted(i, float(i), float(i)) for i in range(1, 8)}
 SETUP = Setup("seed: 1", b"")

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from asr_fed.checkpoint import save_checkpoint
 from asr_fed.config.schema import Decoder, EvaluationConfig, LossConfig
 from asr_fed.data.batching import Batch
 from asr_fed.data.tokenizer import BOS, EOS
-from asr_fed.errors import UserError
 from asr_fed.model.decoding import decode
 from asr_fed.model.recogniser import AcousticModel, Recogniser, load_recogniser, save_recogniser
-from asr_fed.training.state import read_state, state_sha256
+from asr_fed.model.state import read_state, state_sha256
+from asr_fed.system.checkpoint import save_checkpoint
+from asr_fed.system.errors import UserError
 from tests.tiny import alone, random_batch, tiny_recogniser
 
 FRAMES = [120, 90, 140]

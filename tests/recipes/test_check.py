@@ -13,11 +13,11 @@ from asr_fed.config.check import check_config
 from asr_fed.config.files import experiments_folder
 from asr_fed.config.schema import Config
 from asr_fed.data.manifest import Utterance
-from asr_fed.errors import UserError
 from asr_fed.evaluation.evaluate import Evaluation
-from asr_fed.evaluation.files import numbers, write_evaluation
 from asr_fed.evaluation.wer import score
-from asr_fed.run_dir import write_summary
+from asr_fed.reporting.evaluation_files import numbers, write_evaluation
+from asr_fed.runs.run_dir import write_summary
+from asr_fed.system.errors import UserError
 from recipes import check
 
 README = f"# A recipe\n\n{check.MARKS[0]}\nold\n{check.MARKS[1]}\n\nAfter it.\n"

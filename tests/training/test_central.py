@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from asr_fed.checkpoint import load_checkpoint
 from asr_fed.config.schema import CentralConfig, EvaluationConfig
 from asr_fed.data.features import FeatureCache
-from asr_fed.experiment import Experiment
+from asr_fed.model.state import read_state
+from asr_fed.runs.experiment import Experiment
+from asr_fed.system.checkpoint import load_checkpoint
 from asr_fed.training.central import CentralState, EpochReport, train_central
 from asr_fed.training.epoch import TrainingContext
-from asr_fed.training.state import read_state
 from tests.tiny import typed_config
 
 

@@ -11,10 +11,10 @@ import torch
 from asr_fed.config.schema import AugmentConfig, BatchConfig, Precision
 from asr_fed.data.batching import training_batches
 from asr_fed.data.manifest import Utterance
-from asr_fed.experiment import Experiment
+from asr_fed.model.state import layout, read_state
+from asr_fed.runs.experiment import Experiment
+from asr_fed.system.randomness import seed_everything
 from asr_fed.training.epoch import EpochResult, TrainingContext, train_epoch
-from asr_fed.training.randomness import seed_everything
-from asr_fed.training.state import layout, read_state
 
 STILL = AugmentConfig(time_drops=0, frequency_drops=0)
 

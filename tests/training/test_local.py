@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from asr_fed.data.partition import Client
-from asr_fed.experiment import Experiment
+from asr_fed.model.state import layout, read_state
+from asr_fed.runs.experiment import Experiment
 from asr_fed.training.epoch import TrainingContext
 from asr_fed.training.local import ClientResult, train_client
-from asr_fed.training.state import layout, read_state
 from tests.tiny import typed_config
 
 

@@ -10,10 +10,10 @@ import torch
 from asr_fed.config.schema import Decoder, PersonalPart
 from asr_fed.data.partition import Client
 from asr_fed.evaluation.evaluate import evaluate
-from asr_fed.experiment import Experiment
+from asr_fed.model.state import load_state, read_state
+from asr_fed.runs.experiment import Experiment
 from asr_fed.training.epoch import TrainingContext
 from asr_fed.training.personalise import Gain, personalise_client
-from asr_fed.training.state import load_state, read_state
 from tests.tiny import typed_config
 
 

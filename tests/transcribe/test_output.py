@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from asr_fed.errors import UserError
-from asr_fed.files import NoRoom
+from asr_fed.system.errors import UserError
+from asr_fed.system.files import NoRoom
 from asr_fed.transcribe.alignment import Word
 from asr_fed.transcribe.output import as_json, json_lines_file
 from asr_fed.transcribe.transcript import Transcript, Window

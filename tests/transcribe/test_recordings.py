@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from asr_fed.errors import UserError
+from asr_fed.system.errors import UserError
 from asr_fed.transcribe.recordings import find_recordings
 
 

@@ -12,9 +12,9 @@ from asr_fed.config.schema import Decoder, EvaluationConfig
 from asr_fed.data import features
 from asr_fed.data.features import build_features
 from asr_fed.data.manifest import Utterance
-from asr_fed.errors import UserError
 from asr_fed.evaluation.evaluate import evaluate
 from asr_fed.model.recogniser import Recogniser
+from asr_fed.system.errors import UserError
 from asr_fed.transcribe.transcript import transcribe
 from tests.tiny import RATE
 

@@ -1,0 +1,1 @@
+"""Exact sums of updates, the weight of each client, and the server's step. Nothing of Flower."""

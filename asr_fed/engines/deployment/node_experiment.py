@@ -1,0 +1,197 @@
+"""From what a server sends a node that joins, and the node's own speech, to a folder that workers can open.
+
+A config from the network is read as data: only sections that local training needs, no references to the node's
+environment, no objects but of the classes that the node's owner trusts.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from asr_fed.config.check import check_config, explain
+from asr_fed.config.schema import Config
+from asr_fed.data.features import build_features
+from asr_fed.data.manifest import read_manifest
+from asr_fed.data.partition import Client, Partition, make_client, read_partition, write_partition
+from asr_fed.data.tokenizer import Tokenizer, save_tokenizer
+from asr_fed.engines.deployment.settings import Clients, NodeSettings
+from asr_fed.model.recogniser import Recogniser
+from asr_fed.model.state import layout
+from asr_fed.runs.experiment import read_config
+from asr_fed.runs.run_dir import write_text
+from asr_fed.system.errors import UserError
+from asr_fed.system.processes import available_cores
+from asr_fed.wire.messages import Refused, Setup
+from asr_fed.wire.setup import SHARED
+
+LARGEST_CONFIG = 1 << 16  # characters
+MOST_SPEEDS = 8
+LARGEST_MODEL = 2_000_000_000  # numbers in its state
+WIDEST, MOST_BLOCKS = 8192, 8  # of any layer; of convolutions
+
+
+@dataclass(frozen=True)
+class NodeExperiment:
+    """An experiment in which this node takes part; `length` is the number of entries of its model's state."""
+
+    setup: str
+    run_dir: Path
+    config: Config
+    clients: tuple[Client, ...]
+    length: int
+
+
+def prepare(setup: Setup, settings: NodeSettings) -> NodeExperiment:
+    """Write the node's folder of an experiment, features included.
+
+    Raises Refused for a setup that this node does not take part in, UserError where its own speech is not in order.
+    """
+    run_dir = Path(settings.folder) / "experiments" / setup.sha256
+    config = read_shared(setup.config, settings, run_dir)
+    tokenizer = _tokenizer(setup.tokenizer)
+    experiment = NodeExperiment(
+        setup.sha256, run_dir, config, own_clients(settings, config), _length(config, tokenizer)
+    )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    save_tokenizer(tokenizer, run_dir / "tokenizer.model")
+    write_partition(Partition((), (), (), (), experiment.clients), run_dir / "partition")
+    build_features(
+        (utterance for client in experiment.clients for utterance in client.utterances),
+        config.features,
+        Path(config.data.prepared) / "features",
+        speeds=config.augment.speeds,
+        processes=settings.workers or available_cores(),
+    )
+    # The setup itself last: it says that all else is there.
+    write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True))
+    write_text(run_dir / "setup.yaml", setup.config)
+    return experiment
+
+
+def reopen(sha256: str, settings: NodeSettings) -> NodeExperiment:
+    """An experiment that this node prepared before. Raises Refused where it did not."""
+    run_dir = Path(settings.folder) / "experiments" / sha256
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256) or not (run_dir / "setup.yaml").is_file():
+        raise Refused("an order for an experiment that this node has not joined")
+    setup = Setup((run_dir / "setup.yaml").read_text(encoding="utf-8"), (run_dir / "tokenizer.model").read_bytes())
+    if setup.sha256 != sha256 or not read_config(run_dir):
+        raise Refused("an order for an experiment that this node no longer has")
+    return prepare(setup, settings)
+
+
+def read_shared(text: str, settings: NodeSettings, run_dir: Path) -> Config:
+    """The config of the node: what the server sent, and the node's own places. Raises Refused."""
+    if len(text) > LARGEST_CONFIG:
+        raise Refused(f"a config of {len(text)} characters")
+    try:
+        if any(isinstance(token, yaml.AnchorToken | yaml.AliasToken | yaml.TagToken) for token in yaml.scan(text)):
+            raise Refused("a config with anchors or tags")
+        shared = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise Refused("a config that is not YAML") from error
+    if not isinstance(shared, dict) or set(shared) != set(SHARED):
+        raise Refused("a config of other sections than those that are shared: another version of asr_fed?")
+    _check_values(shared, settings.trust)
+    own = {
+        "run_dir": str(run_dir),
+        "device": settings.device,
+        "data": {"name": settings.name, "language": "", "root": "", "prepared": settings.folder},
+        "engine": {"workers": settings.workers, "threads_per_worker": settings.threads},
+    }
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), shared, own)
+        check_config(merged)  # type: ignore[arg-type]
+        config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise Refused(f"a config that this version of asr_fed does not take: {explain(error)}") from error
+    except UserError as error:
+        raise Refused(f"a config that this node does not take: {error}") from error
+    if len(config.augment.speeds) > MOST_SPEEDS:
+        raise Refused(f"a config with {len(config.augment.speeds)} playback speeds")
+    return config
+
+
+def own_clients(settings: NodeSettings, config: Config) -> tuple[Client, ...]:
+    """The clients that this node hosts, made by the same rule as those of a simulation.
+
+    Speech that the corpus itself keeps for dev or test is left out. Raises UserError where nothing is left.
+    """
+    if settings.partition is not None:
+        return read_partition(settings.partition).clients
+    assert settings.manifest is not None
+    speech = [u for u in read_manifest(settings.manifest) if u.split.strip().lower() not in ("dev", "test")]
+    if not speech:
+        raise UserError(f"{settings.manifest} holds no speech to train on.")
+    speech.sort(key=lambda utterance: (utterance.speaker, utterance.id))
+    rule, seed = config.federation.clients, config.seed
+    if settings.clients is Clients.silo:
+        return (make_client(settings.name, tuple(speech), rule, seed),)
+    speakers = sorted({utterance.speaker for utterance in speech})
+    width = max(4, len(str(len(speakers))))
+    return tuple(
+        make_client(f"{settings.name}-{number:0{width}}", tuple(u for u in speech if u.speaker == speaker), rule, seed)
+        for number, speaker in enumerate(speakers, 1)
+    )
+
+
+def _check_values(value: Any, trust: list[str]) -> None:
+    """No interpolation, which could read the node's environment, and no object but of a trusted class."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key == "_target_":
+                _check_target(inner, trust)
+            elif str(key).startswith("_") and key != "_partial_":
+                raise Refused(f"a config with the key {key!r:.40}")
+            _check_values(inner, trust)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_values(inner, trust)
+    elif isinstance(value, str) and "${" in value:
+        raise Refused("a config with an interpolation")
+
+
+def _check_target(target: object, trust: list[str]) -> None:
+    # One name behind the beginning: torch.optim.adam.torch.hub.load begins with torch.optim. too.
+    trusted = isinstance(target, str) and any(
+        target.startswith(beginning) and target.removeprefix(beginning).isidentifier() for beginning in trust
+    )
+    if not trusted:
+        raise Refused(f"a config that names {target!r:.80}, which is not in this node's trust")
+    try:
+        found = get_object(str(target))
+    except Exception as error:
+        raise Refused(f"a config that names {target!r:.80}, which this node does not have") from error
+    if not isinstance(found, type):
+        raise Refused(f"a config that names {target!r:.80}, which is not a class")
+
+
+def _tokenizer(proto: bytes) -> Tokenizer:
+    try:
+        return Tokenizer(proto)
+    except Exception as error:
+        raise Refused("a tokenizer that SentencePiece cannot read") from error
+
+
+def _length(config: Config, tokenizer: Tokenizer) -> int:
+    model = config.model
+    widths = (model.rnn_neurons, model.dnn_neurons, model.decoder_neurons, model.attention_dim, model.embedding)
+    sizes = (*model.cnn_channels, *model.cnn_kernel, *widths, model.attention_channels, model.attention_kernel)
+    sizes = (*sizes, config.features.n_mels, config.features.n_fft)
+    # Before anything of that size is made: an LSTM of n neurons and two directions has up to 24 n^2 weights a layer.
+    numbers = 24 * model.rnn_layers * model.rnn_neurons**2 + (model.dnn_blocks + 12) * max(widths) ** 2
+    numbers += 8 * model.rnn_neurons * model.cnn_channels[-1] * config.features.n_mels
+    numbers += 2 * sum(math.prod(model.cnn_kernel) * channels**2 for channels in model.cnn_channels)
+    numbers += 3 * len(tokenizer) * max(widths)
+    if max(sizes) > WIDEST or len(model.cnn_channels) > MOST_BLOCKS or numbers > LARGEST_MODEL:
+        raise Refused("a model that is too large for this node")
+    try:
+        return layout(Recogniser.create(model, config.features, tokenizer).model).length
+    except Exception as error:
+        raise Refused(f"a model that cannot be built: {type(error).__name__}") from error

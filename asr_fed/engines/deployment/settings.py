@@ -1,0 +1,96 @@
+"""NODE.yaml: what the owner of a node decides about it."""
+
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from asr_fed.config.check import nearest
+from asr_fed.system.errors import UserError
+
+PATHS = ("certificate", "key", "manifest", "partition", "folder")
+TRUST = ("torch.optim.", "asr_fed.aggregation.weighting.")
+
+
+class Clients(Enum):
+    """What a client is in a silo's own speech."""
+
+    silo = "silo"
+    speaker = "speaker"
+
+
+@dataclass
+class NodeSettings:
+    """Paths that are relative start at the folder of NODE.yaml.
+
+    name: of the node; in a silo also of its client, or the beginning of its clients' names.
+    superlink: host:port of the server's door.
+    certificate, key: the server's ca.crt, and the private key of this node. Both null: no TLS, on one machine only.
+    manifest: own speech, one client (`clients: silo`) or a client a speaker (`clients: speaker`: NAME-0001, ...).
+    partition: in place of a manifest, a folder with partition.csv: its clients are simulated here.
+    folder: what the node keeps: features, settings of experiments, logs.
+    workers, threads: processes, and torch threads of each; null: what the cores have room for.
+    trust: beginnings of the `_target_`s that a config from the server may name; each goes up to the class's name.
+    """
+
+    name: str = MISSING
+    superlink: str = MISSING
+    folder: str = MISSING
+    certificate: str | None = None
+    key: str | None = None
+    manifest: str | None = None
+    clients: Clients = Clients.silo
+    partition: str | None = None
+    workers: int | None = None
+    threads: int = 1
+    device: str = "auto"
+    trust: list[str] = field(default_factory=lambda: list(TRUST))
+
+
+def read_settings(path: Path) -> NodeSettings:
+    """Raises UserError for a file that is missing, has misspelt keys or bad values, or names files not there."""
+    if not path.is_file():
+        raise UserError(f"There is no node file {path}.")
+    keys = list(NodeSettings.__dataclass_fields__)
+    try:
+        given = OmegaConf.load(path)
+        for key in map(str, given if OmegaConf.is_dict(given) else ()):
+            if key not in keys:
+                raise UserError(f"{path}: there is no key {key!r}.{nearest(key, keys)}")
+        settings: NodeSettings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(NodeSettings), given))  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise UserError(f"{path}: {key}{(error.msg or str(error)).splitlines()[0]}") from None
+    except Exception as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is not readable as YAML: {error}") from None
+    for key in PATHS:
+        if (value := getattr(settings, key)) is not None:
+            setattr(settings, key, str(path.parent.absolute() / Path(value).expanduser()))
+    _check(settings, path)
+    return settings
+
+
+def _check(settings: NodeSettings, path: Path) -> None:
+    if not re.fullmatch(r"[\w.-]{1,80}", settings.name):
+        raise UserError(f"{path}: name={settings.name!r} may hold letters, digits, '-', '_' and '.', at most 80.")
+    if (settings.manifest is None) == (settings.partition is None):
+        raise UserError(
+            f"{path}: give either manifest (a CSV of own speech) or partition (a folder with partition.csv)."
+        )
+    if (settings.certificate is None) != (settings.key is None):
+        raise UserError(f"{path}: certificate and key belong together; leave both out to do without TLS.")
+    if not re.fullmatch(r".+:\d+", settings.superlink):
+        raise UserError(f"{path}: superlink={settings.superlink!r} should be host:port.")
+    if settings.threads < 1 or (settings.workers is not None and settings.workers < 1):
+        raise UserError(f"{path}: workers and threads must be at least 1.")
+    for key in ("certificate", "key", "manifest"):
+        value = getattr(settings, key)
+        if value is not None and not Path(value).is_file():
+            raise UserError(f"{path}: {key}={value}, and there is no such file.")
+    if settings.partition is not None and not (Path(settings.partition) / "partition.csv").is_file():
+        raise UserError(f"{path}: partition={settings.partition}, and there is no partition.csv in it.")

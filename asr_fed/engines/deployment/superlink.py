@@ -1,0 +1,157 @@
+"""The server's side: Flower's SuperLink behind a door for nodes, and who may come in."""
+
+import socket
+import ssl
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import httpx
+
+from asr_fed.engines.deployment.door import run_door
+from asr_fed.engines.deployment.flower import CONNECTION, end_process, flwr, start_flower, tail, write_connection
+from asr_fed.runs.run_dir import exclusive
+from asr_fed.system.errors import UserError
+
+LOCAL = "127.0.0.1"
+PATIENCE = 60  # seconds that a SuperLink has to start
+ALREADY = "already in use"  # in Flower's answer for a key that it knows
+
+
+@dataclass(frozen=True)
+class SuperLink:
+    """Where a SuperLink is and what it keeps.
+
+    folder: its database, so that it knows its nodes again after a restart, and its logs.
+    certificates: ca.crt, server.crt and server.key, as `make_certificates` writes them.
+    host, port: where nodes reach it.
+    control_port: on this machine alone, for `engine.address=127.0.0.1:PORT` and for registering nodes.
+    """
+
+    folder: Path
+    certificates: Path
+    host: str = "0.0.0.0"
+    port: int = 8443
+    control_port: int = 8000
+
+
+@contextmanager
+def running(settings: SuperLink) -> Iterator[list[BaseProcess]]:
+    """A SuperLink that is ready when the context begins, and ended with it; gives its processes.
+
+    Raises UserError where it cannot start.
+    """
+    folder = settings.folder.absolute()
+    certificates = settings.certificates.absolute()
+    for name in ("ca.crt", "server.crt", "server.key"):
+        if not (certificates / name).is_file():
+            raise UserError(f"{certificates} has no {name}. Make it with: python -m asr_fed.deployment certificates")
+    with exclusive(folder / ".lock", f"Another SuperLink is running in {folder}."):
+        _check_free(settings.host, settings.port)
+        _check_free(LOCAL, settings.control_port)
+        log, door_log = folder / "superlink.log", folder / "door.log"
+        arguments = [
+            *("--host", LOCAL, "--port", str(settings.control_port)),
+            *("--ssl-ca-certfile", str(certificates / "ca.crt")),
+            *("--ssl-certfile", str(certificates / "server.crt")),
+            *("--ssl-keyfile", str(certificates / "server.key")),
+            *("--database", str(folder / "state.db")),
+            "--enable-supernode-auth",
+            "--disable-runtime-dependency-installation",
+        ]
+        superlink = start_flower("flower-superlink", arguments, home=folder / "home", log=log)
+        door = get_context("spawn").Process(
+            target=run_door,
+            args=(settings.host, settings.port, settings.control_port, certificates, door_log),
+            name="door",
+        )
+        door.start()
+        try:
+            _wait_until_ready(settings, superlink, log)
+            _wait_until_open(settings, door, door_log)
+            yield [superlink, door]
+        finally:
+            end_process(door)
+            end_process(superlink)
+
+
+def serve(settings: SuperLink) -> None:
+    """Run a SuperLink until it is interrupted. Raises UserError where it cannot start, or ends by itself."""
+    with running(settings) as processes:
+        print(
+            f"SuperLink: nodes come in at port {settings.port}, "
+            f"train_fed.py uses engine.address={LOCAL}:{settings.control_port}",
+            flush=True,
+        )
+        while all(process.is_alive() for process in processes):
+            time.sleep(0.5)
+        dead = next(process for process in processes if not process.is_alive())
+        log = settings.folder / ("door.log" if dead.name == "door" else "superlink.log")
+        raise UserError(f"{dead.name} ended by itself (exit code {dead.exitcode}). The end of {log}:\n{tail(log)}")
+
+
+def register(address: str, certificates: Path, key: Path, name: str) -> bool:
+    """Admit the node with the public key in the file `key`; False where it was admitted before.
+
+    Raises UserError where the key cannot be read or the SuperLink not be reached.
+    """
+    if not key.is_file():
+        raise UserError(f"There is no public key {key}. A node makes its own with: python -m asr_fed.deployment key")
+    with tempfile.TemporaryDirectory() as home:
+        write_connection(Path(home), address, certificates.absolute() / "ca.crt")
+        try:
+            flwr(Path(home), "supernode", "register", str(key), CONNECTION, "--name", name)
+        except UserError as error:
+            if ALREADY in str(error):
+                return False
+            raise UserError(f"{key} was not registered at the SuperLink {address}: {error}") from error
+    return True
+
+
+def _check_free(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(f"Nothing can listen at {host}:{port}: {error.strerror}. Choose another port.") from error
+
+
+def _wait_until_ready(settings: SuperLink, process: BaseProcess, log: Path) -> None:
+    context = ssl.create_default_context(cafile=str(settings.certificates / "ca.crt"))
+    deadline = time.monotonic() + PATIENCE
+    with httpx.Client(verify=context, timeout=5, trust_env=False) as client:
+        while time.monotonic() < deadline:
+            _check_alive(process, log)
+            try:
+                if client.get(f"https://{LOCAL}:{settings.control_port}/health").status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.2)
+    raise UserError(f"The SuperLink did not start within {PATIENCE} s. The end of {log}:\n{tail(log)}")
+
+
+def _wait_until_open(settings: SuperLink, process: BaseProcess, log: Path) -> None:
+    here = {"0.0.0.0": LOCAL, "::": "::1"}.get(settings.host, settings.host)
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        _check_alive(process, log)
+        try:
+            socket.create_connection((here, settings.port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise UserError(f"The SuperLink's door did not open within {PATIENCE} s. The end of {log}:\n{tail(log)}")
+
+
+def _check_alive(process: BaseProcess, log: Path) -> None:
+    if not process.is_alive():
+        raise UserError(
+            f"{process.name} ended at its start (exit code {process.exitcode}). The end of {log}:\n{tail(log)}"
+        )

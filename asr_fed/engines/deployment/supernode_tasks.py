@@ -1,0 +1,149 @@
+"""Messages for this node, taken from its SuperNode: in Flower's words, an executor of our own.
+
+By default a SuperNode installs the code that a server ships with its run and starts it, once a message. Under
+`--isolation process` it leaves that to an outside process, and that is what this file is. It takes the message and
+leaves the shipped code alone: a node runs what its owner has installed, and nothing else.
+
+The names of Flower 1.41 used here are not public. tests/engines/deployment/test_supernode_tasks.py holds Flower to
+them.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import httpx
+from flwr.app import Context, Message
+from flwr.common.constant import SubStatus
+from flwr.common.serde import context_from_proto
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.proto.node_pb2 import Node
+from flwr.proto.runtime_pb2 import (
+    AcquireTaskRequest,
+    PullAppMessagesRequest,
+    PullTaskInputRequest,
+    SendTaskHeartbeatRequest,
+)
+from flwr.supercore.constant import TaskType
+from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentError
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+    make_confirm_message_received_fn_protobuf,
+    make_pull_object_fn_protobuf,
+)
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectPushError,
+    pull_and_inflate_object_from_tree,
+)
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.runtime.run_clientapp import push_message, push_task_output
+
+from asr_fed.wire.flower_private import set_message_id
+
+PULSE = 10  # seconds between signs of life; a SuperNode gives a task up after a minute without
+PAUSE = 0.1, 1.0  # seconds between looks for arrays that are still on their way, at first and at most
+
+
+@dataclass
+class Task:
+    """A message to be answered once."""
+
+    message: Message
+    _context: Context
+    _client: RuntimeHttpClient
+
+    def answer(self, reply: Message) -> None:
+        """Hand the reply to the SuperNode, which sends it. Raises ConnectionError where that is gone."""
+        with _connection_errors():
+            push_message(self._client, reply, self._context)
+            push_task_output(self._client, self._context, SubStatus.COMPLETED, "")
+        self._client.close()
+
+    @contextmanager
+    def signs_of_life(self) -> Iterator[None]:
+        """Keep the SuperNode patient while the context lasts."""
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(PULSE):
+                with suppress(httpx.HTTPError):
+                    self._client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+class SuperNodeTasks:
+    """The tasks of the SuperNode at `address` (host:port), which was started with the same `secret`."""
+
+    def __init__(self, address: str, secret: bytes) -> None:
+        self._address = address
+        acquire = frozenset({"/flwr.proto.Runtime/AcquireTask"})
+        self._client = self._connect(
+            SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=acquire), "SuperExec"
+        )
+
+    def next(self) -> Task | None:
+        """The next message, None where there is none now.
+
+        Raises ConnectionError where there is no SuperNode, or it cannot hand the whole message over.
+        """
+        with _connection_errors():
+            offered = self._client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
+            if not offered.token:
+                return None
+            client = self._connect(RuntimeTokenHttpInterceptor(offered.token), "flwr-clientapp")
+            return _pull(client)
+
+    def _connect(
+        self, authentication: RuntimeTokenHttpInterceptor | SuperExecAuthHttpInterceptor, component: str
+    ) -> RuntimeHttpClient:
+        interceptors = [RuntimeVersionHttpInterceptor(component_name=component), authentication]
+        return RuntimeHttpClient.from_server_address(
+            self._address, insecure=True, root_certificates=None, interceptors=interceptors
+        )
+
+
+def _pull(client: RuntimeHttpClient) -> Task:
+    given = client.PullTaskInput(PullTaskInputRequest())  # holds the shipped code too, which nobody opens
+    context = context_from_proto(given.context)
+    node, tree = Node(node_id=context.node_id), _message_tree(client)
+    message = pull_and_inflate_object_from_tree(
+        tree,
+        make_pull_object_fn_protobuf(client.PullObject, node, context.run_id),
+        make_confirm_message_received_fn_protobuf(client.ConfirmMessageReceived, node, context.run_id),
+        return_type=Message,
+        initial_backoff=PAUSE[0],
+        backoff_cap=PAUSE[1],
+    )
+    set_message_id(message, tree.object_id)
+    return Task(message, context, client)
+
+
+def _message_tree(client: RuntimeHttpClient) -> ObjectTree:
+    for pause in (*PAUSE, 0.0):  # a SuperNode makes the task a moment before it stores the message
+        pulled = client.PullMessages(PullAppMessagesRequest())
+        if pulled.message_object_trees:
+            return pulled.message_object_trees[0]
+        time.sleep(pause)
+    raise ConnectionError("the SuperNode of this node has lost the message of a task")
+
+
+@contextmanager
+def _connection_errors() -> Iterator[None]:
+    try:
+        yield
+    except (httpx.HTTPError, ObjectPullError, ObjectPushError, UnexpectedObjectContentError) as error:
+        raise ConnectionError(f"the SuperNode of this node does not answer: {error}") from error

@@ -1,0 +1,1 @@
+"""Recognisers from and for other software."""

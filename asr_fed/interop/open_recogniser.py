@@ -1,0 +1,30 @@
+"""A trained recogniser from wherever a user has one: a run directory, a checkpoint, or a folder of SpeechBrain."""
+
+from pathlib import Path
+
+from asr_fed.interop.speechbrain_folder import HYPERPARAMS, open_speechbrain_folder
+from asr_fed.model.recogniser import Recogniser, load_recogniser
+from asr_fed.system.errors import UserError
+
+OF_A_RUN = ("federated.pt", "central.pt", "warm_start.pt")  # the first of these that a run has is its own
+
+
+def open_recogniser(path: str | Path) -> Recogniser:
+    """The recogniser of a run directory, of a checkpoint, or of a SpeechBrain folder, as `asr_fed.export` writes too.
+
+    Raises UserError where there is none.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"There is nothing at {path}. Give a run directory, a checkpoint or a SpeechBrain folder.")
+    if (path / HYPERPARAMS).is_file():
+        return open_speechbrain_folder(path)
+    return load_recogniser(checkpoint_of_run(path) if path.is_dir() else path)
+
+
+def checkpoint_of_run(run_dir: Path) -> Path:
+    """Raises UserError where the run has not trained a recogniser yet."""
+    for name in OF_A_RUN:
+        if (run_dir / "checkpoints" / name).is_file():
+            return run_dir / "checkpoints" / name
+    raise UserError(f"{run_dir} holds no recogniser: a run directory has checkpoints/{OF_A_RUN[0]} when it has ended.")

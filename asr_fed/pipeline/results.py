@@ -1,0 +1,137 @@
+"""What a run found out: its recognisers on the test speakers, on paper."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from asr_fed.config.schema import EvaluationConfig, Mode
+from asr_fed.data.manifest import hours
+from asr_fed.evaluation.breakdown import speaker_spread
+from asr_fed.evaluation.evaluate import Evaluation, evaluate
+from asr_fed.evaluation.statistics import Paired, paired_test
+from asr_fed.federation.personalisation import summarise_gains
+from asr_fed.federation.server_app import FederationState, load_federation
+from asr_fed.model.recogniser import load_recogniser
+from asr_fed.model.state import read_state, state_sha256
+from asr_fed.reporting.evaluation_files import numbers, write_evaluation
+from asr_fed.reporting.progress import RunProgress
+from asr_fed.reporting.report import write_report
+from asr_fed.runs.experiment import Experiment, open_experiment, pick_device, systems
+from asr_fed.runs.run_dir import exclusive, git_commit, read_summary, versions, write_summary
+from asr_fed.system.processes import peak_rss_mb
+
+OF_THE_PROCESS = ("seconds", "peak_rss_mb", "command", "versions", "git_commit")
+
+
+def test(experiment: Experiment, name: str, progress: RunProgress) -> Evaluation:
+    """Evaluate checkpoints/NAME.pt on the test speakers."""
+    config, speech = experiment.config, experiment.partition.test
+    device = pick_device(config.device)
+    recogniser = load_recogniser(experiment.checkpoints / f"{name}.pt")
+    recogniser.model.to(device)
+    bar = progress.bars.add_task(f"test {name.replace('_', ' ')}", total=len(speech))
+    result = evaluate(
+        recogniser,
+        speech,
+        experiment.cache,
+        config.evaluation.test_decoder,
+        config.evaluation,
+        device,
+        on_batch=lambda utterances: progress.bars.advance(bar, utterances),
+    )
+    progress.bars.remove_task(bar)
+    return result
+
+
+def write_results(
+    experiment: Experiment,
+    federation: FederationState | None,
+    evaluations: Mapping[str, Evaluation],
+    made: Mapping[str, Any],
+) -> dict[str, Any]:
+    """summary.json, evaluation/NAME/ for each recogniser, and report.html; returns the summary.
+
+    `made`: what the summary says of the run that trained them (seconds, memory, command, versions, commit).
+    """
+    run_dir = experiment.run_dir
+    summary = {**summarise(experiment, federation, evaluations), **made}
+    for name, evaluation in evaluations.items():
+        about = {
+            "recogniser": f"{run_dir / 'checkpoints' / name}.pt",
+            "speech": "the run's test speakers",
+            "decoder": experiment.config.evaluation.test_decoder.name,
+        }
+        write_evaluation(run_dir / "evaluation" / name, evaluation, about, compare_with_others(name, evaluations))
+    write_summary(run_dir, summary)
+    history = federation.history if federation is not None else []
+    write_report(
+        run_dir,
+        summary,
+        history,
+        evaluations,
+        experiment.partition,
+        clips=experiment.config.evaluation.report_clips,
+    )
+    return summary
+
+
+def test_again(run_dir: Path, settings: EvaluationConfig) -> dict[str, Any]:
+    """Test the recognisers of a finished run with a decoder of one's choice, and write its results anew.
+
+    Raises UserError where the run has not ended.
+    """
+    earlier = read_summary(run_dir)
+    made = {key: value for key, value in earlier.items() if key in OF_THE_PROCESS}
+    experiment = open_experiment(run_dir)
+    experiment.config.evaluation = settings
+    checkpoint = experiment.checkpoints / "federation.pt"
+    federation = load_federation(checkpoint) if checkpoint.is_file() else None
+    with (
+        exclusive(run_dir / ".lock", f"Another process is running in {run_dir}."),
+        RunProgress() as progress,
+    ):
+        evaluations = {name: test(experiment, name, progress) for name in systems(experiment.config)}
+        summary = write_results(experiment, federation, evaluations, made)
+        progress.result(summary)
+        progress.say(f"Results are in {run_dir}.")
+    return summary
+
+
+def compare_with_others(name: str, evaluations: Mapping[str, Evaluation]) -> dict[str, Paired]:
+    return {other: paired_test(evaluations[name], evaluations[other]) for other in evaluations if other != name}
+
+
+def made_by(seconds: float, command: str) -> dict[str, Any]:
+    """What a summary says of this process."""
+    return dict(zip(OF_THE_PROCESS, (seconds, peak_rss_mb(), command, versions(), git_commit()), strict=True))
+
+
+def summarise(
+    experiment: Experiment, federation: FederationState | None, evaluations: Mapping[str, Evaluation]
+) -> dict[str, Any]:
+    """What summary.json says of the result. Its `test_*` and `weights_sha256` are those of the run's own recogniser."""
+    config = experiment.config
+    own = "central" if config.mode is Mode.central else "federated"
+    model = load_recogniser(experiment.checkpoints / f"{own}.pt").model
+    weights_sha256 = state_sha256(read_state(model))
+    pooled = [utterance for client in experiment.partition.clients for utterance in client.train]
+    return {
+        "mode": config.mode.name,
+        "test_wer": evaluations[own].wer,
+        "test_cer": evaluations[own].cer,
+        "warm_start_wer": evaluations["warm_start"].wer if "warm_start" in evaluations else None,
+        "best_round": federation.best_round if federation is not None else 0,
+        "rounds": federation.round if federation is not None else 0,
+        "clients": federation.clients if federation is not None else len(experiment.partition.clients),
+        "hours": federation.seconds / 3600 if federation is not None else hours(pooled),
+        "test_speakers": len(evaluations[own].speakers),
+        "decoder": config.evaluation.test_decoder.name,
+        "systems": {name: numbers(evaluation) for name, evaluation in evaluations.items()},
+        "against": {name: asdict(paired) for name, paired in compare_with_others(own, evaluations).items()},
+        "spread": {name: asdict(speaker_spread(evaluation)) for name, evaluation in evaluations.items()},
+        "personalisation": summarise_gains(experiment, weights_sha256) if config.personalise else None,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "weights_sha256": weights_sha256,
+        "tokenizer_sha256": experiment.tokenizer.sha256,
+    }

@@ -1,0 +1,180 @@
+"""One run from corpus to word error rate. Read it top to bottom."""
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from asr_fed.config.schema import CentralConfig, Config, EngineKind, Start
+from asr_fed.data.manifest import Utterance
+from asr_fed.data.partition import describe
+from asr_fed.data.tokenizer import unknown_characters
+from asr_fed.engines.workers import open_workers
+from asr_fed.federation.sampling import cohort_size
+from asr_fed.federation.server_app import FederationState, load_federation, run_federation
+from asr_fed.interop.open_recogniser import open_recogniser
+from asr_fed.model.recogniser import Recogniser, load_recogniser, save_recogniser
+from asr_fed.pipeline.results import made_by, test, write_results
+from asr_fed.reporting.progress import RunProgress
+from asr_fed.reporting.report import describe_gains
+from asr_fed.reporting.tracking import check_tracking, open_tracking
+from asr_fed.runs.experiment import Experiment, pick_device, prepare_experiment, systems
+from asr_fed.runs.run_dir import claim_run_dir, write_history
+from asr_fed.system.errors import UserError
+from asr_fed.system.processes import keep_freed_memory
+from asr_fed.training.central import EpochReport, train_central
+
+
+def train(config: Config, command: str = "") -> dict[str, Any]:
+    """Run `config` to its end and return the summary that is also in the run directory.
+
+    `command` is what the summary says that it was started by. Raises UserError for what the user can put right.
+    """
+    started = time.perf_counter()
+    keep_freed_memory()
+    torch.set_num_threads(config.engine.server_threads)
+    # Other processes, with working directories of their own, open the run directory and what it names.
+    config.run_dir, config.data.prepared = (
+        str(Path(path).absolute()) for path in (config.run_dir, config.data.prepared)
+    )
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    pick_device(config.device)  # before any work, if it is not there
+    check_tracking(config)
+    with claim_run_dir(config):
+        experiment = prepare_experiment(config)
+        if config.engine.kind is not EngineKind.deployment:  # refused now rather than later
+            cohort_size(config.federation.cohort, len(experiment.partition.clients))
+            if config.personalise and not any(client.dev for client in experiment.partition.clients):
+                raise UserError(
+                    "personalise=true, but no client has enough utterances to hold some back: lower "
+                    "federation.clients.dev_min_utterances or raise federation.clients.dev_fraction."
+                )
+        with open_tracking(config) as track, RunProgress(track) as progress:
+            progress.say(f"{experiment.run_dir}: {describe(experiment.partition)}")
+            unknown = unknown_characters(experiment.tokenizer, (u.text for u in experiment.partition.utterances))
+            if unknown:
+                told = ", ".join(f"{character} ({count} times)" for character, count in unknown.most_common(8))
+                progress.say(f"Characters that no warm-up text has and no recogniser will write: {told}")
+            federation = train_models(experiment, progress)
+            evaluations = {name: test(experiment, name, progress) for name in systems(config)}
+            made = made_by(time.perf_counter() - started, command)
+            summary = write_results(experiment, federation, evaluations, made)
+            progress.result(summary)
+            if summary["personalisation"]:
+                progress.say(describe_gains(summary["personalisation"]))
+            progress.say(f"Results are in {experiment.run_dir}.")
+    return summary
+
+
+def train_models(experiment: Experiment, progress: RunProgress) -> FederationState | None:
+    """Train `systems`, each where it is not there yet; returns the federation's state, where there is one."""
+    federation = None
+    for name in systems(experiment.config):
+        if name == "warm_start":
+            warm_start(experiment, progress)
+        elif name == "central":
+            reference(experiment, progress)
+        else:
+            federation = federate(experiment, progress)
+    return federation
+
+
+def warm_start(experiment: Experiment, progress: RunProgress) -> None:
+    """checkpoints/warm_start.pt: trained centrally on warm-up speech, or the recogniser that the config names."""
+    path = experiment.checkpoints / "warm_start.pt"
+    settings = experiment.config.warm_start
+    if path.is_file():
+        return
+    if settings.checkpoint is not None:
+        save_recogniser(open_recogniser(settings.checkpoint), path)
+        return
+    recogniser = experiment.fresh_recogniser()
+    centrally(experiment, recogniser, experiment.partition.warm_up, settings, "warm_start", progress)
+
+
+def reference(experiment: Experiment, progress: RunProgress) -> None:
+    """checkpoints/central.pt: what pooling the speech would have given.
+
+    From scratch it trains on all speech but dev and test; from the warm start, on what the federation trains on.
+    """
+    if (experiment.checkpoints / "central.pt").is_file():
+        return
+    config, partition = experiment.config, experiment.partition
+    speech = [utterance for client in partition.clients for utterance in client.train]
+    scratch = config.central.start is Start.scratch
+    if scratch or config.federation.held_out.epochs:
+        speech += partition.held_out
+    if scratch or config.federation.held_out.replay_warm_up:
+        speech += partition.warm_up
+    recogniser = experiment.fresh_recogniser() if scratch else load_recogniser(experiment.checkpoints / "warm_start.pt")
+    centrally(experiment, recogniser, speech, config.central, "central", progress)
+
+
+def centrally(
+    experiment: Experiment,
+    recogniser: Recogniser,
+    speech: Sequence[Utterance],
+    settings: CentralConfig,
+    name: str,
+    progress: RunProgress,
+) -> None:
+    config = experiment.config
+    bar = progress.bars.add_task(name.replace("_", " "), total=settings.epochs)
+
+    def on_epoch(report: EpochReport) -> None:
+        progress.bars.update(bar, completed=report.epoch)
+        if report.wer is not None:
+            progress.epoch(name, report)
+
+    train_central(
+        experiment.training_context(recogniser, pick_device(config.device)),
+        speech,
+        experiment.partition.dev,
+        settings,
+        config.evaluation,
+        seed=config.seed,
+        name=name,
+        checkpoint=experiment.checkpoints / f"{name}_training.pt",
+        on_epoch=on_epoch,
+    )
+    progress.bars.remove_task(bar)
+    save_recogniser(recogniser, experiment.checkpoints / f"{name}.pt")
+
+
+def federate(experiment: Experiment, progress: RunProgress) -> FederationState:
+    """checkpoints/federated.pt: the rounds, on the engine that the config names."""
+    config = experiment.config
+    rounds = progress.bars.add_task("rounds", total=config.federation.rounds)
+    clients = progress.bars.add_task("clients of this round", total=None)
+
+    def on_round(history: list[dict[str, Any]]) -> None:
+        progress.round(history[-1])
+        progress.bars.update(rounds, completed=len(history))
+        progress.bars.reset(clients)
+
+    def keep_and_show(history: list[dict[str, Any]]) -> None:
+        write_history(experiment.run_dir, history)
+        on_round(history)
+
+    if config.engine.kind is EngineKind.deployment:
+        from asr_fed.engines.deployment.engine import federate_in_deployment
+
+        federate_in_deployment(experiment, on_round)
+        state = load_federation(experiment.checkpoints / "federation.pt")
+    else:
+        cohort = cohort_size(config.federation.cohort, len(experiment.partition.clients))
+        progress.bars.update(clients, total=cohort)
+        with open_workers(experiment, on_client=lambda client: progress.bars.advance(clients)) as grid:
+            state = run_federation(
+                experiment,
+                grid,
+                keep_and_show,
+                lambda total: progress.bars.reset(clients, total=total, description="clients that personalise"),
+            )
+    write_history(experiment.run_dir, state.history)  # a kill may have come between the last checkpoint and this
+    progress.bars.remove_task(rounds)
+    progress.bars.remove_task(clients)
+    return state

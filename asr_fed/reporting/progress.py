@@ -1,0 +1,80 @@
+"""What a person sees while a run lasts: bars below, one readable line a step above them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from asr_fed.reporting.tracking import Track
+from asr_fed.training.central import EpochReport
+
+
+class RunProgress:
+    """Terminal of one run; its numbers go to `track` too. A context manager."""
+
+    def __init__(self, track: Track = lambda name, value, step: None) -> None:
+        self.console = Console(highlight=False)
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self._track = track
+
+    def __enter__(self) -> "RunProgress":
+        self.bars.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bars.stop()
+
+    def say(self, text: str | Table) -> None:
+        self.console.print(text, soft_wrap=True)
+
+    def epoch(self, name: str, report: EpochReport) -> None:
+        wer = "" if report.wer is None else f"  dev WER {report.wer:6.2f}"
+        self.say(f"{name}: epoch {report.epoch:3d}{wer}  loss {report.loss:.3f}  lr {report.lr:.3g}")
+        self._track(f"{name}/loss", report.loss, report.epoch)
+        self._track(f"{name}/lr", report.lr, report.epoch)
+        if report.wer is not None:
+            self._track(f"{name}/wer", report.wer, report.epoch)
+
+    def round(self, record: dict[str, Any]) -> None:
+        wer = "" if record["wer"] is None else f"  dev WER {record['wer']:6.2f}  CER {record['cer']:6.2f}"
+        failed = f"  [red]failed: {', '.join(record['failures'])}[/red]" if record["failures"] else ""
+        self.say(
+            f"round {record['round']:3d}{wer}  loss {record['loss']:.3f}  lr {record['lr']:.3g}  "
+            f"clients {record['clients']} (effective {record['effective_clients']:.1f})  "
+            f"{record['round_seconds']:.1f} s{failed}"
+        )
+        for key, value in record.items():
+            if isinstance(value, int | float) and key != "round":
+                self._track(f"federation/{key}", value, record["round"])
+
+    def result(self, summary: dict[str, Any]) -> None:
+        self.say(result_table(summary["systems"], f"{summary['test_speakers']} unseen test speakers"))
+        for name, system in summary["systems"].items():
+            self._track(f"test/{name}_wer", system["wer"], summary["rounds"])
+            self._track(f"test/{name}_cer", system["cer"], summary["rounds"])
+
+
+def result_table(systems: dict[str, dict[str, Any]], title: str) -> Table:
+    """WER and CER of each system on the test speakers."""
+    table = Table(title=title)
+    for column in ("", "WER %", "95 % interval", "CER %", "sub", "del", "ins", "words"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, result in systems.items():
+        counts = (str(result[key]) for key in ("substitutions", "deletions", "insertions", "words"))
+        table.add_row(name.replace("_", " "), f"{result['wer']:.2f}", interval(result), f"{result['cer']:.2f}", *counts)
+    return table
+
+
+def interval(result: Mapping[str, Any]) -> str:
+    """That of the WER over test speakers, empty where there is one speaker."""
+    return "" if result["wer_low"] is None else f"{result['wer_low']:.1f} to {result['wer_high']:.1f}"

@@ -1,0 +1,147 @@
+"""An experiment: one resolved config and all that it determines before training starts.
+
+`prepare_experiment` makes it (corpus -> manifest -> partition -> tokenizer -> features) in a run directory;
+`open_experiment` opens it again, in the same process, in a worker, or after a kill.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from asr_fed.config.schema import Config, EngineKind, Mode, Start
+from asr_fed.data.features import FeatureCache, build_features, feature_statistics
+from asr_fed.data.manifest import Utterance, read_manifest
+from asr_fed.data.partition import Partition, partition_speakers, read_partition, write_partition
+from asr_fed.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
+from asr_fed.interop.open_recogniser import open_recogniser
+from asr_fed.model.recogniser import Recogniser, config_keys
+from asr_fed.system.errors import UserError
+from asr_fed.system.processes import available_cores
+from asr_fed.system.randomness import seed_everything
+from asr_fed.training.epoch import TrainingContext
+
+
+@dataclass(frozen=True)
+class Experiment:
+    config: Config
+    run_dir: Path
+    partition: Partition
+    tokenizer: Tokenizer
+    cache: FeatureCache
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.run_dir / "checkpoints"
+
+    def fresh_recogniser(self) -> Recogniser:
+        """Seeded initial weights; normaliser statistics from warm-up speech."""
+        config = self.config
+        seed_everything(config.seed, "initial weights")
+        recogniser = Recogniser.create(config.model, config.features, self.tokenizer)
+        recogniser.model.set_normaliser(*feature_statistics(self.cache, self.partition.warm_up))
+        return recogniser
+
+    def training_context(self, recogniser: Recogniser, device: torch.device) -> TrainingContext:
+        recogniser.model.to(device)
+        config = self.config
+        return TrainingContext(recogniser, self.cache, config.augment, config.loss, config.precision, device)
+
+
+def systems(config: Config) -> list[str]:
+    """The recognisers that a run trains and tests, each in checkpoints/NAME.pt."""
+    if config.mode is Mode.central:
+        return ["warm_start", "central"] if config.central.start is Start.warm_start else ["central"]
+    return ["warm_start", "federated", *(["central"] if config.central.after_federation else [])]
+
+
+def prepare_experiment(config: Config) -> Experiment:
+    """Prepare what is not prepared yet and write it to the run directory.
+
+    Raises UserError where corpus or config do not permit it.
+    """
+    run_dir = Path(config.run_dir)
+    manifest = Path(config.data.prepared) / "manifest.csv"
+    if config.data.prepare is not None:
+        try:
+            instantiate(config.data.prepare, manifest=str(manifest))
+        except InstantiationException as error:  # what Hydra makes of any exception in there
+            if isinstance(error.__cause__, UserError):
+                raise error.__cause__ from None
+            raise
+    utterances = read_manifest(manifest)
+    elsewhere = config.engine.kind is EngineKind.deployment
+    partition = partition_speakers(
+        utterances, config.data.parts, config.federation.clients, config.seed, clients_elsewhere=elsewhere
+    )
+    if not (run_dir / "partition" / "partition.csv").is_file():
+        write_partition(partition, run_dir / "partition")
+    elif read_partition(run_dir / "partition") != partition:
+        raise UserError(
+            f"The corpus behind {manifest} has changed since {run_dir} was begun: its partition is another one now. "
+            "Restore the corpus to resume, or start a new run_dir."
+        )
+    tokenizer_path = run_dir / "tokenizer.model"
+    if not tokenizer_path.is_file():
+        save_tokenizer(_tokenizer(config, partition.warm_up), tokenizer_path)
+    return _open(config, run_dir, partition, available_cores())
+
+
+def open_experiment(run_dir: str | Path) -> Experiment:
+    """Open a prepared run directory. Raises UserError where it is not one."""
+    run_dir = Path(run_dir)
+    config = read_config(run_dir)
+    return _open(config, run_dir, read_partition(run_dir / "partition"), processes=1)
+
+
+def read_config(run_dir: Path) -> Config:
+    """The resolved config of a run. Raises UserError where there is none."""
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{run_dir} is not a run directory: it has no config.yaml.")
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path)))  # type: ignore[return-value]
+
+
+def pick_device(name: str, worker: int = 0) -> torch.device:
+    """`auto` is CUDA (workers dealt over the GPUs in turn), then MPS, then CPU. Raises UserError for one not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", worker % torch.cuda.device_count())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if name == "cuda":
+            device = torch.device("cuda", worker % max(1, torch.cuda.device_count()))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"device={name} cannot be used here: {error}. Use device=auto or device=cpu.") from error
+    return device
+
+
+def _tokenizer(config: Config, warm_up: Sequence[Utterance]) -> Tokenizer:
+    if config.warm_start.checkpoint is None:
+        return train_tokenizer((utterance.text for utterance in warm_up), config.tokenizer)
+    given = open_recogniser(config.warm_start.checkpoint)
+    ours = config_keys(config.features, config.model)
+    differing = [key for key in config_keys(given.features, given.model_config) if key not in ours]
+    if differing:
+        raise UserError(
+            f"warm_start.checkpoint={config.warm_start.checkpoint} is another model than that of the config. "
+            f"It needs {' '.join(differing)}."
+        )
+    return given.tokenizer
+
+
+def _open(config: Config, run_dir: Path, partition: Partition, processes: int) -> Experiment:
+    cache = build_features(
+        partition.utterances,
+        config.features,
+        Path(config.data.prepared) / "features",
+        speeds=config.augment.speeds,
+        processes=processes,
+    )
+    return Experiment(config, run_dir, partition, load_tokenizer(run_dir / "tokenizer.model"), cache)

@@ -1,0 +1,158 @@
+"""The run directory: what a run leaves behind, and the rules for going on in it."""
+
+import json
+import platform
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+
+from asr_fed.config.schema import Config
+from asr_fed.system.errors import UserError
+from asr_fed.system.files import replacing
+
+# A resumed run may differ in these keys and sections: they do not change what has been computed so far.
+MAY_CHANGE = (
+    "resume",
+    "run_dir",
+    "engine.kind",
+    "engine.workers",
+    "engine.address",
+    "engine.certificates",
+    "engine.nodes",
+    "engine.wait",
+    "federation.rounds",
+    "federation.round_timeout",
+    "federation.client_timeout",
+    "federation.min_success",
+    "evaluation.test_decoder",
+    "evaluation.beam_size",
+    "evaluation.beam_ctc_weight",
+    "evaluation.report_clips",
+    "tracking",
+    "personalise",
+    "personalisation",
+)
+PACKAGES = ("torch", "torchaudio", "speechbrain", "flwr", "sentencepiece", "jiwer", "hydra-core", "numpy")
+
+
+def run_of(model: Path) -> Path | None:
+    """The run directory that `model` is, or whose checkpoint it is."""
+    for folder in (model, model.parent.parent):
+        if (folder / "config.yaml").is_file():
+            return folder
+    return None
+
+
+@contextmanager
+def claim_run_dir(config: Config) -> Iterator[Path]:
+    """Create or reopen the run directory, and keep other processes out of it while the context lasts.
+
+    Raises UserError where another process runs there, where results would be overwritten, where there is nothing
+    to resume, or where the config to resume with is another one.
+    """
+    run_dir = Path(config.run_dir)
+    path = run_dir / "config.yaml"
+    if config.resume and not path.is_file():
+        raise UserError(f"resume=true, but {run_dir} holds no run. Give its run_dir, or leave resume out.")
+    with exclusive(run_dir / ".lock", f"Another process is running in {run_dir}."):
+        _claim(config, path)
+        yield run_dir
+
+
+@contextmanager
+def exclusive(path: Path, refusal: str) -> Iterator[None]:
+    """Hold the lock file `path`. Raises UserError, with `refusal`, where another process holds it."""
+    lock = FileLock(path, timeout=0)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise UserError(refusal) from None
+    except OSError as error:
+        raise UserError(f"{path.parent} cannot be written: {error}.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _claim(config: Config, path: Path) -> None:
+    run_dir = path.parent
+    resolved = OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True))
+    if path.is_file():
+        if not config.resume:
+            raise UserError(f"{run_dir} holds a run already: add resume=true to continue it, or give another run_dir.")
+        differing = sorted(_differences(flat(OmegaConf.load(path)), flat(resolved)))
+        if differing:
+            raise UserError(
+                f"{run_dir} was begun with other values of {', '.join(differing)}. Resume with the same config, "
+                "or start a new run_dir."
+            )
+    write_text(path, OmegaConf.to_yaml(resolved))
+
+
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of a config by dotted key."""
+    if OmegaConf.is_dict(node):
+        return {path: value for key in node for path, value in flat(node[key], f"{prefix}{key}.").items()}
+    return {prefix[:-1]: node}
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterable[str]:
+    for key in old.keys() | new.keys():
+        if old.get(key) != new.get(key) and not any(f"{key}.".startswith(f"{name}.") for name in MAY_CHANGE):
+            yield key
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_history(run_dir: Path, history: Iterable[dict[str, Any]]) -> None:
+    """history.jsonl, one line a round."""
+    write_text(run_dir / "history.jsonl", "".join(json.dumps(record) + "\n" for record in history))
+
+
+def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
+    """summary.json."""
+    write_text(run_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def read_summary(run_dir: Path) -> dict[str, Any]:
+    """Raises UserError where the run has not ended."""
+    path = run_dir / "summary.json"
+    if not path.is_file():
+        raise UserError(f"{run_dir} has no summary.json: it is no run, or one that has not ended.")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def own_system(summary: Mapping[str, Any]) -> str:
+    """The recogniser that a summary's `test_wer` is about."""
+    return "central" if summary.get("mode") == "central" else "federated"
+
+
+def versions() -> dict[str, str]:
+    return {"asr_fed": version("asr_fed"), "python": platform.python_version()} | {
+        name: version(name) for name in PACKAGES
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that this code runs from, with a + where it was changed; None outside one."""
+
+    def git(*arguments: str) -> str:
+        here = Path(__file__).parent
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,1 @@
+"""What any program needs: errors for users, whole files, processes, checkpoints, randomness. Nothing of speech."""

@@ -1,0 +1,19 @@
+"""What a server hands a node that joins: the part of its config that local training depends on, and the tokenizer."""
+
+from omegaconf import OmegaConf
+
+from asr_fed.runs.experiment import Experiment
+from asr_fed.wire.messages import Setup
+
+# No section that names a path or a machine. The node adds its own data, device and engine.
+SHARED = (
+    *("seed", "precision", "features", "tokenizer", "model", "augment", "loss"),
+    *("federation", "weighting", "personalise", "personalisation", "evaluation"),
+)
+
+
+def setup_of(experiment: Experiment) -> Setup:
+    """The same for every process that opened the same experiment, on any machine."""
+    config = OmegaConf.structured(experiment.config)
+    shared = OmegaConf.create({name: config[name] for name in SHARED})
+    return Setup(OmegaConf.to_yaml(shared, resolve=True, sort_keys=True), experiment.tokenizer.proto)

@@ -1,0 +1,128 @@
+"""Keys and certificates, as TLS and Flower itself take them."""
+
+import argparse
+import socket
+import ssl
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from flwr.cli.supernode.register import try_load_public_key
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supernode.cli.flower_supernode import _try_setup_client_authentication
+
+from asr_fed.engines.deployment.credentials import CERTIFICATES, make_certificates, make_node_key
+from asr_fed.system.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("certificates") / "made on the way"
+    make_certificates(folder, ["asr.example.org", "10.1.2.3", "127.0.0.1"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def port(folder: Path) -> Iterator[int]:
+    with tls_server(folder) as port:
+        yield port
+
+
+@contextmanager
+def tls_server(folder: Path) -> Iterator[int]:
+    """A loopback port where the server's certificate is shown to whoever comes."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server.crt", folder / "server.key")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:  # closed: the test is over
+                    return
+                try:
+                    with context.wrap_socket(connection, server_side=True) as shaken:
+                        shaken.recv(1)
+                except OSError:  # the client refused
+                    pass
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def shake_hands(port: int, host: str, ca: Path) -> None:
+    """Come as a client that was told to reach `host`."""
+    context = ssl.create_default_context(cafile=str(ca))
+    context.verify_flags |= ssl.VERIFY_X509_STRICT  # the default from Python 3.13 on
+    with (
+        socket.create_connection(("127.0.0.1", port), 5) as plain,
+        context.wrap_socket(plain, server_hostname=host) as shaken,
+    ):
+        shaken.send(b"x")
+
+
+@pytest.mark.parametrize("host", ["asr.example.org", "10.1.2.3", "127.0.0.1", "localhost", "::1"])
+def test_the_server_is_known_under_its_hosts(folder: Path, port: int, host: str) -> None:
+    shake_hands(port, host, folder / "ca.crt")
+
+
+@pytest.mark.parametrize("host", ["example.org", "other.example.org", "10.1.2.4", "127.0.0.2"])
+def test_the_server_is_not_known_under_others(folder: Path, port: int, host: str) -> None:
+    with pytest.raises(ssl.SSLCertVerificationError, match=r"mismatch|not valid for"):
+        shake_hands(port, host, folder / "ca.crt")
+
+
+def test_another_federations_ca_does_not_do(port: int, tmp_path: Path) -> None:
+    make_certificates(tmp_path, [])
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shake_hands(port, "localhost", tmp_path / "ca.crt")
+
+
+def test_private_files_are_for_their_owner_alone(folder: Path, tmp_path: Path) -> None:
+    make_node_key(tmp_path / "key")
+    for path in (folder / "ca.key", folder / "server.key", tmp_path / "key"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+        assert b"PRIVATE KEY" in path.read_bytes()
+    for path in (folder / "ca.crt", folder / "server.crt", tmp_path / "key.pub"):
+        assert b"PRIVATE" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("name", CERTIFICATES)
+def test_certificates_are_not_overwritten(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=f"{name} exists already"):
+        make_certificates(tmp_path, [])
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
+
+
+@pytest.mark.parametrize("name", ["key", "key.pub"])
+def test_a_nodes_key_is_not_overwritten(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=f"{name} exists already"):
+        make_node_key(tmp_path / "key")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
+
+
+def test_a_host_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="neither a host name nor an address"):
+        make_certificates(tmp_path, ["münchen.example"])
+
+
+def test_flower_takes_a_nodes_key(tmp_path: Path) -> None:
+    public = make_node_key(tmp_path / "keys" / "clinic.key")
+    assert public == tmp_path / "keys" / "clinic.key.pub"
+    given = argparse.Namespace(
+        auth_supernode_private_key=str(tmp_path / "keys" / "clinic.key"), auth_supernode_public_key=None
+    )
+    loaded = _try_setup_client_authentication(given)
+    assert loaded is not None
+    # What `flwr supernode register` tells the SuperLink of the public file is the half of the private one.
+    assert try_load_public_key(public) == public_key_to_bytes(loaded[1])

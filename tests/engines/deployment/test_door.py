@@ -1,0 +1,191 @@
+"""The door as a process of its own, before a server that notes what comes through."""
+
+import contextlib
+import gzip
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from asr_fed.engines.deployment.credentials import make_certificates
+from asr_fed.engines.deployment.door import run_door
+from asr_fed.engines.deployment.flower import end_process
+from tests.engines.deployment.machine import free_port
+
+LARGE = bytes(range(256)) * 20_000
+
+
+@dataclass
+class SuperLink:
+    """Answers whatever it is asked, and notes it."""
+
+    seen: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
+
+    async def answer(self, request: Request) -> Response:
+        body = await request.body()
+        self.seen.append((request.method, request.url.path, dict(request.headers), body))
+        if request.url.path.endswith("packed"):
+            return Response(gzip.compress(body), 200, {"content-encoding": "gzip"})
+        refused = request.url.path.endswith("refused")
+        return Response(body[::-1], 403 if refused else 200, {"x-flwr": "yes"}, "application/x-protobuf")
+
+
+@contextlib.contextmanager
+def serving(superlink: SuperLink, port: int, certificates: Path) -> Iterator[None]:
+    methods = ["GET", "POST", "PUT", "DELETE"]
+    app = Starlette(routes=[Route("/{path:path}", superlink.answer, methods=methods)])
+    files = {"ssl_certfile": certificates / "server.crt", "ssl_keyfile": certificates / "server.key"}
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=port, log_level="critical", timeout_graceful_shutdown=1, **files
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    wait_for(port)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+def wait_for(port: int) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"nothing listens at {port}")
+
+
+@dataclass
+class House:
+    """A door, and what is behind it."""
+
+    certificates: Path
+    port: int
+    inner: int
+
+    def client(self) -> httpx.Client:
+        context = ssl.create_default_context(cafile=str(self.certificates / "ca.crt"))
+        return httpx.Client(base_url=f"https://127.0.0.1:{self.port}", verify=context, timeout=10, trust_env=False)
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    folder = tmp_path_factory.mktemp("door")
+    make_certificates(folder, [])
+    port, inner = free_port(), free_port()
+    process = get_context("spawn").Process(
+        target=run_door, args=("127.0.0.1", port, inner, folder, folder / "door.log"), name="door"
+    )
+    process.start()
+    try:
+        wait_for(port)
+        yield House(folder, port, inner)
+    finally:
+        end_process(process)
+
+
+@pytest.fixture
+def superlink(house: House) -> Iterator[SuperLink]:
+    superlink = SuperLink()
+    with serving(superlink, house.inner, house.certificates):
+        yield superlink
+
+
+def test_what_nodes_say_goes_through_and_the_answer_comes_back(house: House, superlink: SuperLink) -> None:
+    with house.client() as client:
+        signed = {"flwr-signature": "abc", "content-type": "application/x-protobuf"}
+        answer = client.post("/v1/fleet/push-messages", content=LARGE, headers=signed)
+        refused = client.post("/v1/fleet/refused", content=b"ab")
+        packed = client.post("/v1/fleet/packed", content=LARGE)
+    assert (answer.status_code, answer.content) == (200, LARGE[::-1])
+    assert answer.headers["x-flwr"] == "yes" and answer.headers["content-type"] == "application/x-protobuf"
+    assert (refused.status_code, refused.content) == (403, b"ba")
+    assert packed.content == LARGE
+    method, path, headers, body = superlink.seen[0]
+    assert (method, path, body) == ("POST", "/v1/fleet/push-messages", LARGE)
+    assert headers["flwr-signature"] == "abc" and headers["host"] == f"127.0.0.1:{house.inner}"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/v1/control/start-run", 404),
+        ("POST", "/v1/control/register-node", 404),
+        ("POST", "/v1/runtime/acquire-task", 404),
+        ("POST", "/v1/fleet", 404),
+        ("POST", "/v1/fleet/", 404),
+        ("POST", "/v1/fleet/../control/start-run", 404),
+        ("POST", "/v1/fleet/..%2fcontrol%2fstart-run", 404),
+        ("POST", "/v1/fleet/%2e%2e", 404),
+        ("POST", "/v1/fleet/..", 404),
+        ("POST", "//v1/fleet/activate-node", 404),
+        ("POST", "/v1/fleet/activate-node/", 307),  # to the name without the slash
+        ("POST", "/v1/fleet/activate-node%0a", 404),
+        ("POST", "/v1/fleet/Activate", 404),
+        ("POST", "/v1/fleet/activate;x", 404),
+        ("POST", "/v1/fleet/activate%3Fx", 404),
+        ("POST", "/flwr.proto.Control/StartRun", 404),
+        ("GET", "/health", 404),
+        ("GET", "/docs", 404),
+        ("GET", "/v1/fleet/activate-node", 405),
+        ("PUT", "/v1/fleet/activate-node", 405),
+        ("DELETE", "/v1/fleet/activate-node", 405),
+    ],
+)
+def test_nothing_else_goes_through(house: House, superlink: SuperLink, method: str, path: str, status: int) -> None:
+    assert raw(house, method, path) == status
+    assert superlink.seen == []
+
+
+def test_a_query_does_not_go_along(house: House, superlink: SuperLink) -> None:
+    assert raw(house, "POST", "/v1/fleet/activate-node?next=/v1/control/start-run") == 200
+    assert [path for _, path, _, _ in superlink.seen] == ["/v1/fleet/activate-node"]
+
+
+def raw(house: House, method: str, path: str) -> int:
+    """The status, with the path as it is: clients tidy it up."""
+    context = ssl.create_default_context(cafile=str(house.certificates / "ca.crt"))
+    with (
+        socket.create_connection(("127.0.0.1", house.port), 10) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as shaken,
+    ):
+        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        shaken.sendall(head.encode())
+        return int(shaken.recv(4096).split()[1])
+
+
+def test_a_superlink_that_is_away(house: House) -> None:
+    with house.client() as client:
+        answer = client.post("/v1/fleet/activate-node", content=b"x")
+        assert (answer.status_code, answer.text) == (503, "the SuperLink is not there")
+        with serving(superlink := SuperLink(), house.inner, house.certificates):
+            assert client.post("/v1/fleet/activate-node", content=b"x").status_code == 200
+    assert len(superlink.seen) == 1
+
+
+def test_a_stranger_in_the_superlinks_place_is_given_nothing(house: House, tmp_path: Path) -> None:
+    make_certificates(tmp_path, [])
+    with serving(stranger := SuperLink(), house.inner, tmp_path), house.client() as client:
+        assert client.post("/v1/fleet/activate-node", content=b"secret").status_code == 503
+    assert stranger.seen == []
+
+
+def test_the_door_speaks_nothing_but_tls(house: House) -> None:
+    with pytest.raises(httpx.TransportError):
+        httpx.post(f"http://127.0.0.1:{house.port}/v1/fleet/activate-node", timeout=10, trust_env=False)

@@ -1,0 +1,48 @@
+"""A real federation on this machine: a SuperLink behind its door, TLS, keys, a silo, a virtual node and a stranger."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.engines.deployment.machine import Machine
+
+TWO_ROUNDS = (
+    *("federation.rounds=2", "personalise=true", "personalisation.epochs=1"),
+    *("federation.clients.dev_fraction=0.3", "federation.clients.dev_min_utterances=3"),
+)
+
+
+@pytest.mark.timeout(280)
+def test_silo_and_virtual_node_end_in_the_same_weights_as_local_workers(machine: Machine) -> None:
+    machine.run(*machine.train_command("local", *TWO_ROUNDS))
+    # One client's speech moves into a silo of its own; the others' are simulated by a virtual node.
+    own, *simulated = machine.clients("local")
+    machine.make_silo("silo", own)
+    machine.make_virtual_node("virtual", tuple(simulated))
+    machine.describe_node("stranger", "stranger", manifest="../silo/manifest.csv")
+    machine.start_superlink()
+    for place in ("silo", "virtual"):
+        assert "is admitted" in machine.register(place)
+    assert "had been admitted" in machine.register("silo")
+    for place in ("silo", "virtual", "stranger"):
+        machine.start_node(place)
+    machine.run(*machine.deployed_command("deployed", 2, *TWO_ROUNDS))
+
+    local, deployed = machine.summary("local"), machine.summary("deployed")
+    for key in ("weights_sha256", "test_wer", "clients", "hours", "best_round", "rounds", "personalisation"):
+        assert local[key] == deployed[key], key
+    assert machine.history("local") == machine.history("deployed")
+    assert "not let in" in machine.log("stranger") and "joined" not in machine.log("stranger")
+    assert machine.log("silo").count("trained 1 client(s)") == 2
+    assert machine.log("virtual").count("trained 4 client(s)") == 2
+    assert local["personalisation"]["clients"] == 5 and machine.log("silo").count("personalised 1 client(s)") == 1
+    path = str(machine.folder / "silo")
+    assert not [file for file in (machine.folder / "deployed").rglob("*") if file.is_file() and path in _text(file)], (
+        "a path of the silo is on the server's side"
+    )
+    for name in ("silo", "virtual", "stranger", "superlink"):
+        assert machine.end(name) == 143, machine.log(name)
+
+
+def _text(path: Path) -> str:
+    return path.read_bytes().decode("latin-1")

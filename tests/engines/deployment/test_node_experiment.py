@@ -1,0 +1,217 @@
+"""What a node makes of a setup from the network: the same clients as the server would, or nothing at all."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from asr_fed.data.manifest import Utterance, write_manifest
+from asr_fed.data.partition import Client, make_client, read_partition
+from asr_fed.engines.deployment.node_experiment import LARGEST_CONFIG, own_clients, prepare, reopen
+from asr_fed.engines.deployment.settings import Clients, NodeSettings
+from asr_fed.model.recogniser import Recogniser
+from asr_fed.model.state import layout
+from asr_fed.runs.experiment import Experiment, open_experiment
+from asr_fed.system.errors import UserError
+from asr_fed.wire.messages import Refused, Setup
+from asr_fed.wire.setup import setup_of
+
+Change = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture(scope="module")
+def setup(experiment: Experiment) -> Setup:
+    return setup_of(experiment)
+
+
+@pytest.fixture
+def owner(experiment: Experiment) -> Client:
+    """Whose speech the silo holds."""
+    return experiment.partition.clients[0]
+
+
+@pytest.fixture
+def silo(owner: Client, tmp_path: Path) -> NodeSettings:
+    return node(tmp_path, owner.utterances, name=owner.id)
+
+
+def node(folder: Path, speech: tuple[Utterance, ...], **settings: Any) -> NodeSettings:
+    """Settings of a node whose own speech this is, in reverse order as a manifest may have it."""
+    write_manifest(folder / "manifest.csv", reversed(speech))
+    given = {"superlink": "here:1", "folder": str(folder / "state"), "manifest": str(folder / "manifest.csv")}
+    return NodeSettings(**(given | {"device": "cpu", "workers": 1} | settings))
+
+
+def like_those_of_a_manifest(client: Client) -> Client:
+    """A manifest keeps durations to four digits."""
+
+    def rounded(part: tuple[Utterance, ...]) -> tuple[Utterance, ...]:
+        return tuple(replace(utterance, duration=float(f"{utterance.duration:.4f}")) for utterance in part)
+
+    return Client(client.id, rounded(client.train), rounded(client.dev))
+
+
+def test_a_silo_has_the_same_client_as_the_server_would_have_made(
+    experiment: Experiment, setup: Setup, silo: NodeSettings, owner: Client
+) -> None:
+    prepared = prepare(setup, silo)
+    assert prepared.clients == (like_those_of_a_manifest(owner),)
+    assert prepared.setup == setup.sha256
+    opened = open_experiment(prepared.run_dir)
+    assert opened.partition.clients == prepared.clients and setup_of(opened) == setup
+    theirs, ours = experiment.config, opened.config
+    assert (ours.model, ours.federation, ours.seed) == (theirs.model, theirs.federation, theirs.seed)
+    model = Recogniser.create(ours.model, ours.features, opened.tokenizer).model
+    assert prepared.length == layout(model).length
+    for utterance, same in zip(owner.train, prepared.clients[0].train, strict=True):
+        np.testing.assert_array_equal(experiment.cache[utterance.id, 1.0], opened.cache[same.id, 1.0])
+
+
+def test_a_setup_is_reopened_as_it_was_prepared(setup: Setup, silo: NodeSettings) -> None:
+    prepared = prepare(setup, silo)
+    assert reopen(setup.sha256, silo) == prepared
+
+
+@pytest.mark.parametrize("sha256", ["", "0" * 64, "../" * 21 + "x", "not a hash"])
+def test_an_experiment_that_was_not_joined_is_not_opened(silo: NodeSettings, sha256: str) -> None:
+    with pytest.raises(Refused, match="has not joined"):
+        reopen(sha256, silo)
+
+
+def test_a_setup_that_was_changed_on_disk_is_not_opened(setup: Setup, silo: NodeSettings) -> None:
+    run_dir = prepare(setup, silo).run_dir
+    (run_dir / "setup.yaml").write_text(setup.config.replace("seed: 7", "seed: 8"))
+    with pytest.raises(Refused, match="no longer has"):
+        reopen(setup.sha256, silo)
+
+
+def test_speakers_become_clients_by_the_same_rule(experiment: Experiment, tmp_path: Path) -> None:
+    clients, config = experiment.partition.clients, experiment.config
+    speech = tuple(utterance for client in clients for utterance in client.utterances)
+    settings = node(tmp_path, speech, name="town", clients=Clients.speaker)
+    found = own_clients(settings, config)
+    assert [client.id for client in found] == [f"town-{number:04}" for number in range(1, 6)]
+    for client, theirs in zip(found, sorted(clients, key=lambda client: client.speakers), strict=True):
+        assert client.speakers == theirs.speakers
+        speech = like_those_of_a_manifest(theirs).utterances
+        ordered = tuple(sorted(speech, key=lambda utterance: utterance.id))
+        assert client == make_client(client.id, ordered, config.federation.clients, config.seed)
+
+
+def test_speech_for_dev_and_test_is_left_out(experiment: Experiment, owner: Client, tmp_path: Path) -> None:
+    first, second, *others = owner.utterances
+    kept = (replace(first, split="test"), replace(second, split=" Dev"), *others)
+    [client] = own_clients(node(tmp_path, kept, name="town"), experiment.config)
+    assert {u.id for u in client.utterances} == {u.id for u in others}
+    with pytest.raises(UserError, match="no speech to train on"):
+        own_clients(node(tmp_path, kept[:2], name="town"), experiment.config)
+
+
+def test_a_virtual_node_has_the_clients_of_its_partition(experiment: Experiment, setup: Setup, tmp_path: Path) -> None:
+    given = str(experiment.run_dir / "partition")
+    settings = NodeSettings("virtual", "here:1", str(tmp_path), partition=given, device="cpu", workers=1)
+    prepared = prepare(setup, settings)
+    assert prepared.clients == experiment.partition.clients
+    # The server's own parts, should they be in that file, are not for its workers.
+    assert read_partition(prepared.run_dir / "partition").dev == ()
+
+
+def put(section: str, **values: Any) -> Change:
+    return lambda config: config[section].update(values)
+
+
+def optimizer(target: Any, **arguments: Any) -> Change:
+    return put("federation", optimizer={"_target_": target, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda config: config.update(engine={"workers": 64}), "other sections"),
+        (lambda config: config.update(data={"prepare": {"_target_": "os.system"}}), "other sections"),
+        (lambda config: config.update(run_dir="/"), "other sections"),
+        (lambda config: config.pop("seed"), "other sections"),
+        (put("model", rnn_neurons="${oc.env:HOME}"), "an interpolation"),
+        (put("model", rnn_neurons="${model.dnn_neurons}"), "an interpolation"),
+        (lambda config: config.update(precision="${oc.env:HOME}"), "an interpolation"),
+        (optimizer("os.system", command="touch /tmp/owned"), "not in this node's trust"),
+        (optimizer("builtins.eval"), "not in this node's trust"),
+        (optimizer("torch.hub.load"), "not in this node's trust"),
+        (optimizer("torch.optim.adam.torch.hub.load"), "not in this node's trust"),
+        (optimizer("torch.optim.__builtins__.eval"), "not in this node's trust"),
+        (optimizer("torch.optim."), "not in this node's trust"),
+        (optimizer(["torch.optim.SGD"]), "not in this node's trust"),
+        (optimizer("torch.optim.adam"), "not a class"),
+        (optimizer("asr_fed.aggregation.weighting.weight_bounds"), "not a class"),
+        (optimizer("torch.optim.NoSuchThing"), "does not have"),
+        (optimizer("torch.optim.SGD", _args_=["x"]), "the key '_args_'"),
+        (optimizer("torch.optim.SGD", _convert_="all"), "the key '_convert_'"),
+        (optimizer("torch.optim.SGD", momentom=0.9), "does not take"),
+        (optimizer("torch.optim.SGD", momentum={"_target_": "os.system"}), "not in this node's trust"),
+        (lambda config: config.update(weighting={"_target_": "data_prep.table.prepare"}), "not in this node's trust"),
+        (put("loss", ctc_weight=2.0), "does not take"),
+        (put("loss", ctc_wait=1.0), "does not take"),
+        (put("federation", local_epochs="many"), "does not take"),
+        (put("augment", speeds=[1.0 + step / 100 for step in range(9)]), "9 playback speeds"),
+        (put("model", rnn_neurons=8193), "too large"),
+        (put("model", rnn_neurons=8192, rnn_layers=100), "too large"),
+        (put("model", dnn_blocks=10**9), "too large"),
+        (put("model", cnn_channels=[10**6, 10**6]), "too large"),
+        (put("model", cnn_channels=[4] * 9), "too large"),
+        (put("model", cnn_kernel=[10**5, 10**5]), "too large"),
+        (put("model", rnn_neurons=-8), "does not take"),
+        (put("model", decoder_neurons=-8), "cannot be built"),
+    ],
+)
+def test_a_config_that_is_not_trusted_is_refused_and_nothing_is_written(
+    setup: Setup, silo: NodeSettings, change: Change, told: str
+) -> None:
+    content = yaml.safe_load(setup.config)
+    change(content)
+    refuse(Setup(yaml.safe_dump(content), setup.tokenizer), silo, told)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("seed: !!python/object/apply:os.system ['true']\n", "anchors or tags"),
+        ("seed: !!int 3\n", "anchors or tags"),
+        ("a: &a [x]\nb: [*a, *a]\n", "anchors or tags"),
+        ("seed: [", "not YAML"),
+        ("seed: 1\n\x00", "not YAML"),
+        ("- 1\n- 2\n", "other sections"),
+        ("7", "other sections"),
+        ("", "other sections"),
+        ("x" * (LARGEST_CONFIG + 1), "characters"),
+    ],
+)
+def test_text_that_is_no_plain_config_is_refused(setup: Setup, silo: NodeSettings, text: str, told: str) -> None:
+    refuse(Setup(text, setup.tokenizer), silo, told)
+
+
+def test_one_tag_in_a_good_config_is_refused(setup: Setup, silo: NodeSettings) -> None:
+    refuse(Setup(setup.config.replace("seed: 7", "seed: !!int 7"), setup.tokenizer), silo, "anchors or tags")
+
+
+@pytest.mark.parametrize("tokenizer", [b"", b"\x00" * 99, b"no model"])
+def test_a_broken_tokenizer_is_refused(setup: Setup, silo: NodeSettings, tokenizer: bytes) -> None:
+    refuse(Setup(setup.config, tokenizer), silo, "tokenizer")
+
+
+def test_an_owner_may_trust_more_or_less(setup: Setup, silo: NodeSettings) -> None:
+    refuse(setup, replace(silo, trust=["torch.optim."]), "WerSoftmax")
+    content = yaml.safe_load(setup.config)
+    content["weighting"] = {"_target_": "tests.faults.Mishaps", "folder": "", "raises_at": 0, "nan_at": 0, "dies_at": 0}
+    own = Setup(yaml.safe_dump(content), setup.tokenizer)
+    refuse(own, silo, "tests.faults.Mishaps")
+    prepare(own, replace(silo, trust=[*silo.trust, "tests.faults."]))
+
+
+def refuse(setup: Setup, settings: NodeSettings, told: str) -> None:
+    with pytest.raises(Refused, match=told):
+        prepare(setup, settings)
+    assert not Path(settings.folder).exists()

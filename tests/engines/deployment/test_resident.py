@@ -1,0 +1,206 @@
+"""What a node answers, with real workers, and that its refusals tell nothing about the node."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, Message, MessageType, RecordDict
+
+from asr_fed.engines.deployment.resident import NOT_IN_ORDER, REFUSED, Resident
+from asr_fed.engines.deployment.settings import NodeSettings
+from asr_fed.model.state import read_state
+from asr_fed.runs.experiment import Experiment
+from asr_fed.wire.flower_private import identify_process
+from asr_fed.wire.messages import (
+    Order,
+    Setup,
+    order_message,
+    pack_vector,
+    query_message,
+    read_reply,
+    read_report,
+    reply_ticket,
+)
+from asr_fed.wire.setup import setup_of
+from tests.federation.plain_node import PlainNode, content
+
+NODE = 4
+
+
+@dataclass
+class Server:
+    """Makes the messages of an experiment's server."""
+
+    experiment: Experiment
+    plain: PlainNode
+    weights: np.ndarray
+
+    @property
+    def setup(self) -> Setup:
+        return setup_of(self.experiment)
+
+    @property
+    def clients(self) -> list[str]:
+        return list(self.plain.clients)
+
+    def query(self, setup: Setup | None = None) -> Message:
+        identify_process(run_id=1, node_id=0)
+        return query_message(NODE, setup or self.setup)
+
+    def order(self, **changes: Any) -> Message:
+        given: dict[str, Any] = {"clients": self.clients, "weights": self.weights, "setup": self.setup.sha256}
+        given |= changes
+        identify_process(run_id=1, node_id=0)
+        record = ArrayRecord({"state": pack_vector(given.pop("weights"))})
+        return order_message(NODE, 2, 0.1, given.pop("clients"), record, ticket="t2", **given)
+
+
+@dataclass
+class Node:
+    resident: Resident
+    folder: Path
+    said: list[str]
+
+    def error(self, message: Message) -> tuple[int, str]:
+        """Code and reason of the refusal, which names nothing of this machine."""
+        answer = self.resident.answer(message)
+        assert answer.has_error() and not answer.has_content()
+        assert answer.metadata.dst_node_id == 0 and answer.metadata.src_node_id == NODE
+        reason = answer.error.reason or ""
+        assert "/" not in reason and str(self.folder) not in reason
+        return answer.error.code, reason
+
+
+@pytest.fixture(scope="module")
+def server(experiment: Experiment) -> Server:
+    plain = PlainNode.of(experiment)
+    return Server(experiment, plain, read_state(plain.training.recogniser.model))
+
+
+@pytest.fixture(scope="module")
+def settings(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> NodeSettings:
+    folder = tmp_path_factory.mktemp("node")
+    shutil.copytree(experiment.run_dir / "partition", folder / "partition")
+    given = {"folder": str(folder / "state"), "partition": str(folder / "partition")}
+    return NodeSettings("virtual", "here:1", **given, workers=2, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def node(settings: NodeSettings, server: Server) -> Iterator[Node]:
+    """It has joined."""
+    said: list[str] = []
+    with Resident(settings, said.append) as resident:
+        answer = resident.answer(server.query())
+        assert not answer.has_error(), said
+        yield Node(resident, Path(settings.folder).parent, said)
+
+
+def new(settings: NodeSettings) -> Node:
+    said: list[str] = []
+    return Node(Resident(settings, said.append), Path(settings.folder).parent, said)
+
+
+def test_a_node_that_joins_says_whom_it_hosts(node: Node, server: Server) -> None:
+    report = read_report(node.resident.answer(server.query()))
+    assert (report.name, report.own, report.setup) == ("virtual", False, server.setup.sha256)
+    examples = {name: hosted.examples for name, hosted in report.clients.items()}
+    assert examples == {name: len(client.train) for name, client in server.plain.clients.items()}
+    assert "joined experiment" in node.said[-1]
+
+
+def test_an_order_is_answered_by_the_bits_of_the_plain_function(node: Node, server: Server) -> None:
+    order = server.order()
+    answer = node.resident.answer(order)
+    assert answer.metadata.message_type == MessageType.TRAIN and reply_ticket(answer) == "t2"
+    reply = read_reply(answer, server.clients, len(server.weights))
+    expected, failures = server.plain.update(Order(2, 0.1, tuple(server.clients), server.weights))
+    assert failures == reply.failures == {}
+    assert reply.update is not None and content(reply.update) == content(expected)
+    assert reply.timing.busy > 0 and reply.timing.start >= 0
+    assert node.said[-1].startswith("round 2: trained 5 client(s)")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"setup": "0" * 64}, "has not joined"),
+        ({"setup": "../../../etc"}, "has not joined"),
+        ({"setup": ""}, "has not joined"),
+        ({"weights": np.zeros(5, np.float32)}, "5 weights for a model of"),
+        ({"weights": np.full(5, np.nan, np.float32)}, "not finite"),
+        ({"weights": np.zeros(5)}, "in place of float32"),
+        ({"clients": ["client_0000", "stranger"]}, "'stranger', whom this node does not host"),
+        ({"clients": ["client_0000", "client_0000"]}, "a client twice"),
+    ],
+)
+def test_an_order_that_is_not_in_order_is_refused(
+    node: Node, server: Server, changes: dict[str, Any], told: str
+) -> None:
+    code, reason = node.error(server.order(**changes))
+    assert code == REFUSED and told in reason
+    assert node.said[-1] == f"refused: {reason}"  # its owner can read it too
+
+
+def test_weights_with_one_nan_are_refused(node: Node, server: Server) -> None:
+    weights = server.weights.copy()
+    weights[-1] = np.nan
+    assert node.error(server.order(weights=weights)) == (REFUSED, "weights that are not finite")
+
+
+def test_a_message_of_another_kind_is_refused(node: Node, server: Server) -> None:
+    identify_process(run_id=1, node_id=0)
+    for kind in ("train.other", "query.other"):
+        code, reason = node.error(Message(RecordDict(), NODE, kind))
+        assert code == REFUSED and kind in reason
+    for kind in (MessageType.QUERY, MessageType.TRAIN, MessageType.EVALUATE):
+        assert node.error(Message(RecordDict(), NODE, kind))[0] == REFUSED
+
+
+def test_a_node_does_not_personalise_where_the_setup_that_it_joined_does_not(node: Node, server: Server) -> None:
+    assert node.error(server.order(kind=MessageType.EVALUATE)) == (
+        REFUSED,
+        "an order to personalise in an experiment that does not",
+    )
+
+
+def test_a_refused_setup_leaves_the_node_in_the_experiment_that_it_joined(node: Node, server: Server) -> None:
+    code, reason = node.error(server.query(Setup("a: ${oc.env:HOME}", b"")))
+    assert code == REFUSED and "other sections" in reason
+    answer = node.resident.answer(server.order(clients=server.clients[:1]))
+    assert read_reply(answer, server.clients[:1], len(server.weights)).update is not None
+
+
+def test_clients_that_fail_are_named(node: Node, server: Server) -> None:
+    """Weights that are finite, but so large that training is not."""
+    answer = node.resident.answer(server.order(weights=np.full_like(server.weights, 3e38)))
+    reply = read_reply(answer, server.clients, len(server.weights))
+    assert reply.update is None and reply.failures.keys() == set(server.clients)
+    assert not any(str(node.folder) in reason for reason in reply.failures.values())
+
+
+def test_a_node_started_anew_trains_without_being_asked_to_join(
+    settings: NodeSettings, server: Server, node: Node
+) -> None:
+    """The server does not know that the node was away; `node` has joined before."""
+    again = new(settings)
+    with again.resident:
+        answer = again.resident.answer(server.order(clients=server.clients[:2]))
+        update = read_reply(answer, server.clients[:2], len(server.weights)).update
+    expected, _ = server.plain.update(Order(2, 0.1, tuple(server.clients[:2]), server.weights))
+    assert update is not None and content(update) == content(expected)
+
+
+def test_what_is_wrong_with_a_nodes_own_files_is_told_to_its_owner_alone(
+    settings: NodeSettings, server: Server, tmp_path: Path
+) -> None:
+    missing = tmp_path / "gone" / "manifest.csv"
+    ill = new(NodeSettings("clinic", "here:1", str(tmp_path / "state"), manifest=str(missing), workers=1, device="cpu"))
+    with ill.resident:
+        code, reason = ill.error(server.query())
+    assert code == NOT_IN_ORDER and reason == "the node is not in order, its owner has been told why"
+    assert str(missing) in ill.said[-1]
+    assert not (tmp_path / "state").exists()

@@ -1,0 +1,91 @@
+"""NODE.yaml, right and wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from asr_fed.engines.deployment.settings import TRUST, Clients, read_settings
+from asr_fed.system.errors import UserError
+
+GOOD = {"name": "clinic-1", "superlink": "asr.example.org:8443", "folder": "state", "manifest": "own/manifest.csv"}
+KEYS = {"certificate": "ca.crt", "key": "node.key"}
+
+
+def write(folder: Path, /, **changes: Any) -> Path:
+    """A NODE.yaml with changes, None for a key to leave out; the files of GOOD and KEYS are there."""
+    for name in ("own/manifest.csv", "ca.crt", "node.key", "shared/partition.csv"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    content = {key: value for key, value in (GOOD | changes).items() if value is not None}
+    (folder / "node.yaml").write_text(yaml.safe_dump(content))
+    return folder / "node.yaml"
+
+
+def test_paths_start_at_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, **KEYS)
+    monkeypatch.chdir(tmp_path.parent)
+    settings = read_settings(Path(tmp_path.name) / "node.yaml")
+    expected = {"folder": "state", "manifest": "own/manifest.csv", "certificate": "ca.crt", "key": "node.key"}
+    assert {key: getattr(settings, key) for key in expected} == {k: str(tmp_path / v) for k, v in expected.items()}
+    assert settings.clients is Clients.silo and settings.partition is None and settings.trust == list(TRUST)
+
+
+def test_paths_that_are_absolute_or_at_home_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    settings = read_settings(write(tmp_path, folder="~/state", manifest=str(tmp_path / "own" / "manifest.csv")))
+    assert settings.folder == str(tmp_path / "home" / "state")
+    assert settings.manifest == str(tmp_path / "own" / "manifest.csv")
+
+
+def test_a_virtual_node_has_a_partition(tmp_path: Path) -> None:
+    settings = read_settings(write(tmp_path, manifest=None, partition="shared", workers=3, clients="speaker"))
+    assert settings.partition == str(tmp_path / "shared") and settings.workers == 3
+    assert settings.clients is Clients.speaker
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"manifst": "x"}, "no key 'manifst'. Did you mean 'manifest'?"),
+        ({"superlnk": "x"}, "Did you mean 'superlink'?"),
+        ({"partition": "shared"}, "either manifest .* or partition"),
+        ({"manifest": None}, "either manifest .* or partition"),
+        ({"key": "node.key"}, "certificate and key belong together"),
+        ({"certificate": "ca.crt"}, "certificate and key belong together"),
+        (KEYS | {"key": "other.key"}, "other.key, and there is no such file"),
+        ({"manifest": "other.csv"}, "other.csv, and there is no such file"),
+        ({"manifest": None, "partition": "own"}, "no partition.csv in it"),
+        ({"superlink": "asr.example.org"}, "should be host:port"),
+        ({"name": "a clinic"}, "may hold letters"),
+        ({"name": "../up"}, "may hold letters"),
+        ({"name": "x" * 81}, "at most 80"),
+        ({"workers": 0}, "at least 1"),
+        ({"threads": 0}, "at least 1"),
+        ({"threads": "many"}, "threads: .*many"),
+        ({"clients": "person"}, "clients: .*person"),
+        ({"name": None}, "missing mandatory value: name"),
+        ({"superlink": None}, "missing mandatory value: superlink"),
+        ({"folder": None}, "missing mandatory value: folder"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    path = write(tmp_path, **changes)
+    with pytest.raises(UserError, match=told) as raised:
+        read_settings(path)
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["name: [", "- name", "", "just text", "name: ${nowhere}\nfolder: x\nsuperlink: a:1\n"]
+)
+def test_a_file_that_is_no_settings_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "node.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"node\.yaml"):
+        read_settings(tmp_path / "node.yaml")
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="There is no node file"):
+        read_settings(tmp_path / "node.yaml")

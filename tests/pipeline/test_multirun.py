@@ -1,0 +1,120 @@
+"""A sweep: several runs by one command, none in the way of another, and one table to compare them."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from asr_fed.compare import COLUMNS, comparison_table, describe_run, write_comparison
+from tests.tiny import Corpus, settings, write_experiment_file
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "train_fed.py"), "tiny.yaml", *arguments],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(corpus: Corpus, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Outside hparams/, with an experiment of one round whose run_dir is the time of day."""
+    folder = tmp_path_factory.mktemp("sweep")
+    content = settings(corpus, prepared, Path("out/${now:%Y%m%d-%H%M%S}"))
+    content["warm_start"]["epochs"], content["federation"]["rounds"], content["engine"]["workers"] = 1, 1, 1
+    write_experiment_file(folder / "tiny.yaml", content)
+    return folder
+
+
+def test_a_sweep_ends_with_one_table_of_what_was_reached_and_what_failed(folder: Path) -> None:
+    sweep = ["weighting=num_examples,loss_softmax", "federation.cohort=3,99", "seed=8"]
+    completed = command(folder, "--multirun", *sweep)
+    assert completed.returncode == 2, completed.stderr
+    assert "run 1 of the sweep failed: federation.cohort=99" in completed.stderr
+    assert "Traceback" not in completed.stderr
+
+    (compared,) = (folder / "outputs" / "multirun").iterdir()
+    with (compared / "comparison.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["overrides"] for row in rows] == [
+        f"weighting={weighting} federation.cohort={cohort} seed=8"
+        for weighting in ("num_examples", "loss_softmax")
+        for cohort in (3, 99)
+    ]
+    assert len({row["run_dir"] for row in rows}) == 4
+    for row in rows[::2]:
+        summary = json.loads((folder / row["run_dir"] / "summary.json").read_text())
+        (last,) = [json.loads(line) for line in (folder / row["run_dir"] / "history.jsonl").read_text().splitlines()]
+        for key in ("warm_start_wer", "test_wer", "test_cer", "best_round", "rounds", "clients", "seconds"):
+            assert float(row[key]) == pytest.approx(summary[key])
+        assert float(row["audio_hours"]) == pytest.approx(last["audio_seconds"] / 3600)
+        assert float(row["mb_up"]) == pytest.approx(last["bytes_up"] / 1e6)
+        assert float(row["mb_down"]) == pytest.approx(last["bytes_down"] / 1e6)
+        assert not row["failed"]
+    for row in rows[1::2]:
+        assert "federation.cohort=99" in row["failed"] and not row["test_wer"]
+
+    printed = completed.stdout[completed.stdout.index("warm start WER") :]
+    table = (compared / "comparison.md").read_text(encoding="utf-8")
+    for text in (printed, table):
+        assert all(row["run_dir"] in text and row["overrides"].removesuffix(" seed=8") in text for row in rows)
+        assert "seed=8" not in text, "all runs have it in common"
+        assert f"{float(rows[0]['test_wer']):.2f}" in text
+    assert len(table.splitlines()) == 2 + 4 and all(line.startswith("|") for line in table.splitlines())
+
+
+def test_a_mistake_in_one_run_of_a_sweep_is_found_before_the_first(folder: Path) -> None:
+    before = sorted(path.name for path in (folder / "out").glob("*"))
+    completed = command(folder, "--multirun", "weighting=num_examples,wer_softmix")
+    assert completed.returncode == 2
+    assert "wer_softmix" in completed.stderr and "Traceback" not in completed.stderr
+    assert sorted(path.name for path in (folder / "out").glob("*")) == before
+
+
+def test_help_of_an_experiment_of_ones_own_lists_our_groups(folder: Path) -> None:
+    completed = command(folder, "--help")
+    assert completed.returncode == 0
+    assert "weighting: loss_softmax, num_examples, uniform, wer_softmax" in completed.stdout
+
+
+def record(overrides: list[str], **values: Any) -> dict[str, Any]:
+    return dict.fromkeys((name for name, _, _ in COLUMNS), None) | {"overrides": overrides, "run_dir": "r"} | values
+
+
+def test_the_table_keeps_to_one_line_a_run_whatever_is_in_it(tmp_path: Path) -> None:
+    records = [
+        record(["server=fed_avg"], test_wer=12.345, rounds=3),
+        record(["server=fed_adam"], failed="two\nlines | of [red]reasons[/red]"),
+    ]
+    write_comparison(tmp_path, records)
+    lines = (tmp_path / "comparison.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
+    assert "12.35" in lines[2] or "12.34" in lines[2]
+    assert "two lines / of [red]reasons[/red]" in lines[3]
+    assert "clients" not in lines[0], "a column without a value"
+    console = Console(width=60, record=True)
+    console.print(comparison_table(records))
+    assert all(len(line) <= 60 for line in console.export_text().splitlines())
+
+
+def test_a_single_run_shows_its_overrides(tmp_path: Path) -> None:
+    write_comparison(tmp_path, [record(["seed=3"], test_wer=1.0)])
+    assert "seed=3" in (tmp_path / "comparison.md").read_text(encoding="utf-8")
+
+
+def test_a_centralised_run_has_no_rounds_to_add_up(tmp_path: Path) -> None:
+    described = describe_run(["mode=central"], str(tmp_path), {"test_wer": 5.0, "rounds": 0, "seconds": 2.0})
+    assert described["test_wer"] == 5.0
+    assert described["mb_up"] is None and described["audio_hours"] is None and described["failed"] is None

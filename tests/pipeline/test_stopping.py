@@ -1,0 +1,178 @@
+"""Ctrl-C, SIGTERM and a full disk: a run ends within seconds, leaves no process behind, and says how to go on."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from asr_fed.aggregation.weighting import WerSoftmax
+from asr_fed.system.checkpoint import load_checkpoint
+from asr_fed.training.local import ClientResult
+from tests.tiny import Corpus, settings, write_experiment_file
+
+REPOSITORY = Path(__file__).parents[2]
+NO_TIME = 12  # seconds; the clean stop itself takes about two on an idle machine
+SIZE_LIMIT = 20_000  # bytes: less than a checkpoint, more than all else that a run of these writes
+
+# The experiment of these tests names the two classes below as `_target_`. Files in the folder PLAN rule what they do.
+
+
+def plan(name: str) -> Path:
+    return Path(os.environ["PLAN"]) / name
+
+
+@dataclass(frozen=True)
+class SlowOrFull:
+    """WerSoftmax in a worker: for ever with a file `slow`; with `full`, its server's disk is, from round 2 on."""
+
+    def __call__(self, result: ClientResult) -> float:
+        plan("in_a_round").touch()
+        if plan("slow").exists():
+            time.sleep(600)
+        if plan("full").exists() and plan("run/checkpoints/federation.pt").exists():
+            resource.prlimit(os.getppid(), resource.RLIMIT_FSIZE, (SIZE_LIMIT, SIZE_LIMIT))
+        return WerSoftmax()(result)
+
+
+class SlowAdam(torch.optim.Adam):
+    """Adam in a server: a step takes for ever with a file `slow_start`."""
+
+    def __init__(self, params: Any, lr: float = 0.001) -> None:
+        super().__init__(params, lr=lr)
+
+    def step(self, closure: Any = None) -> Any:
+        plan("in_the_warm_start").touch()
+        if plan("slow_start").exists():
+            time.sleep(600)
+        return super().step(closure)
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A folder with an experiment's file; each run leads a process group, as in a terminal."""
+
+    folder: Path
+
+    def start(self, *arguments: str, planned: str | None = None) -> subprocess.Popen[str]:
+        for name in ("slow", "slow_start", "full", "in_a_round", "in_the_warm_start"):
+            (self.folder / name).unlink(missing_ok=True)
+        if planned is not None:
+            (self.folder / planned).touch()
+        return subprocess.Popen(
+            [sys.executable, str(REPOSITORY / "train_fed.py"), "tiny.yaml", *arguments],
+            cwd=self.folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PLAN": str(self.folder)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def history(self) -> list[int]:
+        lines = (self.folder / "run" / "history.jsonl").read_text().splitlines()
+        return [json.loads(line)["round"] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def desk(corpus: Corpus, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    folder = tmp_path_factory.mktemp("desk")
+    content = settings(corpus, prepared, Path("run"))
+    content["weighting"] = {"_target_": "tests.pipeline.test_stopping.SlowOrFull"}
+    content["warm_start"] |= {"epochs": 1, "optimizer": {"_target_": "tests.pipeline.test_stopping.SlowAdam"}}
+    content["federation"]["rounds"] = 2
+    content["engine"]["workers"] = 1
+    write_experiment_file(folder / "tiny.yaml", content, weighting="uniform")
+    return Desk(folder)
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    patience = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < patience
+        time.sleep(0.02)
+
+
+def group(leader: int) -> Iterator[int]:
+    """Processes of the group that are not zombies."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgrp = stat.read_text().rsplit(")", 1)[1].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(pgrp) == leader and state != "Z":
+            yield int(stat.parent.name)
+
+
+def ended(process: subprocess.Popen[str], within: float = NO_TIME) -> str:
+    """The output of a run that has to end now, with all of its processes."""
+    try:
+        output = process.communicate(timeout=within)[0]  # ends when the last process that could write has ended
+        patience = time.monotonic() + 5
+        while (left := list(group(process.pid))) and time.monotonic() < patience:
+            time.sleep(0.05)
+        assert not left, "orphans"
+        return output
+    finally:
+        if list(group(process.pid)):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_stopped_in_every_way_a_run_leaves_no_process_and_goes_on(desk: Desk) -> None:
+    process = desk.start(planned="slow_start")
+    wait_for(desk.folder / "in_the_warm_start", process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all processes
+    output = ended(process)
+    assert process.returncode == 130
+    assert "resume=true run_dir=run" in output and "Traceback" not in output
+
+    process = desk.start("resume=true", planned="slow")
+    wait_for(desk.folder / "in_a_round", process)
+    process.send_signal(signal.SIGTERM)  # as a supervisor does: to the main process
+    output = ended(process)
+    assert process.returncode == 143
+    assert "resume=true run_dir=run" in output and "Traceback" not in output
+
+    process = desk.start("resume=true", planned="slow")
+    wait_for(desk.folder / "in_a_round", process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.stdout is not None
+    while "Once more to end at once" not in (line := process.stdout.readline()):
+        assert line, "it ended without a word"
+    os.killpg(process.pid, signal.SIGINT)
+    ended(process)
+    assert process.returncode == -signal.SIGINT
+
+    process = desk.start("resume=true", planned="full")
+    output = ended(process, within=120)
+    assert process.returncode == 2
+    message = output[output.index("asr-fed: ") :]
+    assert "no room left" in message and "federation.pt" in message and "resume=true run_dir=run" in message
+    assert "Traceback" not in output
+    assert load_checkpoint(desk.folder / "run" / "checkpoints" / "federation.pt")["round"] == 1
+    assert desk.history() == [1]
+    assert not list((desk.folder / "run").rglob(".*.[0-9]*")), "temporary files are left"
+
+    process = desk.start("resume=true")
+    output = ended(process, within=120)
+    assert process.returncode == 0, output
+    assert desk.history() == [1, 2]
+
+
+def test_ctrl_c_while_features_are_computed(desk: Desk) -> None:
+    process = desk.start(f"data.prepared={desk.folder / 'fresh'}", "run_dir=features")
+    wait_for(desk.folder / "fresh" / "features", process)
+    os.killpg(process.pid, signal.SIGINT)
+    output = ended(process)
+    assert process.returncode == 130
+    assert "resume=true run_dir=features" in output

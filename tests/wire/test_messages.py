@@ -1,0 +1,320 @@
+"""What travels: whole, no more than what the page on privacy says, and nothing that is not what it should be."""
+
+import io
+import pickle
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app.message import RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+
+from asr_fed.aggregation.update import Update, add_client, empty
+from asr_fed.wire.flower_private import identify_process
+from asr_fed.wire.messages import (
+    LARGEST_SETUP,
+    TOTALS,
+    Gained,
+    Hosted,
+    Order,
+    Refused,
+    Reply,
+    Report,
+    Setup,
+    Timing,
+    add_failures,
+    gains_message,
+    order_message,
+    pack_vector,
+    query_message,
+    read_gains,
+    read_order,
+    read_query,
+    read_reply,
+    read_report,
+    record_bytes,
+    reply_message,
+    reply_ticket,
+    report_message,
+    weights_record,
+    without_clients,
+)
+
+WEIGHTS = np.linspace(-1, 1, 7, dtype=np.float32)
+CLIENTS = ("client_0002", "client_0000")
+SETUP = Setup("seed: 1\n", b"tokens")
+
+
+@pytest.fixture(autouse=True)
+def a_process_that_flower_knows() -> None:
+    identify_process(run_id=1, node_id=0)
+
+
+def on_the_wire(content: RecordDict) -> RecordDict:
+    """Through Flower's own serialisation, as between machines."""
+    sent = recorddict_to_proto(content)
+    return recorddict_from_proto(type(sent).FromString(sent.SerializeToString()))
+
+
+def order() -> Message:
+    return order_message(3, 12, 0.25, CLIENTS, weights_record(WEIGHTS), ticket="t1", setup="s1")
+
+
+def update(weight: float = 1.5) -> Update:
+    made = empty(len(WEIGHTS))
+    numbers = dict.fromkeys(TOTALS[2:], 4) | {"loss": -(1 << 40)}
+    add_client(made, WEIGHTS, weight, numbers)
+    return made
+
+
+def reply(weight: float = 1.5) -> Message:
+    return reply_message(order(), update(weight), {"client_0000": "a weight of nan"}, Timing(busy=2.5))
+
+
+def read(message: Message) -> Reply:
+    return read_reply(message, CLIENTS, len(WEIGHTS))
+
+
+def test_an_order_arrives() -> None:
+    message = order()
+    message.content = on_the_wire(message.content)
+    arrived = read_order(message)
+    np.testing.assert_array_equal(arrived.weights, WEIGHTS)
+    assert arrived.weights.dtype == np.float32
+    assert arrived == Order(12, 0.25, CLIENTS, arrived.weights, "t1", "s1")
+    assert message.metadata.dst_node_id == 3
+
+
+def test_an_order_can_be_made_smaller_without_a_copy_of_the_weights() -> None:
+    whole = order()
+    smaller = without_clients(whole, {"client_0002"})
+    assert read_order(smaller).clients == ("client_0000",) and read_order(smaller).ticket == "t1"
+    assert smaller.content["arrays"] is whole.content["arrays"]
+    assert smaller.metadata.dst_node_id == 3
+
+
+def check_reply(message: Message, sent: Update) -> None:
+    arrived = read(message)
+    assert arrived.update is not None
+    assert arrived.update.sums.dtype == np.int64
+    np.testing.assert_array_equal(arrived.update.sums, sent.sums)
+    assert (arrived.update.weight, arrived.update.peak, arrived.update.totals) == (sent.weight, sent.peak, sent.totals)
+    assert arrived.failures == {"client_0000": "a weight of nan"}
+    assert arrived.timing == Timing(busy=2.5) and reply_ticket(message) == "t1"
+
+
+def test_an_update_and_its_failures_arrive() -> None:
+    check_reply(reply(), update())
+    check_reply(pickle.loads(pickle.dumps(reply())), update())
+
+
+def test_they_arrive_over_a_network_too_with_sums_larger_than_64_bits() -> None:
+    sent = update(2.0**28)  # squared, in units of 2**-32, this needs 88 bits
+    assert sent.totals["weight_squared"].bit_length() > 64
+    message = reply(2.0**28)
+    message.content = on_the_wire(message.content)
+    check_reply(message, sent)
+
+
+def test_a_node_without_any_success_sends_no_arrays() -> None:
+    message = reply_message(order(), empty(7), {"client_0000": "no speech", "client_0002": "no speech"})
+    assert record_bytes(message) == 0
+    assert read(message) == Reply(None, {"client_0000": "no speech", "client_0002": "no speech"})
+
+
+def test_failures_can_be_named_later() -> None:
+    message = reply_message(without_clients(order(), {"client_0000"}), update(), {}, Timing(busy=2.5))
+    add_failures(message, {"client_0000": "a weight of nan"})
+    check_reply(message, update())
+
+
+def test_bytes_are_those_of_the_arrays() -> None:
+    bare = len(WEIGHTS) * 4, len(WEIGHTS) * 8
+    for message, size in zip((order(), reply()), bare, strict=True):
+        assert size <= record_bytes(message) <= size + 300  # the array's own header
+
+
+def test_vectors_are_packed_as_flower_packs_them() -> None:
+    assert pack_vector(WEIGHTS) == Array(WEIGHTS)
+    np.testing.assert_array_equal(pack_vector(np.arange(6)[::2]).numpy(), [0, 2, 4])
+
+
+def test_nothing_else_leaves_a_node() -> None:
+    message = reply()
+    assert set(message.content) == {"arrays", "metrics", "totals", "failures", "node", "timing"}
+    assert set(message.content["arrays"]) == {"sums"}
+    assert set(message.content["metrics"]) == {"weight", "peak"}
+    assert set(message.content["totals"]) == set(TOTALS)
+    assert set(message.content["node"]) == {"ticket"}
+    assert set(message.content["timing"]) == {"busy", "start"}
+
+
+def test_gains_arrive() -> None:
+    gains, failures = {CLIENTS[0]: Gained(words=9, before=5, after=4)}, {CLIENTS[1]: "too little"}
+    message = gains_message(order(), gains, failures, Timing(busy=1.5, start=0.5))
+    message.content = on_the_wire(message.content)
+    assert set(message.content) == {"gains", "failures", "node", "timing"}
+    assert set(message.content["gains"]) == {"clients", "words", "before", "after"}
+    assert read_gains(message, CLIENTS) == (gains, failures, Timing(busy=1.5, start=0.5))
+
+
+def test_a_node_joins() -> None:
+    query = query_message(4, SETUP)
+    query.content = on_the_wire(query.content)
+    assert read_query(query) == SETUP
+    report = Report("clinic", True, SETUP.sha256, {"a": Hosted(3, 12.5, 0.0), "b": Hosted(0, 0.0, 1.0)})
+    message = report_message(query, report)
+    message.content = on_the_wire(message.content)
+    assert read_report(message) == report
+
+
+def test_a_setup_is_named_by_all_of_its_content() -> None:
+    hashes = {Setup(*content).sha256 for content in (("a", b"b"), ("a", b"c"), ("b", b"b"), ("a\0", b"b"), ("ab", b""))}
+    assert len(hashes) == 5
+
+
+def put(record: str, content: object) -> Callable[[Message], None]:
+    return lambda message: message.content.__setitem__(record, content)  # type: ignore[arg-type]
+
+
+def change(record: str, key: str, value: object) -> Callable[[Message], None]:
+    return lambda message: message.content[record].__setitem__(key, value)  # type: ignore[index]
+
+
+def remove(record: str) -> Callable[[Message], None]:
+    return lambda message: message.content.__delitem__(record)
+
+
+def sums(array: np.ndarray) -> Callable[[Message], None]:
+    return put("arrays", ArrayRecord({"sums": Array(array)}))
+
+
+def forged(shape: tuple[int, ...], data: bytes, descr: str = "<i8") -> ArrayRecord:
+    """An array whose header lies."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
+    return ArrayRecord({"sums": Array("int64", (7,), "numpy.ndarray", header.getvalue() + data)})
+
+
+class Explosive:
+    """Unpickling one creates a file."""
+
+    def __reduce__(self) -> tuple:
+        return (open, ("exploded", "w"))
+
+
+def pickled_array() -> ArrayRecord:
+    file = io.BytesIO()
+    np.save(file, np.array([Explosive()], dtype=object), allow_pickle=True)
+    return ArrayRecord({"sums": Array("int64", (7,), "numpy.ndarray", file.getvalue())})
+
+
+GOOD = update().sums
+FORGERIES: dict[str, tuple[Callable[[Message], None], str]] = {
+    "wrong length": (sums(np.zeros(8, np.int64)), "8 numbers for a state of 7"),
+    "wrong shape": (sums(np.zeros((7, 1), np.int64)), r"int64\(7, 1\)"),
+    "wrong type": (sums(np.zeros(7)), "float64"),
+    "objects": (put("arrays", pickled_array()), "object"),
+    "a huge shape": (put("arrays", forged((1 << 40,), b"")), "numbers for a state of 7"),
+    "too few bytes": (put("arrays", forged((7,), b"\0" * 48)), "bytes for 7 numbers"),
+    "too many bytes": (put("arrays", forged((7,), b"\0" * 4096)), "bytes for 7 numbers"),
+    "no header": (
+        put("arrays", ArrayRecord({"sums": Array("int64", (7,), "numpy.ndarray", b"abc")})),
+        "cannot be read",
+    ),
+    "another kind": (put("arrays", ArrayRecord({"sums": Array("int64", (7,), "pickle", b"abc")})), "kind pickle"),
+    "another name": (put("arrays", ArrayRecord({"weights": Array(GOOD)})), "weights"),
+    "two arrays": (put("arrays", ArrayRecord({"sums": Array(GOOD), "more": Array(GOOD)})), "more"),
+    "no arrays": (remove("arrays"), "no record arrays"),
+    "arrays of another kind": (put("arrays", MetricRecord({"sums": 1})), "another kind"),
+    "beyond the peak": (change("metrics", "peak", 1), "peak"),
+    "no weight": (change("metrics", "weight", 0), "weight"),
+    "a negative weight": (change("metrics", "weight", -5), "weight"),
+    "a fraction for a weight": (change("metrics", "weight", 1.5), "weight"),
+    "a weight beyond all sums": (change("metrics", "weight", 1 << 62), "weight"),
+    "a total missing": (put("totals", ConfigRecord({"clients": "1"})), "totals"),
+    "a total that is no number": (change("totals", "words", "many"), "words"),
+    "a negative count": (change("totals", "word_errors", "-1"), "word_errors"),
+    "a total without end": (change("totals", "words", "9" * 5000), "words"),
+    "a total as a number": (change("totals", "words", 4), "words"),
+    "another number of clients": (change("totals", "clients", "2"), "2 clients for 1"),
+    "a stranger failed": (change("failures", "clients", ["somebody"]), "not asked"),
+    "a client failed twice": (
+        put("failures", ConfigRecord({"clients": ["client_0000"] * 2, "reasons": ["", ""]})),
+        "not asked",
+    ),
+    "failures without reasons": (change("failures", "reasons", []), "without"),
+    "no failures": (remove("failures"), "no record failures"),
+    "time that is no number": (change("timing", "busy", float("nan")), "times"),
+    "negative time": (change("timing", "start", -1.0), "times"),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_forged_update_is_refused(name: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    forge, words = FORGERIES[name]
+    message = reply()
+    read(message)
+    forge(message)
+    with pytest.raises(Refused, match=words):
+        read(message)
+    assert not (tmp_path / "exploded").exists(), "something was unpickled"
+
+
+def test_reasons_are_cut_and_made_readable() -> None:
+    message = reply_message(order(), update(), {"client_0000": "red \x1b[31m\n" + "x" * 1000})
+    [reason] = read(message).failures.values()
+    assert reason.isprintable() and len(reason) == 300
+
+
+ODD_ORDERS: dict[str, Callable[[Message], None]] = {
+    "infinite weights": put("arrays", weights_record(np.array([1, np.inf], np.float32))),
+    "double weights": put("arrays", weights_record(np.zeros(7))),
+    "no clients": change("config", "clients", 3),
+    "a negative rate": change("config", "lr", -1.0),
+    "an infinite rate": change("config", "lr", float("inf")),
+    "no round": change("config", "round", "one"),
+    "no ticket": change("config", "ticket", 5),
+    "no config": remove("config"),
+}
+
+
+@pytest.mark.parametrize("name", ODD_ORDERS)
+def test_an_odd_order_is_refused(name: str) -> None:
+    message = order()
+    ODD_ORDERS[name](message)
+    with pytest.raises(Refused):
+        read_order(message)
+
+
+ODD_REPORTS: dict[str, Callable[[Message], None]] = {
+    "no list": change("clients", "ids", "a"),
+    "other lengths": change("clients", "examples", [1, 2]),
+    "a negative amount": change("clients", "train_seconds", [-1.0]),
+    "an infinite amount": change("clients", "dev_seconds", [float("inf")]),
+    "an empty id": change("clients", "ids", [""]),
+    "an id with a bell": change("clients", "ids", ["a\a"]),
+    "no name": change("node", "name", 1),
+    "no setup": change("node", "setup", 1),
+}
+
+
+@pytest.mark.parametrize("name", ODD_REPORTS)
+def test_an_odd_report_is_refused(name: str) -> None:
+    query = query_message(4, SETUP)
+    message = report_message(query, Report("clinic", True, SETUP.sha256, {"a": Hosted(3, 12.5, 0.0)}))
+    ODD_REPORTS[name](message)
+    with pytest.raises(Refused):
+        read_report(message)
+
+
+def test_an_odd_setup_is_refused() -> None:
+    for content in ({"config": "a"}, {"config": b"a", "tokenizer": b"b"}):
+        query = query_message(4, SETUP)
+        query.content["setup"] = ConfigRecord(content)  # type: ignore[arg-type]
+        with pytest.raises(Refused, match="without config"):
+            read_query(query)
+    with pytest.raises(Refused, match="bytes"):
+        read_query(query_message(4, Setup("a", bytes(LARGEST_SETUP))))
