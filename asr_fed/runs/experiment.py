@@ -20,6 +20,7 @@ from asr_fed.data.partition import Partition, partition_speakers, read_partition
 from asr_fed.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from asr_fed.interop.open_recogniser import open_recogniser
 from asr_fed.model.recogniser import Recogniser, config_keys
+from asr_fed.runs.run_dir import load_config
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import available_cores
 from asr_fed.system.randomness import seed_everything
@@ -103,7 +104,7 @@ def read_config(run_dir: Path) -> Config:
     path = run_dir / "config.yaml"
     if not path.is_file():
         raise UserError(f"{run_dir} is not a run directory: it has no config.yaml.")
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path)))  # type: ignore[return-value]
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), load_config(path)))  # type: ignore[return-value]
 
 
 def pick_device(name: str, worker: int = 0) -> torch.device:

@@ -38,6 +38,11 @@ MAY_CHANGE = (
     "personalise",
     "personalisation",
 )
+# Modules named by `_target_` in the run directories of 0.1.0, and where they are today.
+MOVED = (
+    ("asr_fed.federation.weighting.", "asr_fed.aggregation.weighting."),
+    ("asr_fed.federation.server_optimizer.", "asr_fed.aggregation.server_optimizer."),
+)
 PACKAGES = ("torch", "torchaudio", "speechbrain", "flwr", "sentencepiece", "jiwer", "hydra-core", "numpy")
 
 
@@ -88,13 +93,21 @@ def _claim(config: Config, path: Path) -> None:
     if path.is_file():
         if not config.resume:
             raise UserError(f"{run_dir} holds a run already: add resume=true to continue it, or give another run_dir.")
-        differing = sorted(_differences(flat(OmegaConf.load(path)), flat(resolved)))
+        differing = sorted(_differences(flat(load_config(path)), flat(resolved)))
         if differing:
             raise UserError(
                 f"{run_dir} was begun with other values of {', '.join(differing)}. Resume with the same config, "
                 "or start a new run_dir."
             )
     write_text(path, OmegaConf.to_yaml(resolved))
+
+
+def load_config(path: Path) -> Any:
+    """The config.yaml of a run, with today's names of what has moved since it was written."""
+    text = path.read_text(encoding="utf-8")
+    for old, new in MOVED:
+        text = text.replace(f"_target_: {old}", f"_target_: {new}")
+    return OmegaConf.create(text)
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:
