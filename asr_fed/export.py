@@ -74,7 +74,7 @@ def export_recogniser(
     """Write the folder. hyperparams.yaml comes last: a folder that is not whole does not open.
 
     Args:
-        evaluation: size of the beam, and the weight of CTC in it.
+        evaluation: settings of the beam search.
         summary: of the run that made the recogniser, for the README.
 
     Raises UserError where `folder` is something already.
@@ -141,9 +141,9 @@ def carried_source() -> str:
 
     from asr_fed.data import log_mel
     from asr_fed.exported import interface
-    from asr_fed.model import encoder
+    from asr_fed.model import beam, encoder
 
-    return "\n\n".join(inspect.getsource(module) for module in (log_mel, encoder, interface))
+    return "\n\n".join(inspect.getsource(module) for module in (log_mel, encoder, beam, interface))
 
 
 if __name__ == "__main__":

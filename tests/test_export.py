@@ -25,7 +25,7 @@ from asr_fed.system.errors import UserError
 from tests.tiny import RATE, TEXTS, speak, tiny_recogniser, typed_config
 
 JOINT = EvaluationConfig(beam_size=4, beam_ctc_weight=0.3)
-ATTENTION_ONLY = EvaluationConfig(beam_size=3, beam_ctc_weight=0.0)
+ATTENTION_ONLY = EvaluationConfig(beam_size=3, beam_ctc_weight=0.0, beam_eos_threshold=None)
 
 
 def talkative(subtract_mean: bool = False, **changes: object) -> Recogniser:

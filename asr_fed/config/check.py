@@ -70,6 +70,7 @@ RANGES: tuple[Rule, ...] = (
     *_positive(*(f"personalisation.{key}" for key in ("lr", "clip", "batch.max_seconds"))),
     *_positive(*(f"{part}.{key}" for part in TRAININGS for key in ("lr", "clip"))),
     *_positive("federation.held_out.lr", *(f"{part}.batch.max_seconds" for part in TRAININGS)),
+    ("evaluation.beam_eos_threshold", lambda v: v is None or v >= 1, "at least 1, or null"),
     ("augment.speeds", lambda v: len(v) > 0 and all(0.5 <= s <= 2 for s in v), "playback speeds from 0.5 to 2"),
     ("model.cnn_channels", lambda v: len(v) > 0, "a list of the channels of each block"),
     ("model.cnn_kernel", lambda v: len(v) == 2, "two numbers, of bands and of frames"),

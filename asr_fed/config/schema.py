@@ -312,6 +312,10 @@ class PersonalisationConfig:
     batch: BatchConfig = field(default_factory=lambda: BatchConfig(max_utterances=4))
 
 
+# How the settings of EvaluationConfig begin that a beam search reads, and nothing else does.
+SEARCH = "beam_"
+
+
 @dataclass
 class EvaluationConfig:
     client_decoder: Decoder = Decoder.ctc_greedy
@@ -319,6 +323,9 @@ class EvaluationConfig:
     test_decoder: Decoder = Decoder.beam
     beam_size: int = 10
     beam_ctc_weight: float = 0.4
+    # A hypothesis may end where log p(end) is at least so many times that of the likeliest token. null: anywhere,
+    # which label smoothing, with its floor under the end's probability, makes too short.
+    beam_eos_threshold: float | None = 1.5
     max_seconds_per_batch: float = 200.0
     report_clips: int = 6  # test recordings to listen to in report.html; 0: no speech in it
 

@@ -16,7 +16,7 @@ from flwr.app import ArrayRecord, Message, MessageType
 from flwr.serverapp import Grid
 from omegaconf import OmegaConf
 
-from asr_fed.config.schema import Config, Decoder
+from asr_fed.config.schema import SEARCH, Config, Decoder
 from asr_fed.engines.worker_grid import WorkerGrid
 from asr_fed.federation.client_app import TOO_LITTLE
 from asr_fed.federation.roster import Roster, join
@@ -188,7 +188,8 @@ def _work(client: Hosted, config: Config) -> float:
 def _subject(weights_sha256: str, config: Config) -> str:
     """A hash of all that a client's gain depends on and that may differ from one call to the next."""
     decoder = config.evaluation.client_decoder
-    beam = (config.evaluation.beam_size, config.evaluation.beam_ctc_weight) if decoder is Decoder.beam else ()
+    search = {name: value for name, value in vars(config.evaluation).items() if name.startswith(SEARCH)}
+    beam = search if decoder is Decoder.beam else {}
     settings = OmegaConf.to_yaml(OmegaConf.structured(config.personalisation))
     return hashlib.sha256(f"{weights_sha256} {decoder.name} {beam} {settings}".encode()).hexdigest()
 

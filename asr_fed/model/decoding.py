@@ -4,11 +4,12 @@ from typing import Any
 
 import torch
 from speechbrain.decoders.scorer import CTCScorer, ScorerBuilder
-from speechbrain.decoders.seq2seq import S2SRNNBeamSearcher, S2SRNNGreedySearcher
+from speechbrain.decoders.seq2seq import S2SRNNGreedySearcher
 
 from asr_fed.config.schema import Decoder, EvaluationConfig
 from asr_fed.data.batching import Batch
 from asr_fed.data.tokenizer import BLANK, BOS, EOS
+from asr_fed.model.beam import BeamSearcher
 from asr_fed.model.recogniser import AcousticModel
 
 # A hypothesis has at most one token an encoder frame.
@@ -77,10 +78,11 @@ def _beam(model: AcousticModel, states: torch.Tensor, config: EvaluationConfig) 
     if config.beam_ctc_weight > 0:
         ctc = CTCScorer(ctc_fc=model.ctc_head, blank_index=BLANK, eos_index=EOS)
         scorer = ScorerBuilder(full_scorers=[ctc], weights={"ctc": config.beam_ctc_weight})
-    searcher = S2SRNNBeamSearcher(
+    searcher = BeamSearcher(
         **_search_arguments(model),
         beam_size=config.beam_size,
-        using_eos_threshold=False,
+        using_eos_threshold=config.beam_eos_threshold is not None,
+        eos_threshold=config.beam_eos_threshold,
         scorer=scorer,
     )
     hypotheses, *_ = searcher(states, torch.ones(1, device=states.device))

@@ -135,6 +135,7 @@ def test_a_wrong_type_in_the_file_names_the_key(run, yaml: str) -> None:
         "data.parts.warm_up_speakers=0",
         "weighting.temperature=0",
         "weighting.temperature=-1.0",
+        "evaluation.beam_eos_threshold=0.9",
         "federation.round_timeout=0",
         "data.root=???",
         "weighting._target_=asr_fed.aggregation.weighting.Nothing",

@@ -7,11 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_fed.config.schema import Decoder, EvaluationConfig
-from asr_fed.data.tokenizer import BLANK
-from asr_fed.model.decoding import ctc_greedy, decode
+from asr_fed.config.schema import Decoder, EvaluationConfig, LossConfig
+from asr_fed.data.batching import Batch
+from asr_fed.data.tokenizer import BLANK, EOS
+from asr_fed.model.decoding import ctc_greedy, decode, decode_states
 from asr_fed.model.recogniser import Recogniser
-from tests.tiny import alone, random_batch, tiny_recogniser
+from tests.tiny import WORDS, alone, random_batch, tiny_recogniser
 
 FRAMES = [120, 31, 64, 9, 90]
 CONFIG = EvaluationConfig(beam_size=4)
@@ -68,3 +69,40 @@ def test_beams_take_the_ctc_head_into_account(recogniser: Recogniser) -> None:
     joint = decode(recogniser.model, batch, Decoder.beam, CONFIG)
     attention = decode(recogniser.model, batch, Decoder.beam, EvaluationConfig(beam_size=4, beam_ctc_weight=0.0))
     assert joint != attention
+
+
+def test_a_beam_is_no_worse_than_greedy_on_what_a_decoder_knows_by_heart() -> None:
+    """Label smoothing leaves the end a probability at every token. Where a hypothesis may end anywhere, some do."""
+    model = tiny_recogniser(1, dropout=0.0, decoder_neurons=64, embedding=64, attention_dim=16)
+    model, tokenizer = model.model, model.tokenizer
+    random = torch.Generator().manual_seed(1)
+    words = list(WORDS)
+    texts = [" ".join(words[i] for i in torch.randint(0, len(words), (5,), generator=random)) for _ in range(4)]
+    tokens = torch.tensor([tokenizer.encode(text) for text in texts])
+    states, counts = torch.randn(4, 30, 8, generator=random), torch.full((4,), 30)
+    batch = Batch((), states, counts, tokens, torch.full((4,), tokens.shape[1]))
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    for _ in range(40):
+        optimizer.zero_grad()
+        model._nll(states, counts, batch, LossConfig().label_smoothing).backward()
+        optimizer.step()
+    model.eval()
+
+    def wrong(decoder: Decoder, **search: float | None) -> int:
+        config = EvaluationConfig(beam_size=4, beam_ctc_weight=0.0, **search)  # type: ignore[arg-type]
+        heard = decode_states(model, states, counts, decoder, config)
+        return sum(list(map(int, one)) != said for one, said in zip(heard, tokens.tolist(), strict=True))
+
+    assert wrong(Decoder.attention_greedy) == 0
+    assert wrong(Decoder.beam) == 0
+    assert wrong(Decoder.beam, beam_eos_threshold=None) > 0, "the test needs a decoder that is tempted"
+
+
+def test_a_hypothesis_ends_where_the_end_is_certain(recogniser: Recogniser) -> None:
+    """With a log-probability of exactly 0, of which no multiple is less."""
+    certain = copy.deepcopy(recogniser)
+    with torch.no_grad():
+        certain.model.decoder_head.w.bias[EOS] = 1e6
+    batch = random_batch([40], recogniser.tokenizer)
+    config = EvaluationConfig(beam_size=4, beam_ctc_weight=0.0)
+    assert decode(certain.model, batch, Decoder.beam, config) == [[]]
