@@ -1,6 +1,8 @@
 """python train_fed.py hparams/cv_fr.yaml [key=value ...]"""
 
-from asr_fed.cli import main
+import sys
+
+from asr_fed.commands.train import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,9 +1,7 @@
 """Runs side by side: `python -m asr_fed.compare RUN RUN ...`, and the end of every sweep."""
 
-import argparse
 import csv
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from itertools import accumulate
@@ -15,7 +13,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from asr_fed.command import exit_status
 from asr_fed.runs.run_dir import own_system, read_summary
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import replacing
@@ -49,28 +46,6 @@ AXES = (
     ("MB exchanged", ("bytes_up", "bytes_down"), 1e6),
     ("hours of audio trained on", ("audio_seconds",), 3600.0),
 )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m asr_fed.compare", description="Compare finished runs in one table.")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories; the first is the baseline")
-    parser.add_argument("--output", type=Path, default=Path("outputs/comparison"), help="folder to write")
-    chosen = parser.parse_args(arguments)
-    return exit_status("asr_fed.compare", lambda: compare(chosen.runs, chosen.output))
-
-
-def compare(runs: Sequence[Path], output: Path) -> None:
-    """Write comparison.md, .csv, .html and .png to `output` and print the table.
-
-    Raises UserError where a run has not ended.
-    """
-    summaries = [read_summary(run) for run in runs]
-    # train_fed.py's own command line: python, train_fed.py, the experiment's file and what is changed of it
-    words = [shlex.split(summary.get("command", ""))[2:] for summary in summaries]
-    records = [describe_run(*each) for each in zip(words, map(str, runs), summaries, strict=True)]
-    output.mkdir(parents=True, exist_ok=True)
-    write_comparison(output, records)
-    show_comparison(output, records)
 
 
 def describe_run(overrides: Sequence[str], run_dir: str | None, result: dict[str, Any]) -> dict[str, Any]:
@@ -206,4 +181,6 @@ def plot(records: Sequence[dict[str, Any]]) -> "Figure | None":
 
 
 if __name__ == "__main__":
+    from asr_fed.commands.compare import main
+
     sys.exit(main())

@@ -5,8 +5,6 @@ source of what stock SpeechBrain computes otherwise (`asr_fed.model.encoder` say
 `from_hparams` fetches no other source.
 """
 
-import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,50 +16,6 @@ if TYPE_CHECKING:
     from asr_fed.model.recogniser import Recogniser
 
 FIXED = 10**9  # frames behind the normaliser's statistics, for SpeechBrain: so many that training does not move them
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Exits with 2 where the user has something to correct."""
-    parser = argparse.ArgumentParser(
-        prog="python -m asr_fed.export",
-        description="Write a folder that SpeechBrain's EncoderDecoderASR.from_hparams(source=FOLDER) opens.",
-    )
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a run directory or a checkpoint")
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder")
-    parser.add_argument(
-        "--decoder",
-        choices=[decoder.name for decoder in Decoder],
-        help="what the folder transcribes with; default: test_decoder of the run, ctc_greedy for a checkpoint",
-    )
-    chosen = parser.parse_args(arguments)
-    try:
-        _export(chosen.model, chosen.folder, chosen.decoder)
-    except UserError as error:
-        print(f"asr_fed.export: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _export(model: Path, folder: Path, decoder: str | None) -> None:
-    from asr_fed.interop.open_recogniser import open_recogniser
-    from asr_fed.runs.experiment import read_config
-
-    recogniser = open_recogniser(model)
-    used = Decoder.ctc_greedy if decoder is None else Decoder[decoder]
-    evaluation, summary = EvaluationConfig(), None
-    if (model / "config.yaml").is_file():
-        config = read_config(model)
-        evaluation = config.evaluation
-        used = evaluation.test_decoder if decoder is None else used
-        if config.loss.ctc_weight == 1 and used is not Decoder.ctc_greedy:
-            raise UserError(
-                f"{model} was trained with loss.ctc_weight=1, so without the attention decoder that {used.name} "
-                "needs. Use --decoder ctc_greedy."
-            )
-    if (model / "summary.json").is_file():
-        summary = json.loads((model / "summary.json").read_text(encoding="utf-8"))
-    export_recogniser(recogniser, folder, used, evaluation, summary)
-    print(f"{folder} transcribes with {used.name}. Its README.md says how to open it.")
 
 
 def export_recogniser(
@@ -147,4 +101,6 @@ def carried_source() -> str:
 
 
 if __name__ == "__main__":
+    from asr_fed.commands.export import main
+
     sys.exit(main())

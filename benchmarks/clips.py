@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from asr_fed.cli import experiments_folder
+from asr_fed.config.files import experiments_folder
 from asr_fed.config.schema import Config
 
 WAYS = {

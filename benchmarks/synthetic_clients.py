@@ -13,8 +13,8 @@ import numpy as np
 import soundfile
 from omegaconf import OmegaConf
 
-from asr_fed.cli import experiments_folder
 from asr_fed.config.check import check_config
+from asr_fed.config.files import experiments_folder
 from asr_fed.config.schema import Config
 from asr_fed.data.manifest import Utterance, write_manifest
 

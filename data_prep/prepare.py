@@ -28,6 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from asr_fed.commands.exit_status import exit_status
 from asr_fed.data.manifest import Utterance, hours, write_manifest
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import replacing
@@ -372,12 +373,12 @@ def run_command(parser: argparse.ArgumentParser, prepare: Callable[..., Any], ar
         shown = f" (default {default})" if default != "" else ""
         parser.add_argument(flag, type=type(default), default=argparse.SUPPRESS, help=meaning + shown)
     arguments = vars(parser.parse_args(argv))
-    try:
-        prepare(arguments.pop("root"), arguments.pop("manifest"), **arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the clips measured so far are kept for the next run", file=sys.stderr)
-        return 130
-    return 0
+
+    def run() -> None:
+        try:
+            prepare(arguments.pop("root"), arguments.pop("manifest"), **arguments)
+        except KeyboardInterrupt:
+            print("Stopped. The clips measured so far are kept for the next run.", file=sys.stderr)
+            raise
+
+    return exit_status(parser.prog.removeprefix("python -m "), run)

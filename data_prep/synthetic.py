@@ -32,6 +32,7 @@ import numpy as np
 from filelock import FileLock
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from asr_fed.commands.exit_status import exit_status
 from asr_fed.data.manifest import Utterance, hours, read_manifest, write_manifest
 from asr_fed.system.errors import UserError
 from data_prep.espeak import Espeak
@@ -217,17 +218,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, type=int, default=default, help=f"{meaning} (default {default})")
     arguments = vars(parser.parse_args(argv))
-    try:
+
+    def run() -> None:
         utterances = prepare(arguments.pop("root"), arguments.pop("manifest"), **arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the next run starts afresh", file=sys.stderr)
-        return 130
-    speakers = len({utterance.speaker for utterance in utterances})
-    print(f"{len(utterances)} utterances, {hours(utterances):.2f} h, {speakers} speakers")
-    return 0
+        speakers = len({utterance.speaker for utterance in utterances})
+        print(f"{len(utterances)} utterances, {hours(utterances):.2f} h, {speakers} speakers")
+
+    return exit_status("data_prep.synthetic", run)
 
 
 if __name__ == "__main__":

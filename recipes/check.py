@@ -41,7 +41,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from asr_fed.command import exit_status
+from asr_fed.commands.exit_status import exit_status
 from asr_fed.runs.run_dir import read_summary, write_text
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import replacing
@@ -107,9 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time: a core and 3 GB each (default 1)")
     parser.add_argument("--write", action="store_true", help="replace measured.csv and the README's table")
     chosen = parser.parse_args(arguments)
-    different: list[str] = []
-    status = exit_status("check", lambda: different.extend(check(chosen)))
-    return status or bool(different)
+    return exit_status("check", lambda: int(bool(check(chosen))))
 
 
 def check(chosen: argparse.Namespace) -> list[str]:

@@ -29,6 +29,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from asr_fed.commands.exit_status import exit_status
 from asr_fed.config.files import experiments_folder
 from asr_fed.config.schema import Config
 from asr_fed.data.manifest import Utterance, write_manifest
@@ -271,26 +272,15 @@ def main() -> int:
     commands.add_parser("status", help="who runs, who is connected")
     commands.add_parser("stop", help="end them")
     chosen = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     folder = chosen.folder.absolute()
-    try:
-        match chosen.command:
-            case "prepare":
-                prepare(folder, chosen.mixed, chosen.port, chosen.control_port)
-            case "start":
-                start(folder)
-            case "train":
-                train(folder, chosen.overrides)
-            case "status":
-                status(folder)
-            case "stop":
-                stop(folder)
-    except UserError as error:
-        print(f"three_silos: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    actions = {
+        "prepare": lambda: prepare(folder, chosen.mixed, chosen.port, chosen.control_port),
+        "start": lambda: start(folder),
+        "train": lambda: train(folder, chosen.overrides),
+        "status": lambda: status(folder),
+        "stop": lambda: stop(folder),
+    }
+    return exit_status("three_silos", actions[chosen.command])
 
 
 if __name__ == "__main__":

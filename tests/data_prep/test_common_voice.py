@@ -119,7 +119,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert "2 rows, 2 kept" in done.stdout and len(read_manifest(tmp_path / "m.csv")) == 2
     failed = subprocess.run([*command, "--language", "frr"], capture_output=True, text=True)
     assert failed.returncode == 2
-    assert failed.stderr.startswith("error: ") and "Traceback" not in failed.stderr
+    assert failed.stderr.startswith("data_prep.common_voice: ") and "Traceback" not in failed.stderr
 
 
 def test_the_command_loads_nothing_heavy() -> None:

@@ -13,7 +13,7 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.decoders.seq2seq import S2SRNNGreedySearcher
 
-from asr_fed.cli import hydra_arguments
+from asr_fed.commands.train import hydra_arguments
 from asr_fed.config.schema import Decoder, EvaluationConfig
 from asr_fed.data.batching import Batch
 from asr_fed.data.tokenizer import BLANK, BOS, EOS, Tokenizer

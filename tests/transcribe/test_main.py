@@ -2,30 +2,20 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import soundfile
 
+from asr_fed.commands.transcribe import main
 from asr_fed.model.recogniser import Recogniser, save_recogniser
-from asr_fed.transcribe.__main__ import main
 from asr_fed.transcribe.transcript import transcribe
 from tests.tiny import RATE
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def signals_are_put_back() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGPIPE)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +100,6 @@ def test_a_killed_job_is_completed(model: str, recordings: Path, tmp_path: Path)
 
 def test_help_does_not_wait_for_torch() -> None:
     code = "import sys; sys.argv[1:] = ['--help']\ntry: main()\nfinally: print('torch' in sys.modules)"
-    code = f"from asr_fed.transcribe.__main__ import main; {code}"
+    code = f"from asr_fed.commands.transcribe import main; {code}"
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "--window" in process.stdout and process.stdout.endswith("False\n")

@@ -9,6 +9,8 @@ import shlex
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from asr_fed.commands.exit_status import Stopped, exit_status
 from asr_fed.config.check import check_config, explain
 from asr_fed.config.files import experiments_folder
 from asr_fed.config.schema import Config
@@ -31,6 +34,7 @@ from asr_fed.system.errors import UserError
 from asr_fed.system.files import NoRoom, is_no_room
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PROGRAM = "asr-fed"
 PATIENCE = 15  # seconds for a clean stop; after that the process ends as it is, and its workers with it
 USAGE = """\
 Federated training of end-to-end speech recognisers.
@@ -57,14 +61,6 @@ Keys people change most:
 """
 
 
-class Stopped(KeyboardInterrupt):
-    """The first Ctrl-C or SIGTERM, raised wherever the main thread is. `status` is what to exit with."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal_number)
-        self.status = 128 + signal_number
-
-
 class OurGroups(SearchPathPlugin):
     """An experiment of one's own, wherever its file lies, may use our groups."""
 
@@ -72,22 +68,29 @@ class OurGroups(SearchPathPlugin):
         search_path.append("asr_fed", f"file://{experiments_folder()}")
 
 
-def main() -> None:
-    """Entry point. Exits with 2 where the user has something to correct, 130 after Ctrl-C, 143 after SIGTERM."""
+def main() -> int:
+    """Entry point. Returns 2 where the user has something to correct, 130 after Ctrl-C, 143 after SIGTERM."""
     stop_on_signals()
-    try:
-        sys.argv[1:] = hydra_arguments(sys.argv[1:])
-        ConfigStore.instance().store("schema", Config)
-        Plugins.instance().register(OurGroups)
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # give us the exception, not a report of it
-        os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    return exit_status(PROGRAM, _hydra)
+
+
+def _hydra() -> None:
+    """Compose the config and call `_run` with it, once or for each run of a sweep."""
+    sys.argv[1:] = hydra_arguments(sys.argv[1:])
+    ConfigStore.instance().store("schema", Config)
+    Plugins.instance().register(OurGroups)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # give us the exception, not a report of it
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    with _config_errors_in_words():
         hydra.main(version_base="1.3", config_path=None)(_run)()
-    except UserError as error:
-        _fail(str(error))
+
+
+@contextmanager
+def _config_errors_in_words() -> Iterator[None]:
+    try:
+        yield
     except (HydraException, OmegaConfBaseException) as error:
-        _fail(explain(error))
-    except KeyboardInterrupt as stop:
-        sys.exit(stop.status if isinstance(stop, Stopped) else 128 + signal.SIGINT)
+        raise UserError(explain(error)) from error
 
 
 def stop_on_signals() -> None:
@@ -112,34 +115,41 @@ def _stop(number: int, frame: object) -> None:
 
 def _run(config: DictConfig) -> dict[str, Any]:
     """One run; returns its summary. In a sweep {"failed": why} where there is none, so that the others go on."""
-    hydra_config = HydraConfig.get()
-    sweep = hydra_config.mode is RunMode.MULTIRUN
+    if HydraConfig.get().mode is RunMode.MULTIRUN:
+        return _run_of_sweep(config)
+    summaries: list[dict[str, Any]] = []
+    status = exit_status(PROGRAM, lambda: summaries.append(_train(config)))
+    if status:  # here, since Hydra would print a line of its own about an exception
+        sys.exit(status)
+    return summaries[0]
+
+
+def _run_of_sweep(config: DictConfig) -> dict[str, Any]:
+    number = HydraConfig.get().job.num
     try:
-        check_config(config)
-        if sweep:  # the time of day in its name is that of the sweep
-            config.run_dir = f"{config.run_dir}-{hydra_config.job.num}"
-        return _train(config)
+        return _train(config, f"-{number}")  # the time of day in its name is that of the sweep
     except UserError as error:
         message = str(error)
-    except OmegaConfBaseException as error:
-        message = explain(error)
     except Exception as error:
-        if not sweep:
-            raise
         traceback.print_exc()
         message = f"{type(error).__name__}: {error}"
-    if not sweep:
-        _fail(message)  # here, since Hydra would print a line of its own about the exception
-    print(f"asr-fed: run {hydra_config.job.num} of the sweep failed: {message}", file=sys.stderr)
+    print(f"{PROGRAM}: run {number} of the sweep failed: {message}", file=sys.stderr)
     return {"failed": message}
 
 
-def _train(config: DictConfig) -> dict[str, Any]:
-    """Train, and where that is cut short say how to go on. Raises UserError for what the user can put right."""
+def _train(config: DictConfig, suffix: str = "") -> dict[str, Any]:
+    """Train in run_dir + `suffix`, and where that is cut short say how to go on.
+
+    Raises UserError for what the user can put right.
+    """
+    with _config_errors_in_words():
+        check_config(config)
+        config.run_dir += suffix
+        settings: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
     from asr_fed.pipeline.train import train  # torch, SpeechBrain and Flower: seconds that --help need not wait for
 
     try:
-        return train(OmegaConf.to_object(config), _command())  # type: ignore[arg-type]
+        return train(settings, _command())
     except KeyboardInterrupt:
         print(f"Stopped. {_how_to_go_on(config.run_dir)}", file=sys.stderr)
         raise
@@ -201,12 +211,7 @@ def hydra_arguments(arguments: list[str]) -> list[str]:
         "hydra.output_subdir=null",
         "hydra.sweep.dir=outputs/multirun/${now:%Y%m%d-%H%M%S}",
         "hydra.sweep.subdir=.",
-        "+hydra.callbacks.sweep._target_=asr_fed.sweep.Sweep",
+        "+hydra.callbacks.sweep._target_=asr_fed.commands.sweep.Sweep",
         "hydra/job_logging=none",
         "hydra/hydra_logging=none",
     ]
-
-
-def _fail(message: str) -> None:
-    print(f"asr-fed: {message}", file=sys.stderr)
-    sys.exit(2)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 import asr_fed.training.personalise
+from asr_fed.commands.personalise import main
 from asr_fed.data.manifest import read_manifest, write_manifest
 from asr_fed.model.recogniser import load_recogniser, save_recogniser
 from asr_fed.model.state import read_state
-from asr_fed.personalise import main
 from asr_fed.reporting.evaluation_files import read_evaluation
 from asr_fed.runs.experiment import Experiment
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from asr_fed.compare import main
+from asr_fed.commands.compare import main
 from asr_fed.data.manifest import Utterance
 from asr_fed.evaluation.evaluate import Evaluation
 from asr_fed.evaluation.wer import score

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from asr_fed.commands.evaluate import main
 from asr_fed.data.manifest import write_manifest
-from asr_fed.evaluation.__main__ import main, run_of
 from asr_fed.model.recogniser import save_recogniser
 from asr_fed.reporting.evaluation_files import read_evaluation
 from asr_fed.runs.experiment import Experiment
+from asr_fed.runs.run_dir import run_of
 
 
 @pytest.fixture

@@ -1,0 +1,32 @@
+"""`python -m asr_fed.compare RUN RUN ...`: runs side by side."""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from asr_fed.commands.exit_status import exit_status
+from asr_fed.compare import describe_run, show_comparison, write_comparison
+from asr_fed.runs.run_dir import read_summary
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m asr_fed.compare", description="Compare finished runs in one table.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories; the first is the baseline")
+    parser.add_argument("--output", type=Path, default=Path("outputs/comparison"), help="folder to write")
+    chosen = parser.parse_args(arguments)
+    return exit_status("asr_fed.compare", lambda: compare(chosen.runs, chosen.output))
+
+
+def compare(runs: Sequence[Path], output: Path) -> None:
+    """Write comparison.md, .csv, .html and .png to `output` and print the table.
+
+    Raises UserError where a run has not ended.
+    """
+    summaries = [read_summary(run) for run in runs]
+    # train_fed.py's own command line: python, train_fed.py, the experiment's file and what is changed of it
+    words = [shlex.split(summary.get("command", ""))[2:] for summary in summaries]
+    records = [describe_run(*each) for each in zip(words, map(str, runs), summaries, strict=True)]
+    output.mkdir(parents=True, exist_ok=True)
+    write_comparison(output, records)
+    show_comparison(output, records)

@@ -1,0 +1,49 @@
+"""`python -m asr_fed.export MODEL FOLDER`: a folder that SpeechBrain opens; see docs/take_the_model_away.md."""
+
+import argparse
+import json
+from pathlib import Path
+
+from asr_fed.commands.exit_status import exit_status
+from asr_fed.config.schema import Decoder, EvaluationConfig
+from asr_fed.system.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exits with 2 where the user has something to correct."""
+    parser = argparse.ArgumentParser(
+        prog="python -m asr_fed.export",
+        description="Write a folder that SpeechBrain's EncoderDecoderASR.from_hparams(source=FOLDER) opens.",
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a run directory or a checkpoint")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder")
+    parser.add_argument(
+        "--decoder",
+        choices=[decoder.name for decoder in Decoder],
+        help="what the folder transcribes with; default: test_decoder of the run, ctc_greedy for a checkpoint",
+    )
+    chosen = parser.parse_args(arguments)
+    return exit_status("asr_fed.export", lambda: _export(chosen.model, chosen.folder, chosen.decoder))
+
+
+def _export(model: Path, folder: Path, decoder: str | None) -> None:
+    from asr_fed.export import export_recogniser
+    from asr_fed.interop.open_recogniser import open_recogniser
+    from asr_fed.runs.experiment import read_config
+
+    recogniser = open_recogniser(model)
+    used = Decoder.ctc_greedy if decoder is None else Decoder[decoder]
+    evaluation, summary = EvaluationConfig(), None
+    if (model / "config.yaml").is_file():
+        config = read_config(model)
+        evaluation = config.evaluation
+        used = evaluation.test_decoder if decoder is None else used
+        if config.loss.ctc_weight == 1 and used is not Decoder.ctc_greedy:
+            raise UserError(
+                f"{model} was trained with loss.ctc_weight=1, so without the attention decoder that {used.name} "
+                "needs. Use --decoder ctc_greedy."
+            )
+    if (model / "summary.json").is_file():
+        summary = json.loads((model / "summary.json").read_text(encoding="utf-8"))
+    export_recogniser(recogniser, folder, used, evaluation, summary)
+    print(f"{folder} transcribes with {used.name}. Its README.md says how to open it.")
