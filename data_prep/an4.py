@@ -21,6 +21,7 @@ from typing import Unpack
 import soundfile
 
 from asr_fed.data.manifest import Utterance
+from asr_fed.data.text_file import read_text
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import replacing
 from data_prep.prepare import Clip, Options, run_command, write_corpus
@@ -87,7 +88,7 @@ def _clips(corpus: Path, split: str, bad: dict[str, list[str]]) -> Iterator[Clip
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     if not path.is_file():
         raise UserError(f"{path} is not there. Unpack the whole of an4_sphere.tar.gz or an4_raw.bigendian.tar.gz.")
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(read_text(path, errors="replace").split("\n"), start=1):
         if line.strip():
             yield number, line.strip()
 

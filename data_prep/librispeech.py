@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Unpack
 
 from asr_fed.data.manifest import Utterance
+from asr_fed.data.text_file import read_text
 from asr_fed.system.errors import UserError
 from data_prep.prepare import Clip, Options, run_command, write_corpus
 from data_prep.rows import BAD_ENCODING, BAD_FIELDS
@@ -42,7 +43,7 @@ def _genders(path: Path) -> dict[str, str]:
     """Gender by reader; lines are "14   | F | train-clean-360  | 25.03 | Kristin LeMoine"."""
     if not path.is_file():
         return {}
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = read_text(path, errors="replace").split("\n")
     fields = [[field.strip() for field in line.split("|")] for line in lines if not line.startswith(";")]
     return {reader: GENDERS.get(sex, "") for reader, sex, *_ in (row for row in fields if len(row) > 1)}
 
@@ -52,7 +53,7 @@ def _clips(folder: Path, subset: str, genders: dict[str, str], bad: dict[str, li
     for transcript in sorted((folder / subset).glob("*/*/*.trans.txt")):
         chapter = transcript.parent
         stated = set()
-        lines = transcript.read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = read_text(transcript, errors="replace").split("\n")
         for number, line in enumerate(lines, start=1):
             name, _, sentence = line.strip().partition(" ")
             if not name:

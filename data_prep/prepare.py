@@ -29,6 +29,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asr_fed.commands.exit_status import exit_status
+from asr_fed.data.identity import identity, refuse_look_alikes
 from asr_fed.data.manifest import Utterance, hours, write_manifest
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import replacing
@@ -56,6 +57,10 @@ class Clip:
     age: str = ""
     accent: str = ""
     split: str = ""
+
+    def __post_init__(self) -> None:
+        for field in ("id", "speaker"):
+            object.__setattr__(self, field, identity(getattr(self, field)))
 
 
 class Options(TypedDict, total=False):
@@ -145,8 +150,9 @@ def write_corpus(
             dropped["too long"].append(clip.id)
         else:
             more = (clip.locale, clip.gender, clip.age, clip.accent, clip.split)
-            utterances.append(Utterance(clip.id, probe.seconds, file.path, clip.speaker.strip(), text, *more))
+            utterances.append(Utterance(clip.id, probe.seconds, file.path, clip.speaker, text, *more))
 
+    refuse_look_alikes((utterance.speaker for utterance in utterances), str(root))
     rows = len(utterances) + sum(map(len, dropped.values()))
     defects = sum(len(names) for reason, names in dropped.items() if reason not in RULES)
     share = 1 - defects / max(rows, 1)
@@ -178,7 +184,7 @@ def _screen(
         file = _locate(clip.path, resolve(root), resolve)
         if clip.id in seen:
             dropped["duplicate id"].append(clip.id)
-        elif not clip.speaker.strip():
+        elif not clip.speaker:
             dropped["no speaker"].append(clip.id)
         elif isinstance(file, str):
             dropped[file].append(clip.id)

@@ -1,10 +1,10 @@
 """Rows of a CSV/TSV file as it is found in the wild: any Unicode encoding, broken lines told apart."""
 
-import codecs
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from asr_fed.data.text_file import CONVERT, check_columns, encoding_of
 from asr_fed.system.errors import UserError
 
 BAD_ENCODING = "undecodable row"
@@ -32,7 +32,7 @@ def read_rows(
     readable = unreadable = 0  # rows beyond ASCII that decoded, and that did not
     # surrogateescape keeps undecodable bytes recognisable, so that one bad row does not end the reading
     newline = "" if quoted else "\n"
-    with path.open(encoding=_encoding(path), errors="surrogateescape", newline=newline) as file:
+    with path.open(encoding=encoding_of(path), errors="surrogateescape", newline=newline) as file:
         reader = csv.reader(file, delimiter=delimiter) if quoted else None
         rows = reader or (line.rstrip("\r\n").split(delimiter) for line in file)
         columns: list[str] = []
@@ -43,7 +43,7 @@ def read_rows(
                 joined = "".join(fields)
                 if not columns:
                     columns = [name.strip() for name in fields]
-                    _check_columns(path, columns, needed)
+                    check_columns(path, columns, needed)
                 elif not joined.strip():
                     continue
                 elif any("\udc80" <= char <= "\udcff" for char in joined):
@@ -61,29 +61,4 @@ def read_rows(
     if not columns:
         raise UserError(f"{path} is empty; needed are the columns {', '.join(needed)}.")
     if unreadable >= 10 and not readable:
-        raise UserError(
-            f"{path} is not UTF-8: none of its {unreadable} rows beyond ASCII can be decoded. "
-            "Convert it, for instance: iconv -f latin1 -t utf-8 OLD > NEW"
-        )
-
-
-def _encoding(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-        return "utf-32"
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    if b"\0" in start:
-        raise UserError(f"{path} looks like UTF-16 without a byte order mark. Save it as UTF-8.")
-    return "utf-8-sig"
-
-
-def _check_columns(path: Path, columns: list[str], needed: Sequence[str]) -> None:
-    missing = [name for name in needed if name not in columns]
-    if missing:
-        shown = ", ".join(name.encode("utf-8", "replace").decode()[:40] for name in columns[:15])
-        raise UserError(f"{path}: column(s) {', '.join(missing)} missing. Found: {shown}. Needed: {', '.join(needed)}.")
-    repeated = sorted({name for name in columns if name and columns.count(name) > 1})
-    if repeated:
-        raise UserError(f"{path}: column(s) {', '.join(repeated)} occur twice.")
+        raise UserError(f"{path} is not UTF-8: none of its {unreadable} rows beyond ASCII can be decoded. {CONVERT}")

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from asr_fed.commands.exit_status import exit_status
+from asr_fed.data.identity import identity
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     register = commands.add_parser("register", help="server: admit a node by its public key")
     register.add_argument("key", type=Path, help="the node's FILE.pub")
-    register.add_argument("name")
+    register.add_argument("name", type=identity)
     register.add_argument("--certificates", type=Path, required=True)
     register.add_argument("--control-port", type=int, default=8000)
 

@@ -14,6 +14,7 @@ from asr_fed.config.schema import (
     PersonalisationConfig,
     PersonalPart,
 )
+from asr_fed.data.identity import identity
 from asr_fed.personalise import Speech, personalise_speakers
 from asr_fed.runs.run_dir import run_of
 from asr_fed.system.errors import UserError
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("model", type=Path, metavar="MODEL", help="run directory, checkpoint or SpeechBrain folder")
     parser.add_argument("--manifest", type=Path, required=True, help="manifest.csv (ID,duration,wav,spk_id,wrd,...)")
     parser.add_argument("--split", help="only rows of this split, such as test")
-    parser.add_argument("--speakers", nargs="+", metavar="SPEAKER", help="only these")
+    parser.add_argument("--speakers", nargs="+", type=identity, metavar="SPEAKER", help="only these")
     parser.add_argument("--held-back", type=float, default=0.3, help="share of each speaker's utterances (%(default)g)")
     parser.add_argument("--part", choices=[part.name for part in PersonalPart], help="what may change (full)")
     parser.add_argument("--epochs", type=int, help="passes over a speaker's utterances (10)")

@@ -6,10 +6,13 @@ SpeechBrain recipe reads the file; the rest is optional.
 
 import csv
 import os
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from asr_fed.data.identity import identity, refuse_look_alikes
+from asr_fed.data.text_file import read_table
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import replacing
 
@@ -26,6 +29,7 @@ COLUMNS = {
     "split": "split",
 }
 REQUIRED = ("ID", "duration", "wav", "spk_id", "wrd")
+NAMES = ("id", "speaker", "locale", "gender", "age", "accent", "split")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,9 @@ class Utterance:
 
     `duration` is in seconds; `wav` is an absolute path (any format that soundfile reads); `text` is
     normalised; `split` is the corpus's own train/dev/test, or empty.
+
+    Whatever it is made of, its names are in the form that `identity` gives and its text is composed (NFC); the path
+    stays as the disk has it.
     """
 
     id: str
@@ -47,38 +54,46 @@ class Utterance:
     accent: str = ""
     split: str = ""
 
+    def __post_init__(self) -> None:
+        for field in NAMES:
+            object.__setattr__(self, field, identity(getattr(self, field)))
+        object.__setattr__(self, "text", unicodedata.normalize("NFC", self.text))
+
 
 def read_manifest(path: str | Path) -> list[Utterance]:
     """Read `manifest.csv`; audio paths that are relative are taken from the manifest's own folder.
 
-    Raises UserError where the file is missing, lacks a required column, or holds a bad or repeated row.
+    Raises UserError where the file is missing, cannot be decoded, lacks a required column, holds a bad or repeated
+    row, or speakers whose names look alike.
     """
+    return [utterance for utterance, _, _ in read_utterances(path)]
+
+
+def read_utterances(path: str | Path, more: Sequence[str] = ()) -> list[tuple[Utterance, dict[str, str], str]]:
+    """As `read_manifest`, each with its row and its place; the columns in `more` are needed too."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"There is no manifest at {path}. Prepare the corpus first (see data_prep/).")
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in REQUIRED if name not in (reader.fieldnames or ())]
-        if missing:
-            raise UserError(f"{path}: column(s) {', '.join(missing)} missing; needed are {', '.join(REQUIRED)}.")
-        folder = path.parent.absolute()
-        utterances, seen = [], set()
-        for row in reader:
-            where = f"{path}, line {reader.line_num}"
-            if any(row[name] in (None, "") for name in REQUIRED):
-                raise UserError(f"{where}: a required column is empty ({', '.join(REQUIRED)}).")
-            try:
-                duration = float(row["duration"])
-            except ValueError:
-                raise UserError(f"{where}: duration {row['duration']!r} is not a number of seconds.") from None
-            if not 0 < duration < float("inf"):
-                raise UserError(f"{where}: duration {row['duration']!r} is not a positive number of seconds.")
-            if row["ID"] in seen:
-                raise UserError(f"{where}: the ID {row['ID']!r} occurs twice.")
-            seen.add(row["ID"])
-            optional = {COLUMNS[name]: row.get(name) or "" for name in COLUMNS.keys() - set(REQUIRED)}
-            wav = os.path.join(folder, row["wav"])
-            utterances.append(Utterance(row["ID"], duration, wav, row["spk_id"], row["wrd"], **optional))
+    folder = path.parent.absolute()
+    utterances, seen = [], set()
+    for line, row in read_table(path, (*REQUIRED, *more)):
+        where = f"{path}, line {line}"
+        try:
+            duration = float(row["duration"])
+        except ValueError:
+            raise UserError(f"{where}: duration {row['duration']!r} is not a number of seconds.") from None
+        if not 0 < duration < float("inf"):
+            raise UserError(f"{where}: duration {row['duration']!r} is not a positive number of seconds.")
+        optional = {COLUMNS[name]: row.get(name, "") for name in COLUMNS.keys() - set(REQUIRED)}
+        wav = os.path.join(folder, row["wav"])
+        utterance = Utterance(row["ID"], duration, wav, row["spk_id"], row["wrd"], **optional)
+        if not all((row["wav"], utterance.id, utterance.speaker, utterance.text)):
+            raise UserError(f"{where}: a required column is empty ({', '.join(REQUIRED)}).")
+        if utterance.id in seen:
+            raise UserError(f"{where}: the ID {utterance.id!r} occurs twice.")
+        seen.add(utterance.id)
+        utterances.append((utterance, row, where))
+    refuse_look_alikes((utterance.speaker for utterance, _, _ in utterances), str(path))
     return utterances
 
 

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 
 from asr_fed.config.schema import ClientsConfig, Deal, PartsConfig, TooSmall, WarmUpRule
-from asr_fed.data.manifest import COLUMNS, Utterance, hours, read_manifest
+from asr_fed.data.identity import identity
+from asr_fed.data.manifest import COLUMNS, Utterance, hours, read_utterances
+from asr_fed.data.text_file import read_lines
 from asr_fed.reporting.partition_report import draw_histogram, spread
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import replacing
@@ -32,6 +34,9 @@ class Client:
     id: str
     train: tuple[Utterance, ...]
     dev: tuple[Utterance, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", identity(self.id))
 
     @property
     def utterances(self) -> tuple[Utterance, ...]:
@@ -262,38 +267,31 @@ def read_partition(folder: str | Path) -> Partition:
     path = Path(folder) / "partition.csv"
     if not path.is_file():
         raise UserError(f"There is no partition at {path}. Make it anew from the manifest.")
-    utterances = read_manifest(path)
     parts: dict[str, list[Utterance]] = {"warm_up": [], "held_out": [], "dev": [], "test": []}
     clients: defaultdict[str, dict[str, list[Utterance]]] = defaultdict(lambda: {"train": [], "dev": []})
     dropped: defaultdict[str, list[Utterance]] = defaultdict(list)
     home: dict[str, str] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in ("part", "client", "subset") if name not in (reader.fieldnames or ())]
-        if missing:
-            raise UserError(f"{path}: column(s) {', '.join(missing)} missing. Make the partition anew.")
-        for row, utterance in zip(reader, utterances, strict=True):
-            where = f"{path}, line {reader.line_num}"
-            part, client, subset = row["part"], row["client"], row["subset"]
-            if part == "dropped" and subset:
-                dropped[subset].append(utterance)
-                continue
-            if part == "client" and client and subset in ("train", "dev"):
-                clients[client][subset].append(utterance)
-            elif part in parts:
-                parts[part].append(utterance)
-            else:
-                raise UserError(
-                    f"{where}: part {part!r}, client {client!r}, subset {subset!r} is no place for an "
-                    f"utterance; part is one of {', '.join(parts)}, client (with its id and train or dev) "
-                    "and dropped (with a reason)."
-                )
-            place = client if part == "client" else part
-            if home.setdefault(utterance.speaker, place) != place:
-                raise UserError(
-                    f"{where}: speaker {utterance.speaker!r} is in {place} and also in "
-                    f"{home[utterance.speaker]}; a speaker belongs to one part or client only."
-                )
+    for utterance, row, where in read_utterances(path, ("part", "client", "subset")):
+        part, client, subset = row["part"], identity(row["client"]), row["subset"]
+        if part == "dropped" and subset:
+            dropped[subset].append(utterance)
+            continue
+        if part == "client" and client and subset in ("train", "dev"):
+            clients[client][subset].append(utterance)
+        elif part in parts:
+            parts[part].append(utterance)
+        else:
+            raise UserError(
+                f"{where}: part {part!r}, client {client!r}, subset {subset!r} is no place for an "
+                f"utterance; part is one of {', '.join(parts)}, client (with its id and train or dev) "
+                "and dropped (with a reason)."
+            )
+        place = client if part == "client" else part
+        if home.setdefault(utterance.speaker, place) != place:
+            raise UserError(
+                f"{where}: speaker {utterance.speaker!r} is in {place} and also in "
+                f"{home[utterance.speaker]}; a speaker belongs to one part or client only."
+            )
     for name, subsets in clients.items():
         if not subsets["train"]:
             raise UserError(f"{path}: {name} has nothing to train on. Make the partition anew.")
@@ -421,10 +419,9 @@ def _draw_evaluation(
 
 def _listed_speakers(path: str, split_of: Mapping[str, str]) -> list[str]:
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"warm_up_file={path}: {error}. It should list one speaker id a line.") from None
-    listed = sorted({line.strip() for line in lines if line.strip()})
+        listed = sorted({identity(line) for line in read_lines(path)})
+    except UserError as error:
+        raise UserError(f"warm_up_file: {error} It should list one speaker id a line.") from None
     unknown = [speaker for speaker in listed if speaker not in split_of]
     if unknown:
         raise UserError(

@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from asr_fed.config.schema import FeatureConfig, ModelConfig
+from asr_fed.data.text_file import read_text
 from asr_fed.data.tokenizer import BLANK, BOS, EOS, Tokenizer
 from asr_fed.model.recogniser import Recogniser, config_keys
 from asr_fed.system.errors import UserError
@@ -162,8 +163,8 @@ _PlainLoader.add_multi_constructor("", _tagged)
 def read_recipe(path: Path) -> Recipe:
     """Raises UserError where the file is no YAML."""
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        tree = yaml.load(read_text(path), Loader=_PlainLoader)
+    except (ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(tree, dict):
         raise UserError(f"{path} is not a hyperparameter file of SpeechBrain.")

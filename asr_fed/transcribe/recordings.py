@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from asr_fed.data.text_file import read_lines
 from asr_fed.system.errors import UserError
 
 SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus"}  # what counts as a recording in a folder
@@ -18,7 +19,7 @@ def find_recordings(named: Iterable[Path], listed_in: Path | None = None) -> lis
     """
     named = list(named)
     if listed_in is not None:
-        named += _read_list(listed_in)
+        named += map(Path, read_lines(listed_in))
     recordings = list(dict.fromkeys(recording for path in named for recording in _recordings(path)))
     if not recordings:
         what = f"{', '.join(map(str, named))}: " if named else ""
@@ -31,10 +32,3 @@ def _recordings(path: Path) -> Iterator[Path]:
         yield from sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
     else:
         yield path
-
-
-def _read_list(path: Path) -> list[Path]:
-    try:
-        return [Path(line.strip()) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The list {path} cannot be read: {error}.") from error

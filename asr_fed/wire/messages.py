@@ -22,6 +22,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 
 from asr_fed.aggregation.update import LIMIT, Update
+from asr_fed.data.identity import identity
 
 TOTALS = (  # all that is summed over clients besides a_k * delta_k and a_k
     *("clients", "weight_squared", "loss", "word_errors", "words", "examples", "skipped_steps"),
@@ -385,7 +386,7 @@ def _readable(text: str) -> str:
 
 
 def _is_id(text: str) -> bool:
-    return 0 < len(text) <= 200 and text.isprintable()
+    return 0 < len(text) <= 200 and text.isprintable() and identity(text) == text
 
 
 def _is_count(value: object) -> bool:

@@ -18,7 +18,8 @@ def corpus(tmp_path: Path) -> Path:
         for name in names:
             write_tone(chapter / f"{name}.flac")
         lines = "".join(f"{name} IT'S A FINE DAY\n" for name in names)
-        (chapter / f"{reader}-198.trans.txt").write_text(lines)
+        # as an editor of another system saves it: nothing is lost
+        (chapter / f"{reader}-198.trans.txt").write_text(lines, encoding="utf-8-sig")
     (root / "SPEAKERS.TXT").write_text(
         ";ID |SEX| SUBSET |MINUTES| NAME\n"
         "19   | F | train-clean-100  | 25.19 | Kara | Lee\n"

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,21 @@ def test_delimiters_and_names_of_columns(folder: Path, name: str, delimiter: str
     [one] = read_manifest(folder / "m.csv")
     assert (one.id, one.speaker, one.text) == ("one", "ugo", "dice no")
     assert table.main(arguments) == 2
+
+
+def test_names_in_two_unicode_forms_are_one_person_and_one_id(folder: Path) -> None:
+    rows = ["é1,ugo/0.wav,José,sì", "e\u03011,ugo/1.wav,José,sì", "b,ugo/2.wav,Jose\u0301 ,no"]
+    (folder / "t.csv").write_text("\n".join(["id,path,speaker,text", *rows]), encoding="utf-16")
+    kept = table.prepare(str(folder / "t.csv"), str(folder / "m.csv"), language="it", min_kept=0.5)
+    assert [(u.id, u.speaker) for u in kept] == [("é1", "José"), ("b", "José")]
+    assert json.loads((folder / "preparation.json").read_text())["dropped"]["duplicate id"]["first"] == ["é1"]
+
+
+def test_people_whose_names_look_alike_are_named(folder: Path) -> None:
+    rows = ["ugo/0.wav,Ugo Rossi,sì", "ugo/1.wav,Ugo\u00a0Rossi,no"]
+    (folder / "t.csv").write_text("\n".join(["path,speaker,text", *rows]))
+    with pytest.raises(UserError, match="look alike"):
+        table.prepare(str(folder / "t.csv"), str(folder / "m.csv"), language="it")
 
 
 def test_an_unclosed_quotation_mark_does_not_swallow_rows_unseen(folder: Path) -> None:

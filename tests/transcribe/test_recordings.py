@@ -32,6 +32,18 @@ def test_a_list_has_files_and_folders(recordings: Path, tmp_path: Path, monkeypa
     ]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_list_of_another_systems_editor_is_read(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    monkeypatch.chdir(recordings)
+    (tmp_path / "list.txt").write_bytes("one.wav\r\ndeep\r\n".encode(encoding))
+    assert len(find_recordings([], tmp_path / "list.txt")) == 3
+    (tmp_path / "list.txt").write_bytes("été.wav\r\n".encode("latin-1"))
+    with pytest.raises(UserError, match="is not UTF-8"):
+        find_recordings([], tmp_path / "list.txt")
+
+
 def test_nothing_at_all_is_an_error(tmp_path: Path) -> None:
     for named in ([], [tmp_path]):
         with pytest.raises(UserError, match="nothing to transcribe"):

@@ -296,6 +296,7 @@ ODD_REPORTS: dict[str, Callable[[Message], None]] = {
     "an infinite amount": change("clients", "dev_seconds", [float("inf")]),
     "an empty id": change("clients", "ids", [""]),
     "an id with a bell": change("clients", "ids", ["a\a"]),
+    "an id of a decomposed letter": change("clients", "ids", ["a\u0301"]),
     "no name": change("node", "name", 1),
     "no setup": change("node", "setup", 1),
 }

@@ -1,5 +1,6 @@
 """NODE.yaml: what the owner of a node decides about it."""
 
+import io
 import re
 from dataclasses import dataclass, field
 from enum import Enum
@@ -9,6 +10,8 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from asr_fed.config.check import nearest
+from asr_fed.data.identity import identity
+from asr_fed.data.text_file import read_text
 from asr_fed.system.errors import UserError
 
 PATHS = ("certificate", "key", "manifest", "partition", "folder")
@@ -56,7 +59,7 @@ def read_settings(path: Path) -> NodeSettings:
         raise UserError(f"There is no node file {path}.")
     keys = list(NodeSettings.__dataclass_fields__)
     try:
-        given = OmegaConf.load(path)
+        given = OmegaConf.load(io.StringIO(read_text(path)))
         for key in map(str, given if OmegaConf.is_dict(given) else ()):
             if key not in keys:
                 raise UserError(f"{path}: there is no key {key!r}.{nearest(key, keys)}")
@@ -71,6 +74,7 @@ def read_settings(path: Path) -> NodeSettings:
     for key in PATHS:
         if (value := getattr(settings, key)) is not None:
             setattr(settings, key, str(path.parent.absolute() / Path(value).expanduser()))
+    settings.name = identity(settings.name)
     _check(settings, path)
     return settings
 

@@ -89,3 +89,14 @@ def test_a_file_that_is_no_settings_is_refused(tmp_path: Path, text: str) -> Non
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="There is no node file"):
         read_settings(tmp_path / "node.yaml")
+
+
+def test_a_name_is_composed_whatever_wrote_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    text = path.read_text().replace("clinic-1", "ho\u0302pital")
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        path.write_text(text, encoding=encoding)
+        assert read_settings(path).name == "hôpital"
+    path.write_text(text.replace("ho\u0302pital", "hôpital"), encoding="latin-1")
+    with pytest.raises(UserError, match="is not UTF-8"):
+        read_settings(path)

@@ -1,0 +1,39 @@
+"""When two names are one: of speakers, clients, nodes, utterances, and of the groups that they are counted in.
+
+Unicode writes many letters in two ways (é is one code point, or e and an accent), and systems differ in which one they
+store. Names that enter, from a table, a list, a command line or a message, are brought to one form here, so that
+everything behind may compare them as strings.
+"""
+
+import unicodedata
+from collections.abc import Iterable
+
+from asr_fed.system.errors import UserError
+
+
+def identity(name: str) -> str:
+    """The form in which a name is kept: composed (Unicode's NFC), without white space around it.
+
+    Names that only look alike stay different: superscripts or ligatures may be meant. See `refuse_look_alikes`.
+    """
+    return unicodedata.normalize("NFC", name).strip()
+
+
+def looks(name: str) -> str:
+    """What the eye sees of a name: its compatibility form (Unicode's NFKC: full-width letters, ligatures, unusual
+    spaces), without invisible characters and repeated spaces.
+    """
+    visible = (char for char in unicodedata.normalize("NFKC", name) if unicodedata.category(char) != "Cf")
+    return " ".join("".join(visible).split())
+
+
+def refuse_look_alikes(names: Iterable[str], where: str) -> None:
+    """Raises UserError where two of the names look alike: they would be one speaker in two parts."""
+    seen: dict[str, str] = {}
+    for name in sorted(set(names)):
+        other = seen.setdefault(looks(name), name)
+        if other != name:
+            raise UserError(
+                f"{where}: the names {other!a} and {name!a} look alike. Write them alike if they are one, and "
+                "differently if they are not."
+            )
