@@ -16,6 +16,7 @@ from asr_fed.config.schema import FeatureConfig, LossConfig, ModelConfig
 from asr_fed.data.batching import Batch
 from asr_fed.data.tokenizer import BLANK, BOS, EOS, Tokenizer
 from asr_fed.model.encoder import Encoder
+from asr_fed.model.teacher_forcing import teacher_forced
 from asr_fed.system.checkpoint import load_checkpoint, save_checkpoint
 from asr_fed.system.errors import UserError
 
@@ -97,10 +98,7 @@ class AcousticModel(nn.Module):
         column = torch.arange(tokens.shape[1] + 1, device=tokens.device)
         inputs = functional.pad(tokens, (1, 0), value=BOS)
         targets = functional.pad(tokens, (0, 1)).masked_fill(column == ends, EOS).masked_fill(column > ends, IGNORED)
-        outputs, _ = self.decoder(self.embedding(inputs), states, counts / states.shape[1])
-        # The attention keeps tensors of this graph until the next utterance; a copy of the model could not
-        # be made, and their memory would not be freed.
-        self.decoder.attn.reset()
+        outputs = teacher_forced(self.decoder, self.embedding(inputs), states, counts)
         logits = self.decoder_head(outputs).float()
         return functional.cross_entropy(
             logits.transpose(1, 2), targets, ignore_index=IGNORED, label_smoothing=smoothing
