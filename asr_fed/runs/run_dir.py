@@ -12,11 +12,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from asr_fed.config.schema import Config
+from asr_fed.config.schema import SEARCH, Config, Decoder
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import replacing
 
-# A resumed run may differ in these keys and sections: they do not change what has been computed so far.
+# A resumed run may differ in these keys and sections, and in some of the beam search: see `may_change`.
 MAY_CHANGE = (
     "resume",
     "run_dir",
@@ -31,8 +31,6 @@ MAY_CHANGE = (
     "federation.client_timeout",
     "federation.min_success",
     "evaluation.test_decoder",
-    "evaluation.beam_size",
-    "evaluation.beam_ctc_weight",
     "evaluation.report_clips",
     "tracking",
     "personalise",
@@ -93,8 +91,9 @@ def _claim(config: Config, path: Path) -> None:
     if path.is_file():
         if not config.resume:
             raise UserError(f"{run_dir} holds a run already: add resume=true to continue it, or give another run_dir.")
-        differing = sorted(_differences(flat(load_config(path)), flat(resolved)))
-        if differing:
+        old, new = flat(load_config(path)), flat(resolved)
+        differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+        if differing := [key for key in differing if not may_change(key, config)]:
             raise UserError(
                 f"{run_dir} was begun with other values of {', '.join(differing)}. Resume with the same config, "
                 "or start a new run_dir."
@@ -117,10 +116,15 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix[:-1]: node}
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> Iterable[str]:
-    for key in old.keys() | new.keys():
-        if old.get(key) != new.get(key) and not any(f"{key}.".startswith(f"{name}.") for name in MAY_CHANGE):
-            yield key
+def may_change(key: str, config: Config) -> bool:
+    """Whether a resumed run may have another value of `key`: nothing that has been computed so far depends on it.
+
+    The settings of the beam search are free as long as only the test reads them. A dev or client decoder that
+    searches steers the learning rate and the weights of clients by them.
+    """
+    if key.startswith(f"evaluation.{SEARCH}"):
+        return Decoder.beam not in (config.evaluation.dev_decoder, config.evaluation.client_decoder)
+    return any(f"{key}.".startswith(f"{name}.") for name in MAY_CHANGE)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -22,6 +22,7 @@ from asr_fed.wire.flower_private import identify_process, set_message_id
 from asr_fed.wire.messages import Report, read_order
 from asr_fed.wire.setup import setup_of
 from tests.federation.plain_node import PlainNode
+from tests.runs.test_run_dir import LATER
 from tests.tiny import TIMED, Corpus, settings, typed_config
 
 
@@ -153,6 +154,21 @@ def test_interrupted_after_every_round_it_ends_in_the_same_bits(make: Callable[.
     assert untimed(state.history) == untimed(expected.history) and len(state.history) == 3
     assert state.weights.tobytes() == expected.weights.tobytes()
     assert best(experiment) == best(straight)
+
+
+def test_resumed_with_other_values_of_what_may_change_it_ends_in_the_same_bits(make: Callable[..., Experiment]) -> None:
+    start = ("evaluation.test_decoder=beam", "federation.rounds=2")
+    straight = run(make(*start, name="straight"))
+    experiment = make(*start, name="resumed")
+
+    def interrupt(history: list[dict[str, Any]]) -> None:
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run(experiment, on_round=interrupt)
+    later = [change for change in LATER if not change.startswith(("federation.rounds", "tracking", "personalise="))]
+    resumed = replace(experiment, config=make(*start, *later, name="resumed").config)
+    assert run(resumed).weights.tobytes() == straight.weights.tobytes()
 
 
 def test_without_gain_the_best_weights_return(make: Callable[..., Experiment]) -> None:

@@ -5,14 +5,52 @@ import re
 import subprocess
 import sys
 import textwrap
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
-from asr_fed.runs.run_dir import claim_run_dir, git_commit, read_summary, versions, write_history, write_summary
+from asr_fed.config.schema import Decoder, EvaluationConfig
+from asr_fed.model.decoding import decode
+from asr_fed.runs.run_dir import (
+    claim_run_dir,
+    flat,
+    git_commit,
+    may_change,
+    read_summary,
+    versions,
+    write_history,
+    write_summary,
+)
 from asr_fed.system.errors import UserError
-from tests.tiny import typed_config
+from asr_fed.training.epoch import TrainingContext
+from tests.tiny import random_batch, typed_config
+
+# Another value of each key that a resumed run may change: those that say where it runs, and the others.
+WHERE_IT_RUNS = (
+    "engine.kind=ray",
+    "engine.workers=7",
+    "engine.address=somewhere",
+    "engine.certificates=keys",
+    "engine.nodes=3",
+    "engine.wait=5.0",
+)
+LATER = (
+    "federation.rounds=50",
+    "federation.round_timeout=900.0",
+    "federation.client_timeout=800.0",
+    "federation.min_success=0.25",
+    "evaluation.test_decoder=ctc_greedy",
+    "evaluation.beam_size=3",
+    "evaluation.beam_ctc_weight=0.1",
+    "evaluation.beam_eos_threshold=3.0",
+    "evaluation.report_clips=0",
+    "tracking=mlflow",
+    "personalise=true",
+    "personalisation.epochs=1",
+)
 
 
 def claim(run_dir: Path, *changes: str) -> Path:
@@ -63,15 +101,49 @@ def test_resuming_with_another_config_names_the_key(tmp_path: Path, change: str)
     assert claim(tmp_path, "resume=true") == tmp_path  # the old config is still in place
 
 
-@pytest.mark.parametrize(
-    "change",
-    ["engine.workers=7", "federation.rounds=50", "evaluation.test_decoder=ctc_greedy", "evaluation.beam_size=3"],
-)
+@pytest.mark.parametrize("change", [*WHERE_IT_RUNS, *LATER])
 def test_what_does_not_change_the_past_may_change(tmp_path: Path, change: str) -> None:
+    """That the values of LATER leave the weights alone: tests/federation/test_server_app.py."""
     claim(tmp_path)
     claim(tmp_path, "resume=true", change)
     key, value = change.split("=")
-    assert str(OmegaConf.select(OmegaConf.load(tmp_path / "config.yaml"), key)) == value
+    assert str(OmegaConf.select(OmegaConf.load(tmp_path / "config.yaml"), key)).lower() == value
+
+
+def test_every_key_that_may_change_is_tried() -> None:
+    config = typed_config({"run_dir": "none"})
+    keys = flat(OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config))))
+    free = {key for key in keys if may_change(key, config)} - {"resume", "run_dir"}
+    tried = {change.split("=")[0] for change in (*WHERE_IT_RUNS, *LATER)}
+    # One key of `personalisation` stands for all: the weights are there before it begins.
+    assert {key for key in free ^ tried if not key.startswith("personalisation.")} == set()
+
+
+@pytest.mark.parametrize("steering", ["dev", "client"])
+@pytest.mark.parametrize("search", [change for change in LATER if change.startswith("evaluation.beam_")])
+def test_the_settings_of_a_beam_that_steers_may_not_change(tmp_path: Path, steering: str, search: str) -> None:
+    decoder = f"evaluation.{steering}_decoder=beam"
+    claim(tmp_path, decoder)
+    with pytest.raises(UserError, match=rf"other values of {search.split('=')[0]}\."):
+        claim(tmp_path, decoder, "resume=true", search)
+
+
+@pytest.mark.parametrize("decoder", list(Decoder))
+def test_what_a_decoder_reads_may_not_change_where_it_steers(context: TrainingContext, decoder: Decoder) -> None:
+    """Whatever the decoders read, now or one day, a run cannot be resumed with another value of it."""
+    config = typed_config({}, f"evaluation.dev_decoder={decoder.name}")
+    read: set[str] = set()
+
+    class Watched(EvaluationConfig):
+        def __getattribute__(self, name: str) -> Any:
+            read.add(name)
+            return super().__getattribute__(name)
+
+    batch = random_batch([30], context.recogniser.tokenizer)
+    decode(context.recogniser.model, batch, decoder, Watched())
+    settings = read & {each.name for each in fields(EvaluationConfig)}
+    assert (decoder is Decoder.beam) == bool(settings)
+    assert not [name for name in settings if may_change(f"evaluation.{name}", config)]
 
 
 HOLD = """
