@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the machine's cores are for the
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from speechbrain.utils.importutils import LazyModule
@@ -16,6 +17,10 @@ from asr_fed.training.epoch import TrainingContext
 from tests.tiny import Corpus, settings, typed_config, write_corpus
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 # Hypothesis asks every module for its file, and SpeechBrain's lazy ones answer by importing what is not installed.
 for module in list(sys.modules.values()):

@@ -12,13 +12,15 @@ import torch
 from asr_fed.aggregation.weighting import WerSoftmax
 from asr_fed.training.local import ClientResult
 
+FOR_EVER = 3600  # seconds: longer than any test waits
+
 
 @dataclass(frozen=True)
 class Mishaps:
     """WerSoftmax, but the clients with so many utterances raise, weigh nothing sensible, or end their worker.
 
     The worker dies once, or as often as it is tried while a file `always` lies in `folder`; with a file `stuck` there
-    it sleeps instead.
+    it sleeps instead, and with a file `slow` until that is gone.
     """
 
     folder: str
@@ -34,7 +36,9 @@ class Mishaps:
             return float("nan")
         if size == self.dies_at:
             if (folder / "stuck").exists():
-                time.sleep(600)
+                time.sleep(FOR_EVER)
+            while (folder / "slow").exists():
+                time.sleep(0.02)
             if (folder / "always").exists() or not (folder / "died").exists():
                 (folder / "died").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -56,7 +60,7 @@ class Interruptible:
                 file.write(f"{os.getpid()}\n")
             if len(Path(log).read_text().split()) == int(os.environ.get("FAULT_AT_CLIENT", -1)):
                 os.kill(os.getppid(), signal.Signals[os.environ["FAULT_SIGNAL"]])
-                time.sleep(30)  # a worker outlives neither; without a fault in that, this is not slept through
+                time.sleep(FOR_EVER)  # a worker outlives neither; without a fault in that, this is not slept through
         return WerSoftmax()(result)
 
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from asr_fed.config.schema import BatchConfig
@@ -28,7 +28,6 @@ def check_limits(batches: list[list[Utterance]], config: BatchConfig) -> None:
             assert max(utterance.duration for utterance in batch) * len(batch) <= config.max_seconds
 
 
-@settings(deadline=None)
 @given(durations, limits, st.integers(0, 9))
 def test_training_batches_hold_every_utterance_once_within_the_limits(
     seconds: list[float], config: BatchConfig, seed: int
@@ -39,7 +38,6 @@ def test_training_batches_hold_every_utterance_once_within_the_limits(
     check_limits(batches, config)
 
 
-@settings(deadline=None)
 @given(durations, limits)
 def test_evaluation_batches_hold_every_utterance_once_within_the_limits_shortest_first(
     seconds: list[float], config: BatchConfig
@@ -51,7 +49,6 @@ def test_evaluation_batches_hold_every_utterance_once_within_the_limits_shortest
     assert evaluation_batches(utterances[::-1], config) == batches
 
 
-@settings(deadline=None)
 @given(durations, limits)
 def test_consecutive_batches_keep_the_order_and_are_cut_no_earlier_than_needed(
     seconds: list[float], config: BatchConfig

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from asr_fed.data import features
 from asr_fed.data.features import FeatureCache, build_features, feature_statistics, read_audio
 from asr_fed.data.manifest import Utterance, write_manifest
 from asr_fed.system.errors import UserError
+from tests.waiting import PATIENCE, wait_until
 
 CONFIG = FeatureConfig(sample_rate=16000, n_mels=20, n_fft=400, win_ms=25, hop_ms=10)
 BUILD = """
@@ -233,22 +233,13 @@ def test_a_killed_build_is_taken_over_and_leaves_no_process(tmp_path: Path) -> N
     write_manifest(tmp_path / "manifest.csv", utterances)
     folder = tmp_path / "features"
     process = builder(tmp_path / "build.py", tmp_path / "manifest.csv", folder)
-    deadline = time.monotonic() + 120
-    while not list(folder.glob("*.json")) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    time.sleep(0.3)  # one worker is still at it, the other has nothing left to do
+    wait_until(lambda: list(folder.glob("*.json")))  # one worker is still at it, the other has nothing left to do
     started = children(process.pid)
     process.send_signal(signal.SIGKILL)
     process.wait()  # its output is not read to the end: a worker that lives on would hold it open
     finished = shards(folder)
     assert started
-    patience = time.monotonic() + 15
-    while any(map(alive, started)) and time.monotonic() < patience:
-        time.sleep(0.05)
-    left = [pid for pid in started if alive(pid)]
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    assert left == [], "workers of a killed build live on"
+    wait_until(lambda: not any(map(alive, started)), lambda: "workers of a killed build live on")
     assert len(list(folder.glob("*.json"))) == 1, "it was not killed in between"
 
     endless.unlink()
@@ -282,7 +273,7 @@ def test_two_builders_at_once_agree(tmp_path: Path) -> None:
     write_manifest(tmp_path / "manifest.csv", utterances)
     folder = tmp_path / "features"
     builders = [builder(tmp_path / f"build{n}.py", tmp_path / "manifest.csv", folder) for n in range(2)]
-    outputs = [process.communicate(timeout=120)[0] for process in builders]
+    outputs = [process.communicate(timeout=PATIENCE)[0] for process in builders]
     assert [process.returncode for process in builders] == [0, 0], outputs
     assert sorted(path.suffix for path in folder.iterdir() if path.suffix != ".lock") == [".json", ".npy"]
     built = shards(folder)

@@ -103,7 +103,7 @@ clients_configs = st.one_of(
         for count, deal in ((st.none(), st.just(Deal.balanced)), (st.integers(1, 4), st.sampled_from(Deal)))
     ]
 )
-slow_is_fine = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+slow_is_fine = settings(max_examples=60, derandomize=True)
 
 
 @slow_is_fine

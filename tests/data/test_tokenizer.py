@@ -44,7 +44,7 @@ def test_another_text_or_kind_is_another_hash() -> None:
 CHAR_TOKENIZER = train_tokenizer(TEXTS, CHAR)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.text(st.sampled_from(CHARACTERS), min_size=1, max_size=9), min_size=1, max_size=6))
 def test_text_of_known_characters_comes_back(words: list[str]) -> None:
     text = " ".join(words)

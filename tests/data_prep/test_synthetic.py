@@ -97,7 +97,7 @@ def test_sentences_are_spelt_as_the_french_rules_want_them() -> None:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_no_sentence_is_in_two_splits_and_none_is_lost(seed: int) -> None:
     pools = synthetic.sentence_pools(seed)
     assert sorted(itertools.chain(*pools.values())) == synthetic.sentences()
@@ -105,7 +105,7 @@ def test_no_sentence_is_in_two_splits_and_none_is_lost(seed: int) -> None:
 
 
 @given(st.integers(1, 80), st.integers(0, 10), st.integers(1, 20), st.integers(0, 2**32))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_no_two_speakers_share_variant_and_pitch(train: int, dev: int, test: int, seed: int) -> None:
     speakers = draw_speakers({"train": train, "dev": dev, "test": test}, seed)
     assert len({(one.variant, one.pitch) for one in speakers}) == len(speakers) == train + dev + test
@@ -252,10 +252,11 @@ def test_other_parameters_make_another_corpus_beside_the_first(tmp_path: Path) -
 
 def test_a_killed_generation_is_not_mistaken_for_a_finished_one(corpus: list[Utterance], tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.csv"
-    victim = subprocess.Popen([*COMMAND, str(tmp_path), str(manifest), *FLAGS], start_new_session=True)
-    deadline = time.monotonic() + 60
+    # At the lowest priority, so that we see it begin before it ends, whoever else wants the processor.
+    command = ["nice", "-n", "19", *COMMAND, str(tmp_path), str(manifest), *FLAGS]
+    victim = subprocess.Popen(command, start_new_session=True)
     while not list(tmp_path.glob(".*.partial/clips/train-001/*")):
-        assert victim.poll() is None and time.monotonic() < deadline
+        assert victim.poll() is None
         time.sleep(0.002)
     os.killpg(victim.pid, signal.SIGKILL)
     victim.wait()

@@ -58,7 +58,7 @@ def open_nothing(number: int, on_client: Callable[[str, float], None], supersede
 def open_sleeper(number: int, on_client: Callable[[str, float], None], superseded: Callable[[], bool]) -> Any:
     def sleep(message: Message) -> None:
         on_client("a", 0.0)
-        time.sleep(600)
+        time.sleep(3600)
 
     return sleep
 

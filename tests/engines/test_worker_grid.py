@@ -2,7 +2,6 @@
 
 import functools
 import multiprocessing
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from asr_fed.wire.messages import (
 from asr_fed.wire.setup import setup_of
 from tests.federation.plain_node import PlainNode, content
 from tests.tiny import Corpus, settings, typed_config
+from tests.waiting import PATIENCE, wait_until
 
 
 class Federation:
@@ -78,7 +78,8 @@ def federation(corpus: Corpus, prepared: Path, tmp_path_factory: pytest.TempPath
     with claim_run_dir(config):
         experiment = prepare_experiment(config)
         pool = LocalPool(functools.partial(open_worker, str(run_dir)), threads=1)
-        with WorkerGrid(pool, 2, on_client=done.append, client_timeout=6) as grid:
+        with WorkerGrid(pool, 2, on_client=done.append, client_timeout=1) as grid:
+            grid.stretch = PATIENCE  # on a busy machine nobody is to be stuck but who is meant to
             yield Federation(experiment, folder, grid, done)
     assert multiprocessing.active_children() == []
 
@@ -141,51 +142,61 @@ def test_progress_names_every_client_once_and_the_grid_knows_how_long_each_took(
         *((1, federation.names[size]) for size in (4, 5, 10)),
         *((2, federation.names[size]) for size in (6, 9)),
     }
-    assert all(0 < seconds < 60 for *_, seconds in trained)
+    assert all(0 < seconds < PATIENCE for *_, seconds in trained)
     assert federation.grid.trained() == []
 
 
 def answer_of(grid: WorkerGrid, message_id: str) -> Message:
-    deadline, replies = time.monotonic() + 30, []
-    while not replies and time.monotonic() < deadline:
-        replies = list(grid.pull_messages([message_id]))
+    replies: list[Message] = []
+    wait_until(lambda: replies.extend(grid.pull_messages([message_id])) or replies)  # type: ignore[func-returns-value]
     assert list(grid.pull_messages([message_id])) == []
     return replies[0]
 
 
 def test_a_newer_message_supersedes_an_older_one(federation: Federation, first_round: list[Message]) -> None:
-    """The older one is left unfinished: its clients are many, and none of the last is reported."""
+    """The older one is left unfinished: its first client takes until the newer one is there."""
     grid, newer = federation.grid, federation.order(1, 3, [4])
     federation.done.clear()
-    [old] = grid.push_messages([federation.order(1, 2, [10, 4, 5])])
+    (federation.folder / "slow").touch()
+    [old] = grid.push_messages([federation.order(1, 2, [9, 10, 5])])
     [new] = grid.push_messages([newer])
+    (federation.folder / "slow").unlink()
     reply = answer_of(grid, new)
     assert reply.metadata.reply_to_message_id == new
     update = federation.read(reply, newer).update
     assert update is not None and content(update) == content(federation.expected(3, [4]))
     assert list(grid.pull_messages([old])) == []
-    assert federation.names[5] not in federation.done
+    assert not {federation.names[10], federation.names[5]} & set(federation.done)
 
 
 def test_an_order_for_another_setup_is_an_error_and_the_worker_lives_on(federation: Federation) -> None:
-    started = time.monotonic()
+    before = workers()
     [reply] = federation.grid.send_and_receive([federation.order(1, 3, [4], setup="another")])
     assert reply.error.code == WORKER_ERROR and "setup" in str(reply.error.reason)
     order = federation.order(1, 3, [4])
     [reply] = federation.grid.send_and_receive([order])
     assert federation.read(reply, order).update is not None
-    assert time.monotonic() - started < 4, "the worker was started again"
+    assert workers() == before, "it was started again"
+
+
+def workers() -> set[int | None]:
+    return {process.pid for process in multiprocessing.active_children()}
 
 
 def test_a_client_that_hangs_is_left_out_and_takes_nobody_along(
     federation: Federation, first_round: list[Message]
 ) -> None:
+    grid = federation.grid
+    list(grid.send_and_receive([federation.order(2, 4, [10])]))
+    slowest = max(seconds for *_, seconds in grid.trained())
     (federation.folder / "stuck").touch()
     order = federation.order(2, 4, [9, 10])
-    [reply] = federation.grid.send_and_receive([order])
+    grid.stretch = limit = round(3 + 20 * slowest)
+    [reply] = grid.send_and_receive([order])
+    grid.stretch = PATIENCE
     (federation.folder / "stuck").unlink()
     read = federation.read(reply, order)
-    assert list(read.failures) == [federation.names[9]] and "6 s" in read.failures[federation.names[9]]
+    assert list(read.failures) == [federation.names[9]] and f"{limit} s" in read.failures[federation.names[9]]
     assert read.update is not None and content(read.update) == content(federation.expected(4, [10]))
 
 

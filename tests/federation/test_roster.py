@@ -1,6 +1,5 @@
 """Who is admitted, who hosts whom, and how long the server waits."""
 
-import time
 from collections.abc import Iterable
 
 import pytest
@@ -83,10 +82,9 @@ def test_a_node_that_does_not_fit_is_not_admitted(report: Report | str, reason: 
 
 
 def test_waiting_is_bounded_and_names_what_is_missing() -> None:
-    network, started = Network(n1=silo("hospital", "a"), n2=None), time.monotonic()
+    network = Network(n1=silo("hospital", "a"), n2=None)
     with pytest.raises(UserError, match=r"1 of 2 node\(s\) joined within 0.5 s; 1 more did not answer.*engine.nodes"):
         joined(network, needed=2, seconds=0.5)
-    assert time.monotonic() - started < 5
     assert joined(network, needed=1, seconds=0.5).online == {1}  # the other may still come
 
 
@@ -106,12 +104,11 @@ def test_nodes_come_late_and_go_and_come_back() -> None:
 
 
 def test_a_node_that_lost_the_question_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asr_fed.federation.roster.AGAIN", 0.3)
     network = Network(n1=silo("hospital", "a"), n2=None)
     roster = joined(network, seconds=0.1)
     assert len(network.asked) == 2
-    time.sleep(0.3)
     network.nodes[2] = silo("clinic", "b")
+    monkeypatch.setattr("asr_fed.federation.roster.AGAIN", 0.0)  # seconds that have gone by
     roster.refresh(network)  # type: ignore[arg-type]
     assert roster.online == {1, 2} and len(network.asked) == 3
     roster.refresh(network)  # type: ignore[arg-type]

@@ -121,8 +121,8 @@ def test_a_client_that_nobody_hosts_is_named() -> None:
 
 def test_thousands_of_clients_are_placed_at_once() -> None:
     cost = {f"c{number:04}": 1.0 + number % 50 for number in range(4000)}
-    started = time.perf_counter()
+    started = time.process_time()
     placed = place_anywhere(cost, dict.fromkeys(range(16), 1.0))
-    assert time.perf_counter() - started < 1.0  # 0.03 s; ten times that on a busy machine
+    assert time.process_time() - started < 1.0  # 0.03 s of this process, however busy the machine is
     loads = [sum(cost[client] for client in clients) for clients in placed.values()]
     assert max(loads) - min(loads) <= 1.0

@@ -307,7 +307,7 @@ def test_a_round_with_too_little_of_its_cohort_is_tried_again_and_then_stops_the
 
 def test_a_round_closes_in_time_and_a_late_update_is_dropped_and_counted(make_all: Callable[..., Experiment]) -> None:
     """The second node's answer to round 1 comes when round 2 has been asked for."""
-    experiment = make_all("federation.round_timeout=2", "federation.rounds=3")
+    experiment = make_all("federation.round_timeout=0.1", "federation.rounds=3")
 
     def late(message: Message) -> Message | None:
         return None if message.metadata.group_id == "1" and "2" not in grid.rates else grid.whole(message)

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a full disk: a run ends within seconds, leaves no process behind, and says how to go on."""
+"""Ctrl-C, SIGTERM and a full disk: a run ends at once, leaves no process behind, and says how to go on."""
 
 import json
 import os
@@ -18,10 +18,11 @@ import torch
 from asr_fed.aggregation.weighting import WerSoftmax
 from asr_fed.system.checkpoint import load_checkpoint
 from asr_fed.training.local import ClientResult
+from tests.faults import FOR_EVER
 from tests.tiny import Corpus, settings, write_experiment_file
+from tests.waiting import PATIENCE, wait_until
 
 REPOSITORY = Path(__file__).parents[2]
-NO_TIME = 12  # seconds; the clean stop itself takes about two on an idle machine
 SIZE_LIMIT = 20_000  # bytes: less than a checkpoint, more than all else that a run of these writes
 
 # The experiment of these tests names the two classes below as `_target_`. Files in the folder PLAN rule what they do.
@@ -38,7 +39,7 @@ class SlowOrFull:
     def __call__(self, result: ClientResult) -> float:
         plan("in_a_round").touch()
         if plan("slow").exists():
-            time.sleep(600)
+            time.sleep(FOR_EVER)
         if plan("full").exists() and plan("run/checkpoints/federation.pt").exists():
             resource.prlimit(os.getppid(), resource.RLIMIT_FSIZE, (SIZE_LIMIT, SIZE_LIMIT))
         return WerSoftmax()(result)
@@ -53,7 +54,7 @@ class SlowAdam(torch.optim.Adam):
     def step(self, closure: Any = None) -> Any:
         plan("in_the_warm_start").touch()
         if plan("slow_start").exists():
-            time.sleep(600)
+            time.sleep(FOR_EVER)
         return super().step(closure)
 
 
@@ -69,9 +70,9 @@ class Desk:
         if planned is not None:
             (self.folder / planned).touch()
         return subprocess.Popen(
-            [sys.executable, str(REPOSITORY / "train_fed.py"), "tiny.yaml", *arguments],
+            [sys.executable, "-m", "tests.pipeline.patient_train_fed", "tiny.yaml", *arguments],
             cwd=self.folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PLAN": str(self.folder)},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PLAN": str(self.folder), "PYTHONPATH": str(REPOSITORY)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -96,11 +97,8 @@ def desk(corpus: Corpus, prepared: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    patience = time.monotonic() + 120
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < patience
-        time.sleep(0.02)
+    wait_until(lambda: path.exists() or process.poll() is not None)
+    assert process.poll() is None, process.communicate()[0]
 
 
 def group(leader: int) -> Iterator[int]:
@@ -114,14 +112,11 @@ def group(leader: int) -> Iterator[int]:
             yield int(stat.parent.name)
 
 
-def ended(process: subprocess.Popen[str], within: float = NO_TIME) -> str:
-    """The output of a run that has to end now, with all of its processes."""
+def ended(process: subprocess.Popen[str]) -> str:
+    """The output of a run that has to end, with all of its processes, though what it does would take for ever."""
     try:
-        output = process.communicate(timeout=within)[0]  # ends when the last process that could write has ended
-        patience = time.monotonic() + 5
-        while (left := list(group(process.pid))) and time.monotonic() < patience:
-            time.sleep(0.05)
-        assert not left, "orphans"
+        output = process.communicate(timeout=PATIENCE)[0]  # ends when the last process that could write has ended
+        wait_until(lambda: not list(group(process.pid)), lambda: "orphans")
         return output
     finally:
         if list(group(process.pid)):
@@ -154,7 +149,7 @@ def test_stopped_in_every_way_a_run_leaves_no_process_and_goes_on(desk: Desk) ->
     assert process.returncode == -signal.SIGINT
 
     process = desk.start("resume=true", planned="full")
-    output = ended(process, within=120)
+    output = ended(process)
     assert process.returncode == 2
     message = output[output.index("asr-fed: ") :]
     assert "no room left" in message and "federation.pt" in message and "resume=true run_dir=run" in message
@@ -164,7 +159,7 @@ def test_stopped_in_every_way_a_run_leaves_no_process_and_goes_on(desk: Desk) ->
     assert not list((desk.folder / "run").rglob(".*.[0-9]*")), "temporary files are left"
 
     process = desk.start("resume=true")
-    output = ended(process, within=120)
+    output = ended(process)
     assert process.returncode == 0, output
     assert desk.history() == [1, 2]
 

@@ -177,7 +177,7 @@ def note(text):
         file.write(text + chr(10))
 if run_dir.name != "start":
     note(" ".join([run_dir.name, "begins", *sys.argv[-1:]]).removesuffix(f" run_dir={run_dir}"))
-    end = time.monotonic() + 20
+    end = time.monotonic() + 300
     while order.read_text().count("begins") < 2 and time.monotonic() < end:  # until the other has begun too
         time.sleep(0.02)
     assert order.read_text().count("begins") == 2

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from asr_fed.commands.transcribe import main
 from asr_fed.model.recogniser import Recogniser, save_recogniser
 from asr_fed.transcribe.transcript import transcribe
 from tests.tiny import RATE
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,9 +84,7 @@ def test_a_killed_job_is_completed(model: str, recordings: Path, tmp_path: Path)
     output = tmp_path / "out.jsonl"
     names = [str(recordings / "one.wav"), str(recordings / "deep"), str(endless), "--output", str(output)]
     process = subprocess.Popen([sys.executable, "-m", "asr_fed.transcribe", model, *names], cwd=ROOT)
-    deadline = time.monotonic() + 120
-    while (not output.is_file() or output.read_bytes().count(b"\n") < 3) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: output.is_file() and output.read_bytes().count(b"\n") == 3)
     process.kill()
     process.wait()
     before = output.read_bytes()

@@ -19,7 +19,7 @@ from asr_fed.runs.run_dir import exclusive
 from asr_fed.system.errors import UserError
 
 LOCAL = "127.0.0.1"
-PATIENCE = 60  # seconds that a SuperLink has to start
+PATIENCE = 180  # seconds that a SuperLink has to start: some on an idle machine, a minute on a busy one
 ALREADY = "already in use"  # in Flower's answer for a key that it knows
 
 

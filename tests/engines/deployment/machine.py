@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import yaml
 from asr_fed.data.manifest import write_manifest
 from asr_fed.data.partition import Client, Partition, read_partition, write_partition
 from tests.tiny import TIMED
+from tests.waiting import PATIENCE, wait_until
 
 REPOSITORY = Path(__file__).parents[3]
 COMMAND = (sys.executable, "-m", "asr_fed.deployment")
@@ -33,9 +33,7 @@ class Machine:
         self.port, self.control_port = free_port(), free_port()
 
     def run(self, *command: str) -> str:
-        done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=200
-        )
+        done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}\n{self.logs()}"
         return done.stdout
 
@@ -49,16 +47,13 @@ class Machine:
     def end(self, name: str, number: signal.Signals = signal.SIGTERM) -> int:
         process = self.running.pop(name)
         process.send_signal(number)
-        return process.wait(20)
+        return process.wait(PATIENCE)
 
     def clear(self) -> None:
         """End everything, and see that nothing of it is left."""
         for name in list(self.running):
             self.end(name, signal.SIGKILL)
-        deadline = time.monotonic() + 15  # what they had started ends by itself
-        while self.processes() and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert self.processes() == []
+        wait_until(lambda: not self.processes(), self.processes)  # what they had started ends by itself
 
     def processes(self, words: str = "") -> list[int]:
         """Ids of living processes whose command line names our folder, and `words`."""
@@ -72,11 +67,9 @@ class Machine:
     def logs(self) -> str:
         return "\n".join(f"== {path.name}\n{path.read_text()[-3000:]}" for path in sorted(self.folder.rglob("*.log")))
 
-    def wait_for(self, name: str, text: str, seconds: float = 90) -> None:
-        deadline = time.monotonic() + seconds
-        while text not in self.log(name):
-            assert self.running[name].poll() is None and time.monotonic() < deadline, self.logs()
-            time.sleep(0.05)
+    def wait_for(self, name: str, text: str) -> None:
+        wait_until(lambda: text in self.log(name) or self.running[name].poll() is not None, self.logs)
+        assert text in self.log(name), self.logs()
 
     def train_command(self, run_dir: str, *overrides: str) -> tuple[str, ...]:
         return (
@@ -90,7 +83,7 @@ class Machine:
     def deployed_command(self, run_dir: str, nodes: int, *overrides: str) -> tuple[str, ...]:
         address = f"engine.address=127.0.0.1:{self.control_port}"
         engine = ("engine=deployment", address, "engine.certificates=certificates", f"engine.nodes={nodes}")
-        return self.train_command(run_dir, *engine, "engine.wait=90", *overrides)
+        return self.train_command(run_dir, *engine, f"engine.wait={PATIENCE}", *overrides)
 
     def start_superlink(self) -> None:
         if not (self.folder / "certificates").exists():

@@ -5,7 +5,6 @@ import gzip
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -23,6 +22,7 @@ from asr_fed.engines.deployment.credentials import make_certificates
 from asr_fed.engines.deployment.door import run_door
 from asr_fed.engines.deployment.flower import end_process
 from tests.engines.deployment.machine import free_port
+from tests.waiting import PATIENCE, wait_until
 
 LARGE = bytes(range(256)) * 20_000
 
@@ -58,17 +58,17 @@ def serving(superlink: SuperLink, port: int, certificates: Path) -> Iterator[Non
         yield
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(PATIENCE)
 
 
 def wait_for(port: int) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
+    def listens() -> bool:
         with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"nothing listens at {port}")
+            socket.create_connection(("127.0.0.1", port), PATIENCE).close()
+            return True
+        return False
+
+    wait_until(listens, lambda: f"nothing listens at {port}")
 
 
 @dataclass
@@ -81,7 +81,9 @@ class House:
 
     def client(self) -> httpx.Client:
         context = ssl.create_default_context(cafile=str(self.certificates / "ca.crt"))
-        return httpx.Client(base_url=f"https://127.0.0.1:{self.port}", verify=context, timeout=10, trust_env=False)
+        return httpx.Client(
+            base_url=f"https://127.0.0.1:{self.port}", verify=context, timeout=PATIENCE, trust_env=False
+        )
 
 
 @pytest.fixture(scope="module")
@@ -188,4 +190,4 @@ def test_a_stranger_in_the_superlinks_place_is_given_nothing(house: House, tmp_p
 
 def test_the_door_speaks_nothing_but_tls(house: House) -> None:
     with pytest.raises(httpx.TransportError):
-        httpx.post(f"http://127.0.0.1:{house.port}/v1/fleet/activate-node", timeout=10, trust_env=False)
+        httpx.post(f"http://127.0.0.1:{house.port}/v1/fleet/activate-node", timeout=PATIENCE, trust_env=False)

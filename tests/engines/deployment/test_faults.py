@@ -7,6 +7,7 @@ import time
 import pytest
 
 from tests.engines.deployment.machine import Machine
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ROUNDS = 4
@@ -28,11 +29,10 @@ def silos(machine: Machine) -> Machine:
     return machine
 
 
-def wait_for_round(machine: Machine, run_dir: str, number: int, seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while len(machine.history(run_dir)) < number:
-        assert machine.running["train"].poll() is None and time.monotonic() < deadline, machine.logs()
-        time.sleep(0.05)
+def wait_for_round(machine: Machine, run_dir: str, number: int) -> None:
+    train = machine.running["train"]
+    wait_until(lambda: len(machine.history(run_dir)) >= number or train.poll() is not None, machine.logs)
+    assert train.poll() is None, machine.logs()
 
 
 def finish(machine: Machine) -> None:

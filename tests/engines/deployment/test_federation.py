@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from tests.engines.deployment.machine import Machine
 
 TWO_ROUNDS = (
@@ -12,7 +10,6 @@ TWO_ROUNDS = (
 )
 
 
-@pytest.mark.timeout(280)
 def test_silo_and_virtual_node_end_in_the_same_weights_as_local_workers(machine: Machine) -> None:
     machine.run(*machine.train_command("local", *TWO_ROUNDS))
     # One client's speech moves into a silo of its own; the others' are simulated by a virtual node.

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,10 +24,12 @@ from flwr.supernode.main import create_app
 from flwr.supernode.nodestate import NodeState, NodeStateFactory
 from flwr.supernode.start_client_internal import _insert_message
 
+from asr_fed.engines.deployment import supernode_tasks
 from asr_fed.engines.deployment.supernode_loop import REST, mend
 from asr_fed.engines.deployment.supernode_tasks import SuperNodeTasks
 from asr_fed.wire.flower_private import Run, identify_process
 from tests.engines.deployment.machine import free_port
+from tests.waiting import PATIENCE, wait_until
 
 SECRET, NODE, RUN, SERIES = b"s" * 32, 9, 5, 3
 SHIPPED = b"code that comes with a run: not even an archive"
@@ -63,12 +66,10 @@ def supernode() -> Iterator[SuperNode]:
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
-    deadline = time.monotonic() + 20
-    while not server.started and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: server.started)
     yield SuperNode(f"127.0.0.1:{port}", state)
     server.should_exit = True
-    thread.join(10)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
 
 
@@ -122,21 +123,27 @@ def test_signs_of_life_reach_the_supernode(supernode: SuperNode, monkeypatch: py
         supernode.state, "acknowledge_task_heartbeat", lambda task_id: heard.append(task_id) or acknowledge(task_id)
     )
     with task.signs_of_life():
-        deadline = time.monotonic() + 10
-        while len(heard) < 2 and time.monotonic() < deadline:
-            time.sleep(0.02)
-    assert len(heard) >= 2 and len(set(heard)) == 1
+        wait_until(lambda: len(heard) >= 2)
+    assert len(set(heard)) == 1
     beats = len(heard)
     time.sleep(0.2)
     assert len(heard) == beats, "it goes on after the work is over"
 
 
-def test_a_message_that_comes_a_moment_after_its_task_is_waited_for(supernode: SuperNode) -> None:
+def test_a_message_that_comes_a_moment_after_its_task_is_waited_for(
+    supernode: SuperNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes in the first pause."""
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        _insert_message(order(), supernode.state, supernode.state.object_store)
+
+    monkeypatch.setattr(supernode_tasks, "time", SimpleNamespace(sleep=sleep))
     supernode.announce()
-    late = threading.Timer(0.3, _insert_message, (order(), supernode.state, supernode.state.object_store))
-    late.start()
     assert SuperNodeTasks(supernode.address, SECRET).next() is not None
-    late.join()
+    assert len(slept) == 1
 
 
 def test_a_message_that_is_lost_on_its_way_does_not_end_the_node(supernode: SuperNode) -> None:
@@ -206,9 +213,11 @@ def test_a_supernode_rests_for_a_shorter_time(monkeypatch: pytest.MonkeyPatch) -
     for name in ("_pull_and_store_message", "_push_messages", "time"):
         monkeypatch.setattr(loop, name, getattr(loop, name))
     mend()
-    started = time.monotonic()
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
     loop.time.sleep(3)
-    assert time.monotonic() - started < 3 * REST
+    loop.time.sleep(REST / 2)
+    assert slept == [REST, REST / 2]
 
 
 def test_flower_still_calls_by_keyword_what_is_mended() -> None:
