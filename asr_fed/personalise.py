@@ -61,6 +61,7 @@ def personalise_speakers(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from asr_fed.data.features import build_features
+    from asr_fed.data.tokenizer import describe_unknown
     from asr_fed.interop.open_recogniser import open_recogniser
     from asr_fed.model.recogniser import save_recogniser
     from asr_fed.model.state import read_state, state_sha256
@@ -102,6 +103,8 @@ def personalise_speakers(
     due = {client.id: digest(client) for client in clients if not save or copy_of(client.id).is_file()}
     heard = heard_before(output / HEARD, about, due)
     console = Console(highlight=False)
+    if remark := describe_unknown(recogniser.tokenizer, (utterance.text for utterance in speech)):
+        console.print(remark, soft_wrap=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as bars:
         bar = bars.add_task("speakers", total=len(clients), completed=len(heard))

@@ -63,7 +63,7 @@ def make_run(
             "parts": {"warm_up_file": str(warm_up)},
         },
         "features": {"n_mels": 40, "hop_ms": 20},
-        "tokenizer": {"kind": "char", "vocab_size": 40},
+        "tokenizer": {"kind": "char", "vocab_size": None},
         "model": OmegaConf.load(experiments_folder() / "model" / f"{model}.yaml"),
         "augment": {"time_drop_frames": 10, "frequency_drop_bands": 8},
         "federation": {"lr": 0.01, "batch": {"max_utterances": 4}, "held_out": {"epochs": 0}, **federation},

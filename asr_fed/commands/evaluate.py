@@ -67,6 +67,7 @@ def _on_manifest(
 
     from asr_fed.data.features import build_features
     from asr_fed.data.manifest import read_manifest
+    from asr_fed.data.tokenizer import describe_unknown
     from asr_fed.evaluation.evaluate import evaluate
     from asr_fed.evaluation.statistics import paired_test
     from asr_fed.interop.open_recogniser import open_recogniser
@@ -85,6 +86,8 @@ def _on_manifest(
     )
     features = build_features(speech, recogniser.features, cache, processes=available_cores())
     console = Console(highlight=False)
+    if remark := describe_unknown(recogniser.tokenizer, (utterance.text for utterance in speech)):
+        console.print(remark, soft_wrap=True)
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("decoding", total=len(speech))
         result = evaluate(
@@ -102,6 +105,7 @@ def _on_manifest(
         "recogniser": str(chosen.model),
         "speech": str(chosen.manifest) + (f", split {chosen.split}" if chosen.split else ""),
         "decoder": settings.test_decoder.name,
+        **({"remark": remark} if remark else {}),
     }
     against = {}
     if earlier is not None:

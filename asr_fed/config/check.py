@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from asr_fed.config.files import experiments_folder
-from asr_fed.config.schema import Config, Decoder, Mode
+from asr_fed.config.schema import Config, Decoder, Mode, TokenizerKind
 from asr_fed.system.errors import UserError
 
 # What types cannot say. Each rule: key, test, what it must be. null passes where a key may be null.
@@ -95,6 +95,11 @@ def check_config(config: DictConfig) -> None:
             raise UserError(f"{group}={config[group]} is not possible: {error.__cause__ or error}.") from error
     for name in ("client_decoder", "dev_decoder", "test_decoder"):
         check_decoder(config.evaluation[name], config.loss.ctc_weight, f"evaluation.{name}")
+    if config.tokenizer.vocab_size is None and config.tokenizer.kind is not TokenizerKind.char:
+        raise UserError(
+            f"tokenizer.vocab_size=null is for kind=char, whose pieces are the characters that there are: give a "
+            f"number for {config.tokenizer.kind.name}, such as 500."
+        )
     if config.personalise and config.mode is Mode.central:
         raise UserError("personalise=true needs clients: use mode=federated, or python -m asr_fed.personalise.")
     if config.personalise and config.federation.clients.dev_fraction == 0:

@@ -177,8 +177,10 @@ class FeatureConfig:
 
 @dataclass
 class TokenizerConfig:
+    """`vocab_size`: the number of pieces; null for kind=char: every character of the warm-up text."""
+
     kind: TokenizerKind = TokenizerKind.unigram
-    vocab_size: int = 500
+    vocab_size: int | None = 500
 
 
 @dataclass

@@ -49,20 +49,22 @@ class Tokenizer:
 def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     """Train on the transcripts of the warm-up speakers.
 
-    A corpus too small for `vocab_size` pieces yields fewer (not for `bpe`, which has no soft limit).
+    Every character of the texts is in the vocabulary, whatever its kind; `char` consists of nothing else. A corpus too
+    small for `vocab_size` pieces yields fewer (not for `bpe`, which has no soft limit).
 
-    Raises UserError where there is no text, or the vocabulary is impossible for it.
+    Raises UserError where there is no text, or the vocabulary is impossible for it: too small for the characters.
     """
     texts = sorted(set(texts))  # neither order nor repetition of utterances changes the result
     if not any(texts):
         raise UserError("The tokenizer needs warm-up text and there is none: are there warm-up speakers?")
+    characters = len(set("".join(texts)) | {" "})
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(texts),
             model_writer=model,
             model_type=config.kind.name,
-            vocab_size=config.vocab_size,
+            vocab_size=config.vocab_size or characters + EOS + 1,
             unk_id=BLANK,
             bos_id=BOS,
             eos_id=EOS,
@@ -72,6 +74,7 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
             normalization_rule_name="identity",  # data_prep has normalised already
             hard_vocab_limit=False,
             split_by_number=False,
+            max_sentence_length=max(4192, *(len(text.encode()) for text in texts)),  # longer ones would be passed over
             num_threads=1,  # a fixed order of summation, hence one hash
             minloglevel=2,
         )
@@ -80,13 +83,37 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
             f"SentencePiece could not train a {config.kind.name} vocabulary of {config.vocab_size} pieces on "
             f"{len(texts)} sentences: {error}. Change tokenizer.vocab_size or tokenizer.kind."
         ) from error
-    return Tokenizer(model.getvalue())
+    tokenizer = Tokenizer(model.getvalue())
+    if lacking := unknown_characters(tokenizer, texts):  # SentencePiece cuts the alphabet of `char` without a word
+        kept = len(tokenizer) + len(lacking)
+        raise UserError(
+            f"tokenizer.vocab_size={config.vocab_size} is too small for {config.kind.name}: the warm-up text has "
+            f"{characters} different characters and needs {kept} pieces; {''.join(sorted(lacking))!r} would be left "
+            f"out. Use tokenizer.vocab_size=null, which is as many as it needs."
+        )
+    return tokenizer
 
 
 def unknown_characters(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:
     """Characters that the vocabulary lacks, with their number: they can be neither trained on nor written."""
-    known = set("".join(tokenizer.processor.id_to_piece(token) for token in range(len(tokenizer)))) | {" "}
-    return Counter(character for text in texts for character in text if character not in known)
+    counts = Counter(character for text in texts for character in text)
+    return Counter({each: count for each, count in counts.items() if BLANK in tokenizer.encode(each)})
+
+
+def describe_unknown(tokenizer: Tokenizer, texts: Iterable[str], most: int = 8) -> str:
+    """A sentence on the characters of `texts` that a recogniser with this vocabulary cannot write; empty if none."""
+    unknown = unknown_characters(tokenizer, texts)
+    if not unknown:
+        return ""
+    told = ", ".join(f"{character} ({count} times)" for character, count in unknown.most_common(most))
+    told += f" and {len(unknown) - most} more" if len(unknown) > most else ""
+    cases = {"lower case": str.lower, "upper case": str.upper}
+    advice = "".join(
+        f" It writes {name}: convert the text."
+        for name, change in cases.items()
+        if not unknown_characters(tokenizer, map(change, unknown))
+    )
+    return f"The recogniser cannot write these characters, of which its vocabulary knows nothing: {told}.{advice}"
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from asr_fed.config.schema import CentralConfig, Config, EngineKind, Start
 from asr_fed.data.manifest import Utterance
 from asr_fed.data.partition import describe
-from asr_fed.data.tokenizer import unknown_characters
+from asr_fed.data.tokenizer import describe_unknown
 from asr_fed.engines.workers import open_workers
 from asr_fed.federation.sampling import cohort_size
 from asr_fed.federation.server_app import FederationState, load_federation, run_federation
@@ -54,10 +54,8 @@ def train(config: Config, command: str = "") -> dict[str, Any]:
                 )
         with open_tracking(config) as track, RunProgress(track) as progress:
             progress.say(f"{experiment.run_dir}: {describe(experiment.partition)}")
-            unknown = unknown_characters(experiment.tokenizer, (u.text for u in experiment.partition.utterances))
-            if unknown:
-                told = ", ".join(f"{character} ({count} times)" for character, count in unknown.most_common(8))
-                progress.say(f"Characters that no warm-up text has and no recogniser will write: {told}")
+            if remark := describe_unknown(experiment.tokenizer, (u.text for u in experiment.partition.utterances)):
+                progress.say(remark)
             federation = train_models(experiment, progress)
             evaluations = {name: test(experiment, name, progress) for name in systems(config)}
             made = made_by(time.perf_counter() - started, command)

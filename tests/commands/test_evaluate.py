@@ -1,6 +1,7 @@
 """python -m asr_fed.evaluation, as a user calls it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,19 @@ def test_any_checkpoint_is_evaluated_on_any_manifest(
     assert content["decoder"] == "beam"
     assert content["against"][str(output)]["difference"] == pytest.approx(content["wer"] - first.wer)
     assert (manifest.parent / "features").is_dir(), "without a run, features are kept beside the manifest"
+
+
+def test_references_that_the_recogniser_cannot_write_are_told(
+    experiment: Experiment, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upper = [replace(utterance, text=utterance.text.upper()) for utterance in experiment.partition.test]
+    write_manifest(tmp_path / "upper.csv", upper)
+    assert main([str(run_dir), "--manifest", str(tmp_path / "upper.csv"), "--device", "cpu"]) == 0
+    [told] = [line for line in capsys.readouterr().out.splitlines() if "cannot write" in line]
+    assert "It writes lower case" in told
+    output = run_dir / "evaluation" / "model-upper"
+    assert json.loads((output / "wer.json").read_text())["remark"] == told
+    assert told in (output / "wer_report.txt").read_text()
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,7 @@ def test_a_misspelt_key_in_the_file(run, yaml: str, named: str, nearest: str) ->
         "federation.cohort=some",
         "warm_start.optimizer.weight_decay=heavy",
         "tokenizer.vocab_size=10.5",
+        "tokenizer.vocab_size=null",  # of unigram: only characters can be counted
     ],
 )
 def test_a_wrong_type_names_the_key(run, argument: str) -> None:

@@ -7,7 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_fed.config.schema import TokenizerConfig, TokenizerKind
-from asr_fed.data.tokenizer import BLANK, BOS, EOS, Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
+from asr_fed.data.tokenizer import (
+    BLANK,
+    BOS,
+    EOS,
+    Tokenizer,
+    describe_unknown,
+    load_tokenizer,
+    save_tokenizer,
+    train_tokenizer,
+    unknown_characters,
+)
 from asr_fed.runs.experiment import Experiment
 from asr_fed.system.errors import UserError
 
@@ -70,6 +80,31 @@ def test_an_unknown_character_is_the_blank_and_special_tokens_are_silent() -> No
 def test_a_vocabulary_too_large_for_the_text_is_cut_not_refused() -> None:
     assert len(CHAR_TOKENIZER) == len(CHARACTERS) + 4  # three special tokens and the word mark
     assert len(train_tokenizer(TEXTS, TokenizerConfig(TokenizerKind.unigram, 500))) < 500
+
+
+def test_characters_are_all_kept_or_the_vocabulary_is_refused_saying_what_it_needs() -> None:
+    needed = len(CHARACTERS) + 4
+    whole = train_tokenizer(TEXTS, TokenizerConfig(TokenizerKind.char, None))
+    assert len(whole) == needed and not unknown_characters(whole, TEXTS)
+    pieces = [whole.processor.id_to_piece(token) for token in range(needed)]
+    exact = train_tokenizer(TEXTS, TokenizerConfig(TokenizerKind.char, needed))
+    assert pieces == [exact.processor.id_to_piece(token) for token in range(needed)]
+    for size in (8, needed - 1):
+        with pytest.raises(UserError, match=rf"vocab_size={size} is too small.*needs {needed} pieces"):
+            train_tokenizer(TEXTS, TokenizerConfig(TokenizerKind.char, size))
+
+
+def test_a_very_long_text_takes_part() -> None:
+    long = train_tokenizer(["a" * 5000 + "ž", "bc"], TokenizerConfig(TokenizerKind.char, None))
+    assert len(long) == 4 + len("ažbc")
+
+
+def test_what_a_recogniser_cannot_write_is_told_with_the_way_out() -> None:
+    assert describe_unknown(CHAR_TOKENIZER, TEXTS) == ""
+    assert unknown_characters(CHAR_TOKENIZER, ["<unk> s'il"]) == {"<": 1, "k": 1, ">": 1}  # no piece of its own
+    told = describe_unknown(CHAR_TOKENIZER, ["LA POMME", "LE CHAT"])
+    assert "L (2 times)" in told and "It writes lower case" in told
+    assert "case" not in describe_unknown(CHAR_TOKENIZER, ["la pomme à 3 €"])
 
 
 @pytest.mark.parametrize("texts", [[], [""]])

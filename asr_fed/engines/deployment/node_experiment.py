@@ -20,7 +20,7 @@ from asr_fed.config.schema import Config
 from asr_fed.data.features import build_features
 from asr_fed.data.manifest import read_manifest
 from asr_fed.data.partition import Client, Partition, make_client, read_partition, write_partition
-from asr_fed.data.tokenizer import Tokenizer, save_tokenizer
+from asr_fed.data.tokenizer import Tokenizer, describe_unknown, save_tokenizer
 from asr_fed.engines.deployment.settings import Clients, NodeSettings
 from asr_fed.model.recogniser import Recogniser
 from asr_fed.model.state import layout
@@ -39,13 +39,18 @@ WIDEST, MOST_BLOCKS = 8192, 8  # of any layer; of convolutions
 
 @dataclass(frozen=True)
 class NodeExperiment:
-    """An experiment in which this node takes part; `length` is the number of entries of its model's state."""
+    """An experiment in which this node takes part.
+
+    `length` is the number of entries of its model's state, `remark` a sentence on characters of the node's texts that
+    it cannot write, or empty.
+    """
 
     setup: str
     run_dir: Path
     config: Config
     clients: tuple[Client, ...]
     length: int
+    remark: str
 
 
 def prepare(setup: Setup, settings: NodeSettings) -> NodeExperiment:
@@ -56,9 +61,9 @@ def prepare(setup: Setup, settings: NodeSettings) -> NodeExperiment:
     run_dir = Path(settings.folder) / "experiments" / setup.sha256
     config = read_shared(setup.config, settings, run_dir)
     tokenizer = _tokenizer(setup.tokenizer)
-    experiment = NodeExperiment(
-        setup.sha256, run_dir, config, own_clients(settings, config), _length(config, tokenizer)
-    )
+    clients = own_clients(settings, config)
+    remark = describe_unknown(tokenizer, (utterance.text for client in clients for utterance in client.utterances))
+    experiment = NodeExperiment(setup.sha256, run_dir, config, clients, _length(config, tokenizer), remark)
     run_dir.mkdir(parents=True, exist_ok=True)
     save_tokenizer(tokenizer, run_dir / "tokenizer.model")
     write_partition(Partition((), (), (), (), experiment.clients), run_dir / "partition")

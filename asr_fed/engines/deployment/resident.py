@@ -88,6 +88,8 @@ class Resident:
             f"joined experiment {setup.sha256[:8]} with {len(clients)} client(s), {seconds / 60:.1f} min to train on"
             f"{personal}"
         )
+        if self._experiment.remark:
+            self.say(self._experiment.remark)
         own = self.settings.partition is None
         return report_message(message, Report(self.settings.name, own, setup.sha256, clients))
 

@@ -76,6 +76,12 @@ def test_a_setup_is_reopened_as_it_was_prepared(setup: Setup, silo: NodeSettings
     assert reopen(setup.sha256, silo) == prepared
 
 
+def test_text_that_the_recogniser_cannot_write_is_remarked(setup: Setup, silo: NodeSettings, owner: Client) -> None:
+    assert prepare(setup, silo).remark == ""
+    write_manifest(Path(str(silo.manifest)), [replace(each, text=each.text.upper()) for each in owner.utterances])
+    assert "It writes lower case" in prepare(setup, silo).remark
+
+
 @pytest.mark.parametrize("sha256", ["", "0" * 64, "../" * 21 + "x", "not a hash"])
 def test_an_experiment_that_was_not_joined_is_not_opened(silo: NodeSettings, sha256: str) -> None:
     with pytest.raises(Refused, match="has not joined"):
