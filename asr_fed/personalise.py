@@ -195,9 +195,9 @@ def write_gains(
 ) -> None:
     """before/, after/ and personalisation.csv, and the gist of them on `console`."""
     from asr_fed.evaluation.evaluate import Evaluation
-    from asr_fed.evaluation.statistics import paired_test
+    from asr_fed.evaluation.statistics import describe_pair, paired_test
     from asr_fed.evaluation.wer import score
-    from asr_fed.reporting.evaluation_files import describe_pair, numbers, write_csv, write_evaluation
+    from asr_fed.reporting.evaluation_files import numbers, write_csv, write_evaluation
     from asr_fed.reporting.progress import result_table
 
     held_back = [utterance for client in clients for utterance in client.dev]

@@ -3,6 +3,7 @@
     python recipes/check.py demo_fr               # run what has not ended yet, compare with measured.csv
     AN4=an4_common_voice/en python recipes/check.py an4 --jobs 2
     python recipes/check.py ablations --write     # make measured.csv and the README's table from the runs
+    python recipes/check.py ablations --recount   # intervals and tests over speakers again, from measured.csv alone
 
 A recipe is a folder here with a recipe.yaml:
 
@@ -28,6 +29,7 @@ import shlex
 import string
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -49,11 +51,16 @@ from asr_fed.system.processes import available_cores
 
 if TYPE_CHECKING:
     from asr_fed.evaluation.evaluate import Evaluation
+    from asr_fed.evaluation.wer import ErrorCounts
 
 RECIPES = Path(__file__).parent
 LEGEND = """\
-WER: the mean of the runs, which differ in their seed; its 95 % interval over test speakers (bootstrap); the least and
-the greatest of the runs. Difference: points of WER to the row named, with its 95 % interval over the same speakers."""
+WER: the mean of the runs, which differ in their seed; its 95 % interval over test speakers (jackknife, t); the least
+and the greatest of the runs. Difference: points of WER to the row named, with its 95 % interval over the same speakers;
+p of the paired t test over speakers, and of the matched-pairs test of segments (of utterances where there are several
+runs, whose errors on the same utterance go together)."""
+HEAD = ("", "test WER %", "over speakers", "over runs", "CER %")
+HEAD += ("difference", "p, speakers", "p, segments", "runs", "minutes each")
 MARKS = ("<!-- measured -->", "<!-- end of measured -->")
 
 
@@ -78,9 +85,11 @@ class Measured:
     """A row of measured.csv: WER and CER in percent, differences in points of WER, None where there is none.
 
     wer: of all runs together, which is their mean, since all have the same test words. `low` to `high`: its 95 %
-        interval over test speakers, by the bootstrap. `least` and `greatest`: of the single runs.
-    difference: to the row `against`, with the interval over test speakers of the difference.
+        interval over test speakers. `least` and `greatest`: of the single runs.
+    difference: to the row `against`, with the interval over test speakers of the difference and p of both tests.
     minutes: of one run, the mean.
+    speakers: word errors of each test speaker in all runs, of the same speaker at the same place in every row. What
+        stands above of speakers follows from them.
     """
 
     name: str
@@ -94,8 +103,14 @@ class Measured:
     difference: float | None
     difference_low: float | None
     difference_high: float | None
+    paired_t_p: float | None
+    matched_pairs_p: float | None
     runs: int
     minutes: float
+    speakers: "tuple[ErrorCounts, ...]"
+
+
+FIELDS = dataclasses.fields(Measured)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=Path("outputs/recipes"), help="where the runs go")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time: a core and 3 GB each (default 1)")
     parser.add_argument("--write", action="store_true", help="replace measured.csv and the README's table")
+    parser.add_argument("--recount", action="store_true", help="the same from the counts in measured.csv, without runs")
     chosen = parser.parse_args(arguments)
     return exit_status("check", lambda: int(bool(check(chosen))))
 
@@ -117,11 +133,15 @@ def check(chosen: argparse.Namespace) -> list[str]:
     different = []
     for name in chosen.recipes:
         recipe = read_recipe(RECIPES / name)
+        if chosen.recount:
+            write_measured(recipe, recount(read_measured(recipe)))
+            continue
         runs = (chosen.folder / name).absolute()
         execute(recipe, runs, chosen.jobs)
         rows = measure(recipe, runs)
         if chosen.write:
-            write_measured(recipe, rows, minutes=sum(read_summary(runs / run)["seconds"] for run in recipe.runs) / 60)
+            seconds = sum(read_summary(runs / run)["seconds"] for run in recipe.runs)
+            write_measured(recipe, rows, measured_on(f"{len(recipe.runs)} runs of {seconds / 60:.0f} minutes together"))
         elif not compare(recipe, rows):
             different.append(name)
     return different
@@ -228,28 +248,66 @@ def measure(recipe: Recipe, runs: Path) -> list[Measured]:
 
 
 def _measure_row(row: Row, evaluations: "Mapping[str, Evaluation]", runs: Path) -> Measured:
-    from asr_fed.evaluation.statistics import paired_test, wer_interval
-
-    own = evaluations[row.name]
+    own, other = evaluations[row.name], None if row.against is None else evaluations[row.against]
     summaries = [read_summary(runs / run) for run in row.runs]
     wers = [summary["systems"][row.system]["wer"] for summary in summaries]
-    interval = wer_interval(list(own.speakers.values()))
-    paired = None if row.against is None else paired_test(own, evaluations[row.against])
+    speakers = tuple(own.speakers.values())
     return Measured(
         name=row.name,
-        wer=own.wer,
-        low=interval and interval.low,
-        high=interval and interval.high,
+        **over_speakers(speakers, None if other is None else tuple(other.speakers.values())),
         least=min(wers),
         greatest=max(wers),
         cer=own.cer,
         against=row.against,
-        difference=paired and paired.difference,
-        difference_low=paired and paired.interval and paired.interval.low,
-        difference_high=paired and paired.interval and paired.interval.high,
+        matched_pairs_p=None if other is None else _matched_pairs_p(own, other, len(row.runs)),
         runs=len(row.runs),
         minutes=fmean(summary["seconds"] for summary in summaries) / 60,
+        speakers=speakers,
     )
+
+
+def over_speakers(own: "Sequence[ErrorCounts]", other: "Sequence[ErrorCounts] | None") -> dict[str, Any]:
+    """What a row says of speakers, by field; `other`: the same speakers in the row that it is compared with."""
+    from asr_fed.evaluation.statistics import paired_t, wer_interval
+    from asr_fed.evaluation.wer import total
+
+    interval = wer_interval(own)
+    around, p = (None, None) if other is None else paired_t(own, other)
+    return {
+        "wer": total(own).percent,
+        "low": interval and interval.low,
+        "high": interval and interval.high,
+        "difference": None if other is None else total(own).percent - total(other).percent,
+        "difference_low": around and around.low,
+        "difference_high": around and around.high,
+        "paired_t_p": p,
+    }
+
+
+def recount(rows: Sequence[Measured]) -> list[Measured]:
+    """The rows with what follows from their counts computed again. Raises UserError where one has none."""
+    speakers = {row.name: row.speakers for row in rows}
+    if bare := [name for name, counts in speakers.items() if not counts]:
+        raise UserError(f"measured.csv has no counts for {', '.join(bare)}: make it from runs with --write.")
+    return [
+        dataclasses.replace(row, **over_speakers(row.speakers, None if row.against is None else speakers[row.against]))
+        for row in rows
+    ]
+
+
+def _matched_pairs_p(own: "Evaluation", other: "Evaluation", runs: int) -> float | None:
+    """Of several runs the segments are whole utterances, since what they make of the same one is not independent."""
+    from asr_fed.evaluation.matched_pairs import matched_pairs_p
+    from asr_fed.evaluation.statistics import paired_test
+
+    if runs == 1:
+        return paired_test(own, other).matched_pairs_p
+    differences: dict[str, int] = defaultdict(int)
+    for evaluation, sign in ((own, 1), (other, -1)):
+        for each in evaluation.scored:
+            if each.words.errors:
+                differences[each.utterance.id.partition(" ")[2]] += sign * each.words.errors
+    return matched_pairs_p(list(differences.values()))
 
 
 def pooled(row: Row, runs: Path) -> "Evaluation":
@@ -270,7 +328,7 @@ def pooled(row: Row, runs: Path) -> "Evaluation":
 
 def compare(recipe: Recipe, rows: list[Measured]) -> bool:
     """Print the rows beside those of measured.csv; whether all are within the tolerance."""
-    expected = read_measured(recipe)
+    expected = {row.name: row.wer for row in read_measured(recipe)}
     table = Table(title=f"{recipe.folder.name}: WER, which may differ by {recipe.tolerance:g}")
     for column in ("", "measured then", "now", ""):
         table.add_column(column, justify="right" if column else "left")
@@ -285,50 +343,75 @@ def compare(recipe: Recipe, rows: list[Measured]) -> bool:
     return within
 
 
-def read_measured(recipe: Recipe) -> dict[str, float]:
-    """The committed WERs, by the rows' names. Raises UserError where there is no measured.csv."""
+def read_measured(recipe: Recipe) -> list[Measured]:
+    """The committed rows, with what columns they have. Raises UserError where there is none, or a bad one."""
     path = recipe.folder / "measured.csv"
     if not path.is_file():
         raise UserError(f"{path} is not there. Make it with --write.")
     with path.open(newline="", encoding="utf-8") as file:
-        return {row["name"]: float(row["wer"]) for row in csv.DictReader(file)}
+        rows = list(csv.DictReader(file))
+    try:
+        return [
+            Measured(**{field.name: _read(field.name, row.get(field.name, "")) for field in FIELDS}) for row in rows
+        ]
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read ({error}). Make it with --write.") from error
 
 
-def write_measured(recipe: Recipe, rows: list[Measured], minutes: float) -> None:
+def _read(name: str, text: str) -> Any:
+    from asr_fed.evaluation.wer import ErrorCounts
+
+    if name == "speakers":  # errors/words of each; of what kind the errors are does not matter here
+        counts = (map(int, each.split("/")) for each in text.split())
+        return tuple(ErrorCounts(substitutions=errors, units=words) for errors, words in counts)
+    if name in ("name", "against"):
+        return text or None
+    return int(text) if name == "runs" else float(text) if text else None
+
+
+def write_measured(recipe: Recipe, rows: list[Measured], measured: str | None = None) -> None:
     """measured.csv, and the table in the README. Raises UserError where that has no place for it.
 
-    minutes: of all the recipe's runs together.
+    measured: the line above the table, of when and where; as it was by default.
     """
     readme = recipe.folder / "README.md"
     text = readme.read_text(encoding="utf-8")
     if [text.count(mark) for mark in MARKS] != [1, 1]:
         raise UserError(f"{readme} has no place for the table: it goes between {MARKS[0]} and {MARKS[1]}.")
-    summary = f"{len(recipe.runs)} runs of {minutes:.0f} minutes together"
-    before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
+    before, rest = text.split(MARKS[0])
+    old, after = rest.split(MARKS[1])
     with replacing(recipe.folder / "measured.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Measured)], lineterminator="\n")
+        writer = csv.DictWriter(file, [field.name for field in FIELDS], lineterminator="\n")
         writer.writeheader()
-        writer.writerows({key: _rounded(value) for key, value in vars(row).items()} for row in rows)
-    write_text(readme, f"{before}{MARKS[0]}\n{markdown(rows, summary)}{MARKS[1]}{after}")
+        writer.writerows({key: _written(value) for key, value in vars(row).items()} for row in rows)
+    table = markdown(rows, measured or old.strip().partition("\n")[0])
+    write_text(readme, f"{before}{MARKS[0]}\n{table}{MARKS[1]}{after}")
 
 
-def _rounded(value: Any) -> Any:
-    return round(value, 3) if isinstance(value, float) else value
+def _written(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return " ".join(f"{each.errors}/{each.units}" for each in value)
+    return f"{value:.5g}" if isinstance(value, float) else value
 
 
-def markdown(rows: list[Measured], summary: str) -> str:
+def measured_on(summary: str) -> str:
     machine = f"{available_cores()} cores ({platform.machine()}), Python {platform.python_version()}"
+    return f"{date.today():%-d %B %Y}, {machine}: {summary}."
+
+
+def markdown(rows: list[Measured], measured: str) -> str:
     lines = [
-        f"{date.today():%-d %B %Y}, {machine}: {summary}.",
+        measured,
         "",
-        "| | test WER % | over speakers | over runs | CER % | difference | runs | minutes each |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| {' | '.join(HEAD)} |",
+        "|---" * len(HEAD) + "|",
     ]
     for row in rows:
         difference = ""
         if row.difference is not None:
-            around = _interval(row.difference_low, row.difference_high, "+.1f")
-            difference = f"{row.difference:+.1f} ({around}) to {row.against}"
+            interval = _interval(row.difference_low, row.difference_high, "+.1f")
+            around = interval and f" ({interval})"
+            difference = f"{row.difference:+.1f}{around} to {row.against}"
         cells = (
             row.name,
             f"{row.wer:.1f}",
@@ -336,6 +419,8 @@ def markdown(rows: list[Measured], summary: str) -> str:
             _interval(row.least, row.greatest, ".1f") if row.runs > 1 else "",
             f"{row.cer:.1f}",
             difference,
+            "" if row.paired_t_p is None else f"{row.paired_t_p:.2g}",
+            "" if row.matched_pairs_p is None else f"{row.matched_pairs_p:.2g}",
             str(row.runs),
             f"{row.minutes:.1f}",
         )

@@ -69,9 +69,9 @@ def _on_manifest(
     from asr_fed.data.manifest import read_manifest
     from asr_fed.data.tokenizer import describe_unknown
     from asr_fed.evaluation.evaluate import evaluate
-    from asr_fed.evaluation.statistics import paired_test
+    from asr_fed.evaluation.statistics import describe_pair, paired_test
     from asr_fed.interop.open_recogniser import open_recogniser
-    from asr_fed.reporting.evaluation_files import describe_pair, numbers, read_evaluation, write_evaluation
+    from asr_fed.reporting.evaluation_files import numbers, read_evaluation, write_evaluation
     from asr_fed.reporting.progress import result_table
     from asr_fed.runs.experiment import pick_device
     from asr_fed.system.processes import available_cores

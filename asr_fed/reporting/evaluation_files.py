@@ -13,7 +13,7 @@ from speechbrain.dataio.wer import print_alignments, print_wer_summary
 from asr_fed.data.manifest import Utterance
 from asr_fed.evaluation.breakdown import Group, by_group, by_length, confusions, speaker_spread
 from asr_fed.evaluation.evaluate import Evaluation, group_by
-from asr_fed.evaluation.statistics import Paired, wer_interval
+from asr_fed.evaluation.statistics import Paired, describe_pair, wer_interval
 from asr_fed.evaluation.wer import ErrorCounts, Scored, score, total
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import replacing
@@ -61,7 +61,7 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 
 def numbers(evaluation: Evaluation) -> dict[str, Any]:
-    """WER with its interval, CER and counts; `wer_low` and `wer_high` are null with a single speaker."""
+    """WER with its interval, CER and counts; `wer_low` and `wer_high` are null where `wer_interval` has none."""
     words, interval = evaluation.words, wer_interval(list(evaluation.speakers.values()))
     return {
         "wer": evaluation.wer,
@@ -91,18 +91,6 @@ def details(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def describe_pair(paired: Paired) -> str:
-    """One line: the difference, its interval and both tests."""
-    text = f"{paired.difference:+.2f} points of WER"
-    if paired.interval is not None:
-        text += f" (95 % interval over speakers {paired.interval.low:+.2f} to {paired.interval.high:+.2f})"
-    if paired.bootstrap_p is not None:
-        text += f", bootstrap p {paired.bootstrap_p:.3g}"
-    if paired.matched_pairs_p is not None:
-        text += f", matched pairs p {paired.matched_pairs_p:.3g} over {paired.segments} segments"
-    return text
-
-
 def _write_report(
     file: TextIO, evaluation: Evaluation, about: Mapping[str, Any], against: Mapping[str, Paired]
 ) -> None:
@@ -128,7 +116,7 @@ def _write_report(
     if found["wer_low"] is not None:
         print(
             f"95 % interval of the WER over {found['speakers']} speakers: "
-            f"{found['wer_low']:.2f} to {found['wer_high']:.2f} (bootstrap)",
+            f"{found['wer_low']:.2f} to {found['wer_high']:.2f} (jackknife, t)",
             file=file,
         )
     for name, paired in against.items():

@@ -7,7 +7,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from asr_fed.evaluation.statistics import describe_pair, read_paired
 from asr_fed.reporting.tracking import Track
+from asr_fed.runs.run_dir import own_system
 from asr_fed.training.central import EpochReport
 
 
@@ -59,6 +61,9 @@ class RunProgress:
 
     def result(self, summary: dict[str, Any]) -> None:
         self.say(result_table(summary["systems"], f"{summary['test_speakers']} unseen test speakers"))
+        for name, paired in summary["against"].items():
+            against = f"{own_system(summary)} against {name}".replace("_", " ")
+            self.say(f"{against}: {describe_pair(read_paired(paired))}")
         for name, system in summary["systems"].items():
             self._track(f"test/{name}_wer", system["wer"], summary["rounds"])
             self._track(f"test/{name}_cer", system["cer"], summary["rounds"])

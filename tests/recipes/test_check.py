@@ -1,5 +1,6 @@
 """Recipes: their commands are valid, and their tables are compared with what runs give now."""
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -31,7 +32,8 @@ runs:
 rows:
   - {name: start, run: start, system: warm_start}
   - {name: both, run: run-$SEED, system: federated}
-  - {name: again, run: run-$SEED, system: federated, against: both}
+  - {name: again, run: run-$SEED, system: warm_start, against: both}
+  - {name: first, run: run-7, system: federated, against: start}
 tolerance: 10
 """
 WORDS = "one two three four five six seven eight nine ten"
@@ -113,11 +115,12 @@ def recipe(tmp_path: Path) -> check.Recipe:
 
 
 def finish(run_dir: Path, wrong: int) -> None:
-    """A run whose federated recogniser misses the first `wrong` of the ten words of each of two speakers."""
+    """A run whose federated recogniser misses the first `wrong` of anne's ten words, and one less of bob's."""
     speech = [Utterance(f"{who}-1", 2.0, "", who, WORDS) for who in ("anne", "bob")]
     systems = {}
     for name, missed in (("warm_start", 5), ("federated", wrong)):
-        evaluation = Evaluation(score(speech, [" ".join(WORDS.split()[missed:])] * 2))
+        heard = [" ".join(WORDS.split()[count:]) for count in (missed, missed - 1)]
+        evaluation = Evaluation(score(speech, heard))
         write_evaluation(run_dir / "evaluation" / name, evaluation, {})
         systems[name] = numbers(evaluation)
     write_summary(run_dir, {"systems": systems, "seconds": 90})
@@ -193,18 +196,28 @@ def test_the_table_is_written_from_the_runs_and_compared_with_later_ones(
     finish(tmp_path / "start", 5)
     finish(tmp_path / "run-7", 2)
     finish(tmp_path / "run-8", 4)
-    start, both, again = rows = check.measure(recipe, tmp_path)
-    assert (start.wer, start.runs, start.minutes) == (50, 1, 1.5)
-    # Both speakers are alike, so that the interval over speakers has no width; the runs are not.
-    assert (both.wer, both.low, both.high, both.least, both.greatest, both.runs) == (30, 30, 30, 20, 40, 2)
-    assert (again.difference, again.difference_low, again.difference_high) == (0, 0, 0)
-    check.write_measured(recipe, rows, 4.5)
+    start, both, again, first = rows = check.measure(recipe, tmp_path)
+    assert (start.wer, start.runs, start.minutes) == (45, 1, 1.5)
+    assert (both.wer, both.least, both.greatest, both.runs) == (25, 15, 35, 2)
+    assert both.low is not None and 0 < both.low < 25 < (both.high or 0)
+    # The errors of the two speakers of both runs: 6 and 4 of 20 words each, and 10 and 8.
+    assert [(each.errors, each.units) for each in both.speakers + again.speakers] == [
+        (6, 20),
+        (4, 20),
+        (10, 20),
+        (8, 20),
+    ]
+    # Both speakers have 4 more in 20; a coin for each is alike in half of the cases. So have both utterances.
+    assert (again.difference, again.paired_t_p, again.matched_pairs_p) == (pytest.approx(20), 0.5, 0.5)
+    assert (first.difference, first.paired_t_p, first.matched_pairs_p) == (pytest.approx(-30), 0.5, 0.5)
+    check.write_measured(recipe, rows, "On a machine.")
     readme = (recipe.folder / "README.md").read_text()
-    assert "| both | 30.0 | 30.0 to 30.0 | 20.0 to 40.0 |" in readme and "| +0.0 (+0.0 to +0.0) to both |" in readme
-    assert "old" not in readme and readme.endswith("After it.\n") and "3 runs of 4 minutes" in readme
+    assert f"| both | 25.0 | {both.low:.1f} to {both.high:.1f} | 15.0 to 35.0 |" in readme
+    assert "| +20.0 to both | 0.5 | 0.5 | 2 |" in readme
+    assert "old" not in readme and readme.endswith("After it.\n") and f"{check.MARKS[0]}\nOn a machine.\n" in readme
     assert check.compare(recipe, rows)
 
-    for wrong, within in ((6, True), (7, False)):  # a mean of 40 and of 45, where 30 may differ by 10
+    for wrong, within in ((6, True), (7, False)):  # a mean of 35 and of 40, where 25 may differ by 10
         finish(tmp_path / "run-8", wrong)
         assert check.compare(recipe, check.measure(recipe, tmp_path)) is within
     assert "DIFFERS" in capsys.readouterr().out
@@ -216,8 +229,36 @@ def test_a_row_that_was_never_measured_does_not_pass(recipe: check.Recipe, tmp_p
     rows = check.measure(recipe, tmp_path)
     with pytest.raises(UserError, match=r"measured\.csv is not there"):
         check.compare(recipe, rows)
-    check.write_measured(recipe, rows[:1], 1.0)
+    check.write_measured(recipe, rows[:1], "Then.")
     assert not check.compare(recipe, rows)
+
+
+def test_what_follows_from_stored_counts_is_computed_again_without_the_runs(
+    recipe: check.Recipe, tmp_path: Path
+) -> None:
+    for wrong, run in enumerate(recipe.runs, 3):
+        finish(tmp_path / run, wrong)
+    check.write_measured(recipe, check.measure(recipe, tmp_path), "Then.")
+    right = [(recipe.folder / name).read_text() for name in ("README.md", "measured.csv")]
+    rows = check.read_measured(recipe)
+    check.write_measured(recipe, [dataclasses.replace(row, low=0.0, paired_t_p=1.0) for row in rows])
+    assert (recipe.folder / "measured.csv").read_text() != right[1]
+    check.write_measured(recipe, check.recount(check.read_measured(recipe)))
+    assert [(recipe.folder / name).read_text() for name in ("README.md", "measured.csv")] == right
+    with pytest.raises(UserError, match="no counts for start"):
+        check.recount([dataclasses.replace(row, speakers=()) for row in rows])
+
+
+@pytest.mark.parametrize("path", sorted(check.RECIPES.glob("*/measured.csv")), ids=lambda path: path.parent.name)
+def test_our_tables_follow_from_their_counts_or_say_that_they_have_none(path: Path) -> None:
+    rows = check.read_measured(check.read_recipe(path.parent))
+    if not any(row.speakers for row in rows):
+        assert "drawn by the bootstrap" in (path.parent / "README.md").read_text(encoding="utf-8")
+        return
+    for row, again in zip(rows, check.recount(rows), strict=True):
+        for field in check.FIELDS:
+            was, now = getattr(row, field.name), getattr(again, field.name)
+            assert was == (pytest.approx(now, rel=1e-3, abs=1e-3) if isinstance(now, float) else now), field.name
 
 
 def test_a_run_without_its_evaluation_says_how_to_make_it(recipe: check.Recipe, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_the_numbers_are_those_of_the_evaluation(folder: Path) -> None:
     content = json.loads((folder / "wer.json").read_text(encoding="utf-8"))
     assert content["decoder"] == "beam" and content["wer"] == 37.5 and content["words"] == 8
     assert (content["substitutions"], content["deletions"], content["insertions"]) == (1, 1, 1)
-    assert content["wer_low"] == 0 and content["wer_high"] == 50
+    assert 0 < content["wer_low"] < 1 and content["wer_high"] > 100, "two speakers say next to nothing"
     assert content["by_group"]["gender"]["female"]["wer"] == 50
     assert content["confusions"]["substitutions"] == [["cat > bat", 1]]
     assert content["spread"]["worst"] == 50
