@@ -13,6 +13,7 @@ Test is CMU's own; of its training speakers every ninth, in the order of their n
 import argparse
 import re
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Unpack
 
 import soundfile
 
+from asr_fed.data.audio import open_recording
 from asr_fed.data.manifest import Utterance
 from asr_fed.data.text_file import read_text
 from asr_fed.system.errors import UserError
@@ -38,7 +40,8 @@ def prepare(root: str, manifest: str, **options: Unpack[Options]) -> list[Uttera
     """Prepare the corpus at `root`, the folder an4/ or its parent.
 
     Of .raw recordings FLAC copies are made, in clips/ beside the manifest, since nothing in them tells their format.
-    For `options` see `write_corpus`. Raises UserError where lists or transcripts are not there.
+    For `options` see `write_corpus`. Raises UserError where lists or transcripts are not there, or where a recording
+    with a header, among those without, cannot be read whole.
     """
     corpus = next((path for path in (Path(root), Path(root) / "an4") if (path / "etc").is_dir()), None)
     if corpus is None:
@@ -98,6 +101,9 @@ def _with_header(clip: Clip, folder: Path, copies: Path) -> Clip:
     source, copy = folder / clip.path, copies / f"{clip.id}.flac"
     if source.is_file() and not (copy.is_file() and copy.stat().st_mtime_ns >= source.stat().st_mtime_ns):
         copies.mkdir(parents=True, exist_ok=True)
+        if source.suffix != ".raw":  # states its length
+            with open_recording(source) as recording:
+                deque(recording.blocks(), maxlen=0)
         samples, rate = soundfile.read(source, dtype="int16", **(RAW if source.suffix == ".raw" else {}))
         with replacing(copy) as temporary:
             soundfile.write(temporary, samples, rate, format="FLAC")

@@ -21,14 +21,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypedDict
 
-import numpy as np
-import soundfile
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from asr_fed.commands.exit_status import exit_status
+from asr_fed.data.audio import BadRecording, open_recording
 from asr_fed.data.identity import identity, refuse_look_alikes
 from asr_fed.data.manifest import Utterance, hours, write_manifest
 from asr_fed.system.errors import UserError
@@ -37,11 +36,11 @@ from asr_fed.system.processes import available_cores, deaf_to_ctrl_c, start_work
 from data_prep.text import Rules, normalise, rules_for
 
 CACHE, REPORT = "preparation_cache.jsonl", "preparation.json"  # beside the manifest
+JUDGED_BY = 2  # goes up where a recording is judged otherwise than before: what was measured earlier counts no more
 RULES = ("refused text", "too short", "too long")
 SHOWN = 5  # names kept for each reason
 CHUNK = 32  # clips a worker measures in one go
 FEW = 64  # below this, starting worker processes costs more than it saves
-BUFFER = 1 << 20  # samples decoded at a time: bounds memory on hour-long recordings
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What decoding a file once tells; `peak` is half of peak to peak, 1 at full scale."""
+    """What decoding a file once tells; `peak` is half of peak to peak of the mean of its channels, 1 at full scale."""
 
     size: int
     mtime_ns: int
@@ -246,8 +245,9 @@ def read_probes(path: Path) -> dict[str, Probe]:
             if not line.endswith("\n"):
                 continue  # the writer was killed here
             try:
-                name, size, mtime_ns, seconds, peak, problem = json.loads(line)
-                probes[str(name)] = Probe(int(size), int(mtime_ns), float(seconds), float(peak), str(problem))
+                judged_by, name, size, mtime_ns, seconds, peak, problem = json.loads(line)
+                if judged_by == JUDGED_BY:
+                    probes[str(name)] = Probe(int(size), int(mtime_ns), float(seconds), float(peak), str(problem))
             except (ValueError, TypeError):
                 continue
     if lines > len(probes):  # some are torn, or replaced by later ones
@@ -257,7 +257,7 @@ def read_probes(path: Path) -> dict[str, Probe]:
 
 
 def _probe_line(path: str, probe: Probe) -> str:
-    return json.dumps([path, probe.size, probe.mtime_ns, probe.seconds, probe.peak, probe.problem]) + "\n"
+    return json.dumps([JUDGED_BY, path, probe.size, probe.mtime_ns, probe.seconds, probe.peak, probe.problem]) + "\n"
 
 
 def _decode(files: list[_File], workers: int) -> Iterator[list[tuple[str, Probe]]]:
@@ -284,35 +284,20 @@ def _decode(files: list[_File], workers: int) -> Iterator[list[tuple[str, Probe]
 
 
 def _probe_chunk(files: Sequence[_File]) -> list[tuple[str, Probe]]:
-    buffer = np.empty(BUFFER, dtype=np.float32)
     with quiet_stderr():
-        return [(file.path, _probe(file, buffer)) for file in files]
+        return [(file.path, _probe(file)) for file in files]
 
 
-def _probe(file: _File, buffer: np.ndarray) -> Probe:
-    """Decode one file; `buffer` (float32, any length) is scratch."""
-    frames, low, high = 0, float("inf"), float("-inf")
+def _probe(file: _File) -> Probe:
+    samples, low, high = 0, float("inf"), float("-inf")
     try:
-        with soundfile.SoundFile(file.path) as sound:
-            rate, stated = sound.samplerate, sound.frames
-            out = buffer[: len(buffer) // sound.channels * sound.channels].reshape(-1, sound.channels)
-            while True:
-                block = sound.read(out=out)
-                if len(block):
-                    frames += len(block)
-                    low, high = min(low, float(block.min())), max(high, float(block.max()))
-                if len(block) < len(out):
-                    break
-    except (RuntimeError, OSError, ValueError, TypeError):  # libsndfile's errors are RuntimeErrors
-        return Probe(file.size, file.mtime_ns, 0.0, 0.0, "broken file")
-    peak = (high - low) / 2 if frames else 0.0
-    problem = "" if frames else "empty file"
-    # A truncated mp3 decodes without an error, to less than its header states; a stream of unknown
-    # length states more than any file holds.
-    cut = 0.1 * rate < stated - frames and stated < 1 << 62
-    if cut or not np.isfinite(peak):
-        peak, problem = 0.0, "broken file"
-    return Probe(file.size, file.mtime_ns, round(frames / rate, 4), round(peak, 6), problem)
+        with open_recording(file.path) as recording:
+            for block in recording.blocks():
+                samples += len(block)
+                low, high = min(low, float(block.min())), max(high, float(block.max()))
+    except BadRecording as error:
+        return Probe(file.size, file.mtime_ns, 0.0, 0.0, error.defect)
+    return Probe(file.size, file.mtime_ns, round(samples / recording.rate, 4), round((high - low) / 2, 6))
 
 
 @contextmanager

@@ -139,7 +139,7 @@ def _progress(recordings: list[Path]) -> Iterator[tuple[Callable[[Path], None], 
     total = 0.0
     for path in recordings:
         with suppress(UserError):  # named when its turn comes
-            total += audio_seconds(path)
+            total += audio_seconds(path) if path.is_file() else 0.0  # a pipe can be read once
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     with Progress(
         *columns,

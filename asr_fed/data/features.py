@@ -30,7 +30,7 @@ from asr_fed.system.files import replacing
 from asr_fed.system.processes import deaf_to_ctrl_c, start_worker
 
 SHARD_UTTERANCES = 256
-VERSION = 1  # of the file format and of the computation below
+VERSION = 2  # of the file format and of the computation below
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _filterbanks(job: _Job) -> Iterator[np.ndarray]:
         try:
             signal = read_audio(utterance.wav, job.config.sample_rate, speed=job.speed)
         except UserError as error:
-            raise UserError(f"{error} Prepare the corpus again.") from error
+            raise UserError(f"{error} ({utterance.id}) Prepare the corpus again, or correct the manifest.") from error
         yield compute(signal).numpy()
 
 

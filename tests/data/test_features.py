@@ -199,6 +199,16 @@ def test_a_recording_that_is_gone_or_broken_is_named(tmp_path: Path) -> None:
         build_features(utterances, CONFIG, tmp_path / "features")
 
 
+@pytest.mark.usefixtures("in_process")
+def test_a_recording_that_would_poison_the_features_is_named(tmp_path: Path) -> None:
+    utterances = record(tmp_path / "recordings", 2)
+    signal = np.full(8000, 0.1, dtype=np.float32)
+    signal[4000] = np.nan
+    soundfile.write(utterances[1].wav, signal, 16000, subtype="FLOAT")
+    with pytest.raises(UserError, match=r"r1\.wav holds samples that are not finite.*\(u001\)"):
+        build_features(utterances, CONFIG, tmp_path / "features")
+
+
 def builder(script: Path, manifest: Path, folder: Path) -> subprocess.Popen[str]:
     script.write_text(textwrap.dedent(BUILD))
     return subprocess.Popen(

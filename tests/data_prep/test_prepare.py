@@ -1,14 +1,17 @@
 import json
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from asr_fed.data.audio import Recording, open_recording
 from asr_fed.data.manifest import read_manifest
 from asr_fed.system.errors import UserError
+from data_prep import prepare
 from data_prep.prepare import Clip, read_probes, write_corpus
 from tests.data_prep import write_tone
 
@@ -45,6 +48,16 @@ def truncate_mp3(path: Path) -> None:
     path.write_bytes(data[: len(data) // 2])
 
 
+def truncate_wav(path: Path) -> None:
+    data = write_tone(path, 4).read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def write_cancelling_channels(path: Path) -> None:
+    tone = 0.3 * np.sin(np.arange(32000) / 10)
+    soundfile.write(path, np.stack([tone, -tone], axis=1), 16000)
+
+
 def write_nan(path: Path) -> None:
     soundfile.write(path, np.full(16000, np.nan, dtype=np.float32), 16000, subtype="FLOAT")
 
@@ -57,6 +70,8 @@ def write_nan(path: Path) -> None:
         ("x.wav", break_file, {}, "broken file"),
         ("x.wav", write_nan, {}, "broken file"),
         ("x.mp3", truncate_mp3, {}, "broken file"),
+        ("x.wav", truncate_wav, {}, "broken file"),
+        ("x.wav", write_cancelling_channels, {}, "silent: channels cancel"),
         ("x.wav", lambda path: path.touch(), {}, "empty file"),
         ("x.wav", lambda path: write_tone(path, 0), {}, "empty file"),
         ("x.wav", lambda path: write_tone(path, gain=0), {}, "silent"),
@@ -142,17 +157,16 @@ def test_a_damaged_cache_costs_only_what_it_lost(tmp_path: Path) -> None:
 
 def test_an_interrupted_preparation_keeps_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clips, manifest = good_clips(tmp_path, 50), tmp_path / "manifest.csv"
-    real_open = soundfile.SoundFile
     opened: list[str] = []
     interrupt_at = 40
 
-    def open_or_interrupt(path: str) -> soundfile.SoundFile:
+    def open_or_interrupt(path: str) -> AbstractContextManager[Recording]:
         opened.append(path)
         if len(opened) == interrupt_at:
             raise KeyboardInterrupt
-        return real_open(path)
+        return open_recording(path)
 
-    monkeypatch.setattr(soundfile, "SoundFile", open_or_interrupt)
+    monkeypatch.setattr(prepare, "open_recording", open_or_interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_corpus(clips, tmp_path, manifest, language="fr", workers=1)
     assert not manifest.exists()
@@ -162,6 +176,18 @@ def test_an_interrupted_preparation_keeps_what_it_measured(tmp_path: Path, monke
     interrupt_at = 0
     assert len(write_corpus(clips, tmp_path, manifest, language="fr", workers=1)) == 50
     assert len(opened) == 50 - len(kept)
+
+
+def test_what_an_older_release_measured_is_measured_again(tmp_path: Path) -> None:
+    clips, manifest = good_clips(tmp_path, 5), tmp_path / "manifest.csv"
+    truncate_wav(tmp_path / "good3.wav")
+    lines = []
+    for clip in clips:
+        path = tmp_path / clip.path
+        lines.append(json.dumps([str(path), path.stat().st_size, path.stat().st_mtime_ns, 2.0, 0.3, ""]) + "\n")
+    (tmp_path / "preparation_cache.jsonl").write_text("".join(lines))
+    assert len(write_corpus(clips, tmp_path, manifest, language="fr")) == 4
+    assert report(manifest) == {"broken file": ["good3"]}
 
 
 def test_worker_processes_change_nothing(tmp_path: Path) -> None:

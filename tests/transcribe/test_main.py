@@ -65,6 +65,26 @@ def test_an_unreadable_recording_is_named_and_the_others_go_on(
     assert len(output.read_text().splitlines()) == 4
 
 
+def test_a_flac_of_unknown_length_has_the_text_of_its_twin(
+    model: str, recordings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = recordings / "deep" / "two.FLAC"
+    assert main([model, str(two)]) == 0
+    content = two.read_bytes()
+    two.write_bytes(content[:21] + bytes([content[21] & 0xF0, 0, 0, 0, 0]) + content[26:])  # 0 samples: unknown
+    assert main([model, str(two)]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second != ""
+
+
+def test_half_a_recording_has_no_text(model: str, recordings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = recordings / "one.wav"
+    one.write_bytes(one.read_bytes()[:-20_000])
+    assert main([model, str(one)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and "one.wav breaks off" in captured.err
+
+
 def test_what_the_user_has_to_correct_is_status_2(
     model: str, tmp_path: Path, recordings: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

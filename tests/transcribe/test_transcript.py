@@ -80,12 +80,12 @@ def test_a_hypothesis_longer_than_ctc_allows_has_no_times(
     ]
 
 
-@pytest.mark.parametrize("samples", [0, 1, 200])
+@pytest.mark.parametrize("samples", [1, 200])
 def test_next_to_nothing(recogniser: Recogniser, tmp_path: Path, samples: int) -> None:
     soundfile.write(tmp_path / "short.wav", np.full(samples, 0.1), RATE)
     transcript = transcribe(recogniser, tmp_path / "short.wav")
     assert transcript.duration == samples / RATE
-    assert len(transcript.windows) == (samples > 0)
+    assert len(transcript.windows) == 1
 
 
 def test_what_is_no_recording_is_named(recogniser: Recogniser, recordings: Path) -> None:
