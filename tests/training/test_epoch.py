@@ -10,11 +10,13 @@ import torch
 
 from asr_fed.config.schema import AugmentConfig, BatchConfig, Precision
 from asr_fed.data.batching import training_batches
+from asr_fed.data.features import FeatureCache
 from asr_fed.data.manifest import Utterance
-from asr_fed.model.state import layout, read_state
+from asr_fed.model.state import layout, load_state, read_state
 from asr_fed.runs.experiment import Experiment
 from asr_fed.system.randomness import seed_everything
 from asr_fed.training.epoch import EpochResult, TrainingContext, train_epoch
+from tests.tiny import tiny_recogniser
 
 STILL = AugmentConfig(time_drops=0, frequency_drops=0)
 
@@ -45,6 +47,66 @@ def test_an_epoch_goes_through_all_utterances_once(context: TrainingContext, spe
     result = run(context, speech)
     assert (result.utterances, result.steps, result.skipped) == (len(speech), -(-len(speech) // 4), 0)
     assert 0 < result.loss < 100
+
+
+def test_a_loss_is_the_mean_over_utterances_not_over_batches(
+    context: TrainingContext, speech: Sequence[Utterance]
+) -> None:
+    def loss(*batches: Sequence[Utterance]) -> float:
+        """Without a step, nor any dropout or augmentation."""
+        still = replace(context, recogniser=tiny_recogniser(dropout=0.0), augment=STILL)
+        return train_epoch(still, batches, sgd(still, lr=0.0), seed_everything(1, "test"), clip=5.0).loss
+
+    many, few = speech[:6], speech[6:8]
+    assert loss(many) != loss(few)
+    assert loss(many, few) == pytest.approx((6 * loss(many) + 2 * loss(few)) / 8, rel=1e-6)
+
+
+def test_steps_do_not_add_up_their_gradients(context: TrainingContext, speech: Sequence[Utterance]) -> None:
+    """Two batches in one epoch move the weights as the second does after the first has."""
+    recogniser = tiny_recogniser(dropout=0.0)
+    still = replace(context, recogniser=recogniser, augment=STILL)
+
+    def trained(start: np.ndarray, *batches: Sequence[Utterance]) -> np.ndarray:
+        recogniser.model.zero_grad(set_to_none=True)
+        load_state(recogniser.model, start)
+        train_epoch(still, batches, sgd(still), seed_everything(1, "test"), clip=1e9)
+        return read_state(recogniser.model)
+
+    start = read_state(recogniser.model)
+    first = trained(start, speech[:4])
+    assert trained(start, speech[:4], speech[4:8]).tobytes() == trained(first, speech[4:8]).tobytes()
+
+
+def test_training_hears_speech_as_the_normaliser_makes_it(
+    context: TrainingContext, speech: Sequence[Utterance]
+) -> None:
+    """Features twice as far from their mean, with twice the deviation, are the same to the model."""
+
+    class Doubled(FeatureCache):
+        def __getitem__(self, key: tuple[str, float]) -> np.ndarray:
+            return 2 * super().__getitem__(key).astype(np.float32)
+
+    model = context.recogniser.model
+    before, mean, deviation = read_state(model), model.feature_mean.numpy().copy(), model.feature_deviation.numpy()
+    plain = run(context, speech).loss
+    load_state(model, before)
+    model.set_normaliser(2 * mean, 2 * deviation.copy())
+    assert run(replace(context, cache=Doubled(context.cache.offsets)), speech).loss == pytest.approx(plain, rel=1e-4)
+
+
+def test_training_draws_a_speed_for_each_utterance(context: TrainingContext, speech: Sequence[Utterance]) -> None:
+    """The cache of this test holds no other."""
+    heard: list[float] = []
+
+    class Noting(FeatureCache):
+        def __getitem__(self, key: tuple[str, float]) -> np.ndarray:
+            heard.append(key[1])
+            return super().__getitem__((key[0], 1.0))
+
+    fast = replace(context, cache=Noting(context.cache.offsets), augment=replace(STILL, speeds=[0.9, 1.1]))
+    run(fast, speech)
+    assert set(heard) == {0.9, 1.1} and len(heard) == len(speech)
 
 
 def test_the_loss_falls(context: TrainingContext, speech: Sequence[Utterance]) -> None:
@@ -118,7 +180,7 @@ def test_bf16_trains_fp32_weights(
     assert result.skipped == 0
     fresh = experiment.training_context(experiment.fresh_recogniser(), torch.device("cpu"))
     full = run(replace(fresh, augment=STILL), speech)
-    assert result.loss == pytest.approx(full.loss, rel=0.05)
+    assert result.loss == pytest.approx(full.loss, rel=0.05) and result.loss != full.loss
     assert all(parameter.dtype == torch.float32 for parameter in half.recogniser.model.parameters())
 
 
