@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -60,7 +60,9 @@ def personalise_speakers(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from asr_fed.data.alignable import alignable, describe_impossible, keep_alignable
     from asr_fed.data.features import build_features
+    from asr_fed.data.partition import Partition
     from asr_fed.data.tokenizer import describe_unknown
     from asr_fed.interop.open_recogniser import open_recogniser
     from asr_fed.model.recogniser import save_recogniser
@@ -82,6 +84,15 @@ def personalise_speakers(
     cache = build_features(
         speech, recogniser.features, features, speeds=config.augment.speeds, processes=available_cores()
     )
+    console = Console(highlight=False)
+    if config.loss.ctc_weight > 0:  # of what is trained on; what is held back stays whole
+        speakers = Partition((), (), (), (), tuple(replace(client, dev=()) for client in clients))
+        fits = alignable(cache, recogniser.tokenizer, recogniser.model.encoder.stride)
+        speakers = keep_alignable(speakers, fits, most=1.0)
+        if impossible := describe_impossible(speakers):
+            console.print(impossible, soft_wrap=True, markup=False)
+        held_back = {client.id: client.dev for client in clients}
+        clients = [replace(client, dev=held_back[client.id]) for client in speakers.clients]
     context = TrainingContext(recogniser, cache, config.augment, config.loss, Precision.fp32, place)
     about = {
         "recogniser": str(model),
@@ -102,7 +113,6 @@ def personalise_speakers(
 
     due = {client.id: digest(client) for client in clients if not save or copy_of(client.id).is_file()}
     heard = heard_before(output / HEARD, about, due)
-    console = Console(highlight=False)
     if remark := describe_unknown(recogniser.tokenizer, (utterance.text for utterance in speech)):
         console.print(remark, soft_wrap=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()

@@ -43,6 +43,11 @@ class FeatureCache:
         shard, start, stop = self.offsets[key]
         return _mapped(shard)[start:stop]
 
+    def frames(self, utterance_id: str, speed: float) -> int:
+        """How many there are, without reading them."""
+        _, start, stop = self.offsets[utterance_id, speed]
+        return stop - start
+
 
 def build_features(
     utterances: Iterable[Utterance],

@@ -58,8 +58,8 @@ class Partition:
     """The whole corpus, each utterance in one place; tuples are sorted by speaker and id, clients by id.
 
     `dropped` holds what no part uses, by reason: `other_split` (a speaker of test, or of dev, has
-    utterances outside it), `too_long` (above `max_train_seconds`) and `too_small` (the client had less
-    than `min_seconds`).
+    utterances outside it), `too_long` (above `max_train_seconds`), `too_small` (the client had less
+    than `min_seconds`), `too_many_tokens` and `nothing_to_train_on` (`asr_fed.data.alignable`).
     """
 
     warm_up: tuple[Utterance, ...]

@@ -27,7 +27,7 @@ class Encoder(nn.Module):
     def __init__(self, crdnn: CRDNN, cnn_kernel: Sequence[int], pool_2d: bool, time_pooling: int) -> None:
         super().__init__()
         self.crdnn = crdnn
-        self.block_stride = 2 if pool_2d else 1
+        self.block_stride = _block_stride(pool_2d)
         self.time_pooling_size = time_pooling
         # Output frames of silence behind the longest utterance: the two convolutions of a block reach the reflected
         # edge then only from frames that are masked anyway.
@@ -76,6 +76,15 @@ class Encoder(nn.Module):
         real = _positions(x, frames)
         states = self.crdnn.DNN(x[real].unsqueeze(0)).squeeze(0)
         return states.new_zeros(*real.shape, states.shape[-1]).index_put((real,), states), frames
+
+
+def stride(config: "ModelConfig") -> int:
+    """Frames a state of the encoder that `config` makes."""
+    return _block_stride(config.pool_2d) ** len(config.cnn_channels) * config.time_pooling
+
+
+def _block_stride(pool_2d: bool) -> int:
+    return 2 if pool_2d else 1
 
 
 def convolve(block: Any, x: torch.Tensor) -> torch.Tensor:

@@ -72,7 +72,8 @@ class AcousticModel(nn.Module):
     def loss(self, normalised: torch.Tensor, batch: Batch, config: LossConfig, *, with_ctc: bool) -> torch.Tensor:
         """ctc_weight * CTC + (1 - ctc_weight) * NLL, NLL alone without CTC.
 
-        NLL is the mean over tokens, CTC the mean over utterances of each one's loss a token (as in torch).
+        NLL is the mean over tokens, CTC the mean over utterances of each one's loss a token (as in torch). The loss is
+        infinite where CTC cannot align one of the transcripts, whatever the others are like.
 
         `normalised` are the batch's features after normalisation and augmentation.
         """
@@ -90,7 +91,7 @@ class AcousticModel(nn.Module):
         if states.device.type == "mps":  # has no kernel for it
             log_probs = log_probs.cpu()
         tokens, counts, token_counts = (x.to(log_probs.device) for x in (batch.tokens, counts, batch.token_counts))
-        loss = functional.ctc_loss(log_probs, tokens, counts, token_counts, blank=BLANK, zero_infinity=True)
+        loss = functional.ctc_loss(log_probs, tokens, counts, token_counts, blank=BLANK)
         return loss.to(states.device)
 
     def _nll(self, states: torch.Tensor, counts: torch.Tensor, batch: Batch, smoothing: float) -> torch.Tensor:

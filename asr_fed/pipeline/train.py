@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from asr_fed.config.schema import CentralConfig, Config, EngineKind, Start
+from asr_fed.data.alignable import describe_impossible
 from asr_fed.data.manifest import Utterance
 from asr_fed.data.partition import describe
 from asr_fed.data.tokenizer import describe_unknown
@@ -56,6 +57,8 @@ def train(config: Config, command: str = "") -> dict[str, Any]:
             progress.say(f"{experiment.run_dir}: {describe(experiment.partition)}")
             if remark := describe_unknown(experiment.tokenizer, (u.text for u in experiment.partition.utterances)):
                 progress.say(remark)
+            if impossible := describe_impossible(experiment.partition):
+                progress.say(impossible)
             federation = train_models(experiment, progress)
             evaluations = {name: test(experiment, name, progress) for name in systems(config)}
             made = made_by(time.perf_counter() - started, command)

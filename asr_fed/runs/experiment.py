@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,11 +14,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from asr_fed.config.schema import Config, EngineKind, Mode, Start
+from asr_fed.data.alignable import alignable, keep_alignable
 from asr_fed.data.features import FeatureCache, build_features, feature_statistics
 from asr_fed.data.manifest import Utterance, read_manifest
 from asr_fed.data.partition import Partition, partition_speakers, read_partition, write_partition
 from asr_fed.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from asr_fed.interop.open_recogniser import open_recogniser
+from asr_fed.model.encoder import stride
 from asr_fed.model.recogniser import Recogniser, config_keys
 from asr_fed.runs.run_dir import load_config
 from asr_fed.system.errors import UserError
@@ -79,17 +81,22 @@ def prepare_experiment(config: Config) -> Experiment:
     partition = partition_speakers(
         utterances, config.data.parts, config.federation.clients, config.seed, clients_elsewhere=elsewhere
     )
+    tokenizer_path = run_dir / "tokenizer.model"
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if not tokenizer_path.is_file():
+        save_tokenizer(_tokenizer(config, partition.warm_up), tokenizer_path)
+    experiment = _open(config, run_dir, partition, available_cores())
+    if config.loss.ctc_weight > 0:
+        fits = alignable(experiment.cache, experiment.tokenizer, stride(config.model))
+        experiment = replace(experiment, partition=keep_alignable(partition, fits))
     if not (run_dir / "partition" / "partition.csv").is_file():
-        write_partition(partition, run_dir / "partition")
-    elif read_partition(run_dir / "partition") != partition:
+        write_partition(experiment.partition, run_dir / "partition")
+    elif read_partition(run_dir / "partition") != experiment.partition:
         raise UserError(
             f"The corpus behind {manifest} has changed since {run_dir} was begun: its partition is another one now. "
             "Restore the corpus to resume, or start a new run_dir."
         )
-    tokenizer_path = run_dir / "tokenizer.model"
-    if not tokenizer_path.is_file():
-        save_tokenizer(_tokenizer(config, partition.warm_up), tokenizer_path)
-    return _open(config, run_dir, partition, available_cores())
+    return experiment
 
 
 def open_experiment(run_dir: str | Path) -> Experiment:

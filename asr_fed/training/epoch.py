@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from asr_fed.config.schema import AugmentConfig, LossConfig, Precision
+from asr_fed.data.alignable import alignable
 from asr_fed.data.batching import collate
 from asr_fed.data.features import FeatureCache
 from asr_fed.data.manifest import Utterance
@@ -67,6 +68,7 @@ def train_epoch(
     """
     model, device = context.recogniser.model, context.device
     speeds = list(context.augment.speeds)
+    fits = alignable(context.cache, context.recogniser.tokenizer, model.encoder.stride)
     result = EpochResult()
     for chunk in batches:
         model.train()
@@ -75,6 +77,9 @@ def train_epoch(
         if lr is not None:
             set_lr(optimizer, lr(result.steps))
         drawn = [float(speed) for speed in rng.choice(speeds, size=len(chunk))]
+        if context.loss.ctc_weight > 0:  # what fits at its own pace may not at a faster one
+            pairs = zip(chunk, drawn, strict=True)
+            drawn = [speed if fits(utterance, speed) else 1.0 for utterance, speed in pairs]
         batch = collate(chunk, context.cache, context.recogniser.tokenizer, drawn).to(device)
         features = spec_augment(model.normalise(batch.features), context.augment)
         with torch.autocast(device.type, torch.bfloat16, enabled=context.precision is Precision.bf16):

@@ -17,11 +17,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from asr_fed.config.check import check_config, explain
 from asr_fed.config.schema import Config
+from asr_fed.data.alignable import alignable, describe_impossible, keep_alignable
 from asr_fed.data.features import build_features
 from asr_fed.data.manifest import read_manifest
 from asr_fed.data.partition import Client, Partition, make_client, read_partition, write_partition
 from asr_fed.data.tokenizer import Tokenizer, describe_unknown, save_tokenizer
 from asr_fed.engines.deployment.settings import Clients, NodeSettings
+from asr_fed.model.encoder import stride
 from asr_fed.model.recogniser import Recogniser
 from asr_fed.model.state import layout
 from asr_fed.runs.experiment import read_config
@@ -41,8 +43,8 @@ WIDEST, MOST_BLOCKS = 8192, 8  # of any layer; of convolutions
 class NodeExperiment:
     """An experiment in which this node takes part.
 
-    `length` is the number of entries of its model's state, `remark` a sentence on characters of the node's texts that
-    it cannot write, or empty.
+    `length` is the number of entries of its model's state, `remark` what the node's owner should know of
+    the texts there, or empty.
     """
 
     setup: str
@@ -61,18 +63,24 @@ def prepare(setup: Setup, settings: NodeSettings) -> NodeExperiment:
     run_dir = Path(settings.folder) / "experiments" / setup.sha256
     config = read_shared(setup.config, settings, run_dir)
     tokenizer = _tokenizer(setup.tokenizer)
-    clients = own_clients(settings, config)
-    remark = describe_unknown(tokenizer, (utterance.text for client in clients for utterance in client.utterances))
-    experiment = NodeExperiment(setup.sha256, run_dir, config, clients, _length(config, tokenizer), remark)
+    length = _length(config, tokenizer)
+    partition = Partition((), (), (), (), own_clients(settings, config))
+    remarks = [describe_unknown(tokenizer, (utterance.text for utterance in partition.utterances))]
     run_dir.mkdir(parents=True, exist_ok=True)
     save_tokenizer(tokenizer, run_dir / "tokenizer.model")
-    write_partition(Partition((), (), (), (), experiment.clients), run_dir / "partition")
-    build_features(
-        (utterance for client in experiment.clients for utterance in client.utterances),
+    cache = build_features(
+        partition.utterances,
         config.features,
         Path(config.data.prepared) / "features",
         speeds=config.augment.speeds,
         processes=settings.workers or available_cores(),
+    )
+    if config.loss.ctc_weight > 0:
+        partition = keep_alignable(partition, alignable(cache, tokenizer, stride(config.model)), most=1.0)
+        remarks.append(describe_impossible(partition))
+    write_partition(partition, run_dir / "partition")
+    experiment = NodeExperiment(
+        setup.sha256, run_dir, config, partition.clients, length, " ".join(filter(None, remarks))
     )
     # The setup itself last: it says that all else is there.
     write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True))

@@ -82,6 +82,16 @@ def test_text_that_the_recogniser_cannot_write_is_remarked(setup: Setup, silo: N
     assert "It writes lower case" in prepare(setup, silo).remark
 
 
+def test_a_silo_leaves_out_what_ctc_cannot_align_and_says_so(setup: Setup, owner: Client, tmp_path: Path) -> None:
+    impossible = replace(owner.train[0], text=" ".join(["ba du ki mo ne ra su ti"] * 40))
+    prepared = prepare(setup, node(tmp_path, (impossible, *owner.train[1:]), name=owner.id))
+    assert [u.id for u in prepared.clients[0].train] == [u.id for u in owner.train[1:]]
+    assert f"1 of {len(owner.train)} transcripts" in prepared.remark and impossible.id in prepared.remark
+    opened = open_experiment(prepared.run_dir)
+    assert opened.partition.clients == prepared.clients
+    assert [u.id for u in opened.partition.dropped["too_many_tokens"]] == [impossible.id]
+
+
 @pytest.mark.parametrize("sha256", ["", "0" * 64, "../" * 21 + "x", "not a hash"])
 def test_an_experiment_that_was_not_joined_is_not_opened(silo: NodeSettings, sha256: str) -> None:
     with pytest.raises(Refused, match="has not joined"):

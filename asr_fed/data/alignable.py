@@ -1,0 +1,94 @@
+"""Transcripts that CTC cannot align: they need more states of the encoder than their recording gives.
+
+The loss of such a pair is infinite whatever the model does (Graves et al., ICML 2006, section 4.1). Mostly the
+recording is cut off, or the text is another one's.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from asr_fed.data.features import FeatureCache
+from asr_fed.data.manifest import Utterance
+from asr_fed.data.partition import Partition
+from asr_fed.data.tokenizer import Tokenizer
+from asr_fed.system.errors import UserError
+
+# Reasons in Partition.dropped.
+TOO_MANY_TOKENS = "too_many_tokens"
+NOTHING_TO_TRAIN_ON = "nothing_to_train_on"  # the dev part of a client that has lost all else
+MOST = 0.2  # share of the training speech: where more does not fit, it is the model that is wrong
+NAMED = 8
+
+# Whether CTC can align an utterance as it sounds at a playback speed.
+Alignable = Callable[[Utterance, float], bool]
+
+
+def states_needed(tokens: Sequence[int]) -> int:
+    """One a token, and one for the blank between two equal ones."""
+    return len(tokens) + sum(left == right for left, right in pairwise(tokens))
+
+
+def alignable(cache: FeatureCache, tokenizer: Tokenizer, stride: int) -> Alignable:
+    """By features as they are cached, for an encoder with a state every `stride` frames."""
+
+    def fits(utterance: Utterance, speed: float) -> bool:
+        return states_needed(tokenizer.encode(utterance.text)) <= -(-cache.frames(utterance.id, speed) // stride)
+
+    return fits
+
+
+def keep_alignable(partition: Partition, fits: Alignable, most: float = MOST) -> Partition:
+    """`partition` with what CTC cannot align in `dropped`, but for dev and test: these stay whole.
+
+    A client that has nothing left to train on is dropped with it.
+
+    Raises UserError where that is more than the share `most` of the speech to train on, all warm-up or all clients.
+    """
+    speech = _to_train_on(partition)
+    dropped = tuple(utterance for utterance in speech if not fits(utterance, 1.0))
+    if not dropped:
+        return partition
+    impossible = set(dropped)
+
+    def keep(utterances: tuple[Utterance, ...]) -> tuple[Utterance, ...]:
+        return tuple(utterance for utterance in utterances if utterance not in impossible)
+
+    clients = [replace(client, train=keep(client.train), dev=keep(client.dev)) for client in partition.clients]
+    gone = [client for client in clients if not client.train]
+    nothing = (partition.warm_up and not keep(partition.warm_up)) or (clients and len(gone) == len(clients))
+    if nothing or len(dropped) > most * len(speech):
+        raise UserError(
+            f"{_told(dropped, len(speech))}: the model has too few states for this text. Give it more (a smaller "
+            "features.hop_ms or model.time_pooling, or model.pool_2d=false), or longer tokens "
+            "(tokenizer.kind=unigram with a larger tokenizer.vocab_size)."
+        )
+    why = {TOO_MANY_TOKENS: dropped}
+    if left_over := tuple(utterance for client in gone for utterance in client.dev):
+        why[NOTHING_TO_TRAIN_ON] = left_over
+    return replace(
+        partition,
+        warm_up=keep(partition.warm_up),
+        held_out=keep(partition.held_out),
+        clients=tuple(client for client in clients if client.train),
+        dropped={**partition.dropped, **why},
+    )
+
+
+def describe_impossible(partition: Partition) -> str:
+    """A sentence on what `keep_alignable` has dropped; empty where that is nothing."""
+    dropped = partition.dropped.get(TOO_MANY_TOKENS, ())
+    return f"{_told(dropped, len(dropped) + len(_to_train_on(partition)))}. They are left out." if dropped else ""
+
+
+def _to_train_on(partition: Partition) -> list[Utterance]:
+    owned = (utterance for client in partition.clients for utterance in client.utterances)
+    return [*partition.warm_up, *partition.held_out, *owned]
+
+
+def _told(dropped: Sequence[Utterance], total: int) -> str:
+    names = ", ".join(utterance.id for utterance in dropped[:NAMED]) + (", ..." if len(dropped) > NAMED else "")
+    return (
+        f"{len(dropped)} of {total} transcripts to train on ({len(dropped) / total:.1%}) have more tokens than the "
+        f"encoder has states for their recordings ({names})"
+    )
