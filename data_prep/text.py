@@ -9,13 +9,17 @@ import difflib
 import functools
 import re
 import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from asr_fed.system.errors import UserError
+from data_prep.accents import italian, portuguese
 
 _LATIN = "abcdefghijklmnopqrstuvwxyz"
+_VOWELS = "aeiouyhàáâèéêëìíîïòóôùúûü"  # and h: before which a word is cut short
 _REFUSED = "\0"
-_APOSTROPHES = "'’‘‛ʼʹ′´`"
+# What Unicode lists as easily confused with an apostrophe (UTS #39), letters excepted.
+_APOSTROPHES = "'＇‘’‛′‵`｀´΄᾽᾿῾ʹʻʼʽʾˈˊˋ˴՚׳ꞌߴߵ"
 _SPOKEN_SYMBOLS = "%‰&@#§"  # punctuation by Unicode category, but read aloud
 
 # How a letter is spelt in a language that does not have it. Letters with a plain accent need no entry.
@@ -28,39 +32,64 @@ class Rules:
 
     `alphabet`: the letters that stay, in lower case; any other is spelt with them where that is possible
     (œ as oe, a foreign ñ as n), and refused where it is not. `apostrophe`: kept inside a word, else
-    dropped. `elisions`: words whose final apostrophe joins the next word even across a space (l' eau).
-    `clitics`: words that keep an apostrophe at their edge (po', 's). `digits`: "refuse" the sentence, or
-    "keep" 0-9 as they stand. `case`: "lower" or "upper" output.
+    dropped. `elisions`: words whose final apostrophe joins the next word even across spaces (l' eau, l 'eau).
+    `enclitics`: patterns of words that join the one before them (it 's). `clitics`: words that keep an apostrophe
+    at their edge (po', 's). `accents`: what puts accents in the place of apostrophes (see accents.py). `digits`:
+    "refuse" the sentence, or "keep" 0-9 as they stand. `case`: "lower" or "upper" output.
     """
 
     name: str
     alphabet: str
     apostrophe: bool = True
     elisions: tuple[str, ...] = ()
+    enclitics: tuple[str, ...] = ()
     clitics: tuple[str, ...] = ()
+    accents: Callable[[Sequence[str], Sequence[str]], list[str]] | None = None
     digits: str = "refuse"
     case: str = "lower"
 
 
 LANGUAGES = {
-    "ca": Rules("Catalan", _LATIN + "àçèéíïòóúü·", elisions=tuple("dlmnst")),
+    "ca": Rules(
+        "Catalan",
+        _LATIN + "àçèéíïòóúü·",  # the dot between two l alone
+        elisions=tuple("dlmnst"),
+        enclitics=("'l", "'ls", "'m", "'n", "'ns", "'s", "'t"),
+    ),
     "de": Rules("German", _LATIN + "äöüß", apostrophe=False),
-    "en": Rules("English", _LATIN, clitics=("'cause", "'em", "'til", "'tis", "'twas")),
+    "en": Rules(
+        "English",
+        _LATIN,
+        enclitics=("'s", "'m", "'re", "'ve", "'d", "'ll", "(?<=n )'t", "'clock"),
+        clitics=("'cause", "'em", "'til", "'tis", "'twas"),
+    ),
     "es": Rules("Spanish", _LATIN + "áéíñóúü", apostrophe=False),
     "fr": Rules(
         "French",
         _LATIN + "àâçèéêëîïôùûüÿ",  # œ and æ are written oe and ae
-        elisions=(*"cdjlmnst", "qu", "jusqu", "lorsqu", "puisqu", "quoiqu"),
+        elisions=(
+            *("c", "d", "j", "l", "m", "n", "s", "t", "qu", "jusqu", "lorsqu", "puisqu", "quoiqu"),
+            *("quelqu", "presqu", "entr", "aujourd"),
+        ),
     ),
     "it": Rules(
         "Italian",
         _LATIN + "àèéìíîòóùú",
-        elisions=(*"cdlmstv", "un", "dell", "all", "nell", "sull", "dall", "quell", "quest"),
-        clitics=("po'", "mo'", "be'", "di'", "fa'", "va'", "sta'", "da'"),
+        elisions=(
+            *("c", "d", "l", "m", "n", "s", "t", "v", "gl", "un", "dell", "all", "nell", "sull", "dall", "coll"),
+            *("degl", "agl", "negl", "sugl", "dagl", "quell", "quegl", "quest", "bell", "sant", "tutt", "mezz"),
+            *("anch", "neanch", "nient", "senz", "com", "dov", "cos", "quand", "quant", "trent", "vent", "cent"),
+        ),
+        clitics=(
+            *("po'", "mo'", "be'", "di'", "fa'", "va'", "sta'", "da'", "to'", "te'", "ve'", "vo'"),
+            *("ne'", "de'", "co'", "que'", "fe'", "ca'"),  # of older prose; ne' may also be né
+        ),
+        accents=italian,
     ),
     "nl": Rules("Dutch", _LATIN + "áèéëíïóöúü", clitics=("'s", "'t", "'n", "'k", "'m", "'r")),
-    "pt": Rules("Portuguese", _LATIN + "àáâãçéêíóôõúü"),
+    "pt": Rules("Portuguese", _LATIN + "àáâãçéêíóôõúü", elisions=("d",), accents=portuguese),
 }
+_ELIDED_OR_WHOLE = {"un"}  # a quotation may begin behind them: un 'amico'
 
 
 def rules_for(language: str, *, digits: str = "", case: str = "") -> Rules:
@@ -86,28 +115,54 @@ def normalise(text: str, language: str | Rules) -> str | None:
     """One sentence in the letters of its language, words parted by single spaces; None where refused.
 
     Refused are sentences with digits (where the rules say so), with symbols that are read aloud, with
-    letters that the alphabet cannot spell, and those of which nothing is left.
+    letters that the alphabet cannot spell, those that an editor has misread, and those of which nothing is left.
     """
     rules = rules_for(language) if isinstance(language, str) else language
+    if _misread(text):
+        return None
+    if "·" in rules.alphabet:
+        text = _geminate(text)
     spelt = unicodedata.normalize("NFC", text.lower()).translate(_spelling(rules))
     if _REFUSED in spelt:
         return None
-    words = _join_apostrophes(re.sub("'{2,}", " ", spelt).split(), rules)
-    result = " ".join(words)
+    words = _join(spelt, rules).split()
+    if rules.accents is not None:
+        words = rules.accents(words, rules.clitics)
+    bare = (word if word in rules.clitics else word.strip("'") for word in words)
+    result = " ".join(word for word in bare if word)
+    if not rules.apostrophe:
+        result = result.replace("'", "")
     return (result.upper() if rules.case == "upper" else result) or None
 
 
-def _join_apostrophes(words: list[str], rules: Rules) -> list[str]:
-    """Part apostrophes that belong to a word from those that were quotation marks."""
-    joined, prefix = [], ""
-    for word in words:
-        bare = word if word in rules.clitics and not prefix else word.strip("'·")
-        if word.endswith("'") and bare in rules.elisions:
-            prefix += f"{bare}'"
-        elif bare:
-            joined.append(prefix + bare)
-            prefix = ""
-    return [*joined, prefix.rstrip("'")] if prefix else joined
+def _misread(text: str) -> bool:
+    """Whether this is UTF-8 that was read as Windows' own encoding (Ã© for é), which then is UTF-8 once more."""
+    try:
+        return not text.isascii() and bool(text.encode("cp1252").decode("utf-8"))
+    except UnicodeError:
+        return False
+
+
+def _geminate(text: str) -> str:
+    """Catalan's l·l, of which not every keyboard has the dot; dots elsewhere become spaces."""
+    text = re.sub("[ŀĿ]", lambda letter: unicodedata.normalize("NFKD", letter[0]), text)
+    text = re.sub(r"(?<=\wl)[.•‧∙⋅・](?=l\w)|(?<=\wL)[.•‧∙⋅・](?=L\w)", "·", text)
+    return re.sub(r"(?<![lL])·|·(?![lL])", " ", text)
+
+
+def _join(spelt: str, rules: Rules) -> str:
+    """Bring apostrophes to the words that they belong to, from which spaces or other apostrophes part them."""
+    text = " ".join(spelt.split())
+    if rules.elisions:
+        behind = "|".join(rules.elisions)
+        apart = "|".join(word for word in rules.elisions if word not in _ELIDED_OR_WHOLE)
+        text = re.sub(rf"(?<![^ '])({behind})'+ ?'*(?=\w)", r"\1'", text)
+        text = re.sub(rf"(?<![^ '])({apart}) '+ ?(?=[{_VOWELS}])", r"\1'", text)
+    text = re.sub("'{2,}", " ", text)  # a quotation mark
+    for enclitic in rules.enclitics:
+        text = re.sub(rf"(?<=\w) ({enclitic})(?![^ ])", r"\1", text)
+    letters = "|".join(word[1] for word in rules.clitics if len(word) == 2 and word[0] == "'")
+    return re.sub(rf"(?<![^ '])' ({letters})(?![^ ])", r"'\1", text) if letters else text
 
 
 class _Spelling(dict[int, str]):
@@ -129,7 +184,7 @@ def _spell(char: str, rules: Rules) -> str:
     if char in rules.alphabet:
         return char
     if char in _APOSTROPHES:
-        return "'" if rules.apostrophe else ""
+        return "'"
     kind = unicodedata.category(char)
     if kind[0] == "N":
         return char if rules.digits == "keep" and char in "0123456789" else _REFUSED
@@ -140,6 +195,8 @@ def _spell(char: str, rules: Rules) -> str:
     if kind[0] == "P":
         return _REFUSED if unicodedata.normalize("NFKC", char) in _SPOKEN_SYMBOLS else " "
     if kind[0] != "L":  # symbols, and the control characters that a wrong encoding leaves behind
+        return _REFUSED
+    if unicodedata.decomposition(char).startswith("<super>"):  # nº is read as a word of its own
         return _REFUSED
     letters = _LIGATURES.get(char) or unicodedata.normalize("NFKD", char)
     letters = "".join(letter for letter in letters.lower() if unicodedata.category(letter) != "Mn")
