@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr_fed.commands.exit_status import exit_status
+from asr_fed.commands.options import number_for
 from asr_fed.config.schema import Config, Decoder, EvaluationConfig
 from asr_fed.runs.run_dir import run_of
 from asr_fed.system.errors import UserError
@@ -30,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--manifest", type=Path, help="manifest.csv (ID,duration,wav,spk_id,wrd,...)")
     parser.add_argument("--split", help="only rows of this split, such as test")
     parser.add_argument("--decoder", choices=[each.name for each in Decoder], help="as the run has it, else ctc_greedy")
-    parser.add_argument("--beam-size", type=int)
-    parser.add_argument("--beam-ctc-weight", type=float)
+    parser.add_argument("--beam-size", type=number_for(EvaluationConfig, "beam_size"))
+    parser.add_argument("--beam-ctc-weight", type=number_for(EvaluationConfig, "beam_ctc_weight"))
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="another evaluation's output, to compare with")
     parser.add_argument(
         "--output", type=Path, help="folder to write (default: evaluation/ beside the checkpoint's run)"
@@ -47,7 +48,7 @@ def _evaluate(chosen: argparse.Namespace) -> None:
     config = _run_config(run_dir)
     settings = config.evaluation if config else EvaluationConfig(test_decoder=Decoder.ctc_greedy)
     settings.test_decoder = Decoder[chosen.decoder] if chosen.decoder else settings.test_decoder
-    settings.beam_size = chosen.beam_size or settings.beam_size
+    settings.beam_size = settings.beam_size if chosen.beam_size is None else chosen.beam_size
     settings.beam_ctc_weight = settings.beam_ctc_weight if chosen.beam_ctc_weight is None else chosen.beam_ctc_weight
     if chosen.manifest is not None:
         _on_manifest(chosen, run_dir, config, settings)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asr_fed.commands.exit_status import exit_status
+from asr_fed.commands.options import number_for
 from asr_fed.config.check import check_decoder
 from asr_fed.config.schema import (
     Config,
@@ -38,11 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--speakers", nargs="+", type=identity, metavar="SPEAKER", help="only these")
     parser.add_argument("--held-back", type=float, default=0.3, help="share of each speaker's utterances (%(default)g)")
     parser.add_argument("--part", choices=[part.name for part in PersonalPart], help="what may change (full)")
-    parser.add_argument("--epochs", type=int, help="passes over a speaker's utterances (10)")
-    parser.add_argument("--lr", type=float, help="learning rate (the one found for the part)")
+    parser.add_argument(
+        "--epochs", type=number_for(PersonalisationConfig, "epochs"), help="passes over a speaker's utterances (10)"
+    )
+    parser.add_argument(
+        "--lr", type=number_for(PersonalisationConfig, "lr"), help="learning rate (the one found for the part)"
+    )
     parser.add_argument(
         "--ctc-weight",
-        type=float,
+        type=number_for(LossConfig, "ctc_weight"),
         help="of the loss, 0 to 1 (the run's; of a SpeechBrain folder 0.3, of a checkpoint alone 1)",
     )
     parser.add_argument(
@@ -74,7 +79,7 @@ def _personalise(chosen: argparse.Namespace) -> None:
     alone = Config(loss=loss, evaluation=EvaluationConfig(test_decoder=Decoder.ctc_greedy))
     config = read_config(run_dir) if run_dir else alone
     if chosen.ctc_weight is not None:
-        config.loss.ctc_weight = _within(chosen.ctc_weight, "--ctc-weight", 0, 1)
+        config.loss.ctc_weight = chosen.ctc_weight
     config.evaluation.test_decoder = Decoder[chosen.decoder] if chosen.decoder else config.evaluation.test_decoder
     check_decoder(config.evaluation.test_decoder, config.loss.ctc_weight, "the decoder")
     config.personalisation = settings = _settings(chosen, config.personalisation)
@@ -102,13 +107,7 @@ def _settings(chosen: argparse.Namespace, settings: PersonalisationConfig) -> Pe
     if chosen.part is not None and PersonalPart[chosen.part] is not settings.part:
         settings.part, settings.lr = PersonalPart[chosen.part], None
     if chosen.epochs is not None:
-        settings.epochs = int(_within(chosen.epochs, "--epochs", 0, 10_000))
+        settings.epochs = chosen.epochs
     if chosen.lr is not None:
-        settings.lr = _within(chosen.lr, "--lr", 0, 100)
+        settings.lr = chosen.lr
     return settings
-
-
-def _within(value: float, option: str, least: float, most: float) -> float:
-    if not least <= value <= most:
-        raise UserError(f"{option} {value:g}: a number from {least:g} to {most:g}.")
-    return value

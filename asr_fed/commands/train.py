@@ -27,7 +27,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from asr_fed.commands.exit_status import Stopped, exit_status
-from asr_fed.config.check import check_config, explain
+from asr_fed.config.check import check_config
+from asr_fed.config.explain import explain
 from asr_fed.config.files import experiments_folder
 from asr_fed.config.schema import Config
 from asr_fed.system.errors import UserError

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from asr_fed.config.check import check_clients, check_parts
 from asr_fed.config.schema import ClientsConfig, Deal, PartsConfig, TooSmall, WarmUpRule
 from asr_fed.data.identity import identity
 from asr_fed.data.manifest import COLUMNS, Utterance, hours, read_utterances
@@ -105,8 +106,8 @@ def partition_speakers(
     Raises UserError where the configuration contradicts itself or asks for more than the corpus holds. Only
     `parts.warm_up_file` is read from disk.
     """
-    _check_parts(parts)
-    _check_clients(clients)
+    check_parts(parts)
+    check_clients(clients)
     dropped: dict[str, tuple[Utterance, ...]] = {}
     by_speaker, split_of, outside = _resolve_splits(utterances)
     if outside:
@@ -300,45 +301,6 @@ def read_partition(folder: str | Path) -> Partition:
         clients=tuple(Client(name, tuple(own["train"]), tuple(own["dev"])) for name, own in clients.items()),
         dropped={reason: tuple(own) for reason, own in dropped.items()},
     )
-
-
-def _check_parts(parts: PartsConfig) -> None:
-    bounds = ("warm_up_speakers", "warm_up_hours", "held_out_speakers")
-    for name in bounds:
-        value = getattr(parts, name)
-        if value is not None and not value >= 0:
-            raise UserError(f"{name}={value}: a number of speakers or hours is 0 or more.")
-    for part, speakers, share in (
-        ("test", parts.test_speakers, parts.test_share),
-        ("dev", parts.dev_speakers, parts.dev_share),
-    ):
-        if speakers is not None and speakers < 1:
-            raise UserError(f"{part}_speakers={speakers}: the {part} set needs at least 1 speaker.")
-        if not 0 < share < 1:
-            raise UserError(f"{part}_share={share:g} is not a share of the hours between 0 and 1.")
-    amount = parts.warm_up_speakers is not None or parts.warm_up_hours is not None
-    if parts.warm_up_file and amount:
-        raise UserError("warm_up_file lists all warm-up speakers: leave warm_up_speakers, warm_up_hours empty.")
-    if not parts.warm_up_file and not amount:
-        raise UserError("Who warms the model up? Set warm_up_speakers (0 for nobody), warm_up_hours or warm_up_file.")
-
-
-def _check_clients(clients: ClientsConfig) -> None:
-    if clients.count is not None and clients.count < 1:
-        raise UserError(f"count={clients.count}: there must be at least 1 client (empty: one a speaker).")
-    if clients.count is None and clients.deal is not Deal.balanced:
-        raise UserError(f"deal={clients.deal.value} needs count, the number of clients to deal speakers to.")
-    if not 0 < clients.alpha < float("inf"):
-        raise UserError(f"alpha={clients.alpha:g} of the Dirichlet distribution must be above 0 and finite.")
-    if not 0 <= clients.min_seconds < float("inf"):
-        raise UserError(f"min_seconds={clients.min_seconds:g} is not a number of seconds from 0 on.")
-    if not 0 <= clients.dev_fraction < 1:
-        raise UserError(f"dev_fraction={clients.dev_fraction:g} is not a fraction from 0 to below 1.")
-    if clients.dev_min_utterances < 2:
-        raise UserError(
-            f"dev_min_utterances={clients.dev_min_utterances}: a client needs 2 utterances or more to have a "
-            "dev part and something left to train on."
-        )
 
 
 def _resolve_splits(

@@ -15,8 +15,6 @@ def cohort_size(cohort: int | float | None, clients: int) -> int:
     if cohort is None:
         return clients
     if isinstance(cohort, float):
-        if not 0 < cohort <= 1:
-            raise UserError(f"federation.cohort={cohort} is a fraction and must lie in (0, 1].")
         return max(1, round(cohort * clients))
     if not 1 <= cohort <= clients:
         raise UserError(f"federation.cohort={cohort}, but the partition has {clients} client(s).")

@@ -116,7 +116,6 @@ def test_speakers_whose_speech_has_changed_and_copies_that_are_missing_are_made_
     ("more", "told"),
     [
         (["--held-back", "1"], "--held-back 1: a share"),
-        (["--ctc-weight", "2"], "--ctc-weight 2: a number from 0 to 1"),
         (["--decoder", "beam"], "the decoder=beam needs the attention decoder"),
         (["--speakers", "nobody\u0301"], "has no speaker nobod\u00fd"),  # a name is composed at this door too
         (["--split", "test"], "no speaker with two utterances"),

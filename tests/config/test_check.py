@@ -140,12 +140,45 @@ def test_a_wrong_type_in_the_file_names_the_key(run, yaml: str) -> None:
         "federation.round_timeout=0",
         "data.root=???",
         "weighting._target_=asr_fed.aggregation.weighting.Nothing",
+        "data.parts.dev_share=0",
+        "data.parts.dev_share=1",
+        "data.parts.warm_up_hours=-3",
+        "federation.clients.count=0",
+        "federation.clients.alpha=-1",
+        "federation.cohort=1.5",
+        "model.embedding=0",
+        "features.win_ms=0",
+        "warm_start.optimizer={_target_: torch.optim.SGD, momentum: -1}",
+        "personalisation.optimizer={_target_: torch.optim.Adam, betas: [2, 2]}",
     ],
 )
 def test_an_impossible_value_names_the_key(run, argument: str) -> None:
     outcome = run(argument)
     assert outcome.code == 2
     named = "weighting" if argument.startswith("weighting.temp") else argument.split("=")[0]
+    assert named in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("federation.clients.deal=dirichlet", "federation.clients.count"),
+        ("federation.clients.count=3 federation.cohort=4", "federation.cohort=4"),
+        ("data.parts.dev_share=0.6 data.parts.test_share=0.4", "data.parts.test_share=0.4"),
+        ("data.parts.warm_up_file=who.txt", "data.parts.warm_up_file"),
+        ("data.parts.warm_up_speakers=null", "data.parts.warm_up_speakers"),
+        ("data.parts.warm_up_speakers=null data.parts.warm_up_hours=0", "warm_start=MODEL"),
+        ("features.win_ms=50", "features.n_fft=400"),
+        ("features.hop_ms=30", "features.hop_ms=30"),
+        ("features.n_mels=3 model.cnn_channels=[8,8]", "features.n_mels=3"),
+        ("loss.ctc_weight=1 evaluation.test_decoder=ctc_greedy warm_start.ctc_epochs=2", "warm_start.ctc_epochs=2"),
+        ("engine=deployment engine.address=null", "engine.address"),
+    ],
+)
+def test_values_that_contradict_each_other_are_named(run, arguments: str, named: str) -> None:
+    outcome = run(*arguments.split())
+    assert outcome.code == 2
     assert named in outcome.err
     assert "Traceback" not in outcome.err
 

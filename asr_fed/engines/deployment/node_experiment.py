@@ -15,7 +15,8 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from asr_fed.config.check import check_config, explain
+from asr_fed.config.check import check_shared
+from asr_fed.config.explain import explain
 from asr_fed.config.schema import Config
 from asr_fed.data.alignable import alignable, describe_impossible, keep_alignable
 from asr_fed.data.features import build_features
@@ -120,7 +121,7 @@ def read_shared(text: str, settings: NodeSettings, run_dir: Path) -> Config:
     }
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Config), shared, own)
-        check_config(merged)  # type: ignore[arg-type]
+        check_shared(merged)  # type: ignore[arg-type]
         config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise Refused(f"a config that this version of asr_fed does not take: {explain(error)}") from error

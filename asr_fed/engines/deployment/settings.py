@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from asr_fed.config.check import nearest
+from asr_fed.config.explain import nearest
 from asr_fed.data.identity import identity
 from asr_fed.data.text_file import read_text
 from asr_fed.system.errors import UserError

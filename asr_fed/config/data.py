@@ -1,0 +1,121 @@
+"""Of the corpus: who goes where, and what is heard of it."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+from asr_fed.config.setting import setting
+
+
+class WarmUpRule(Enum):
+    """Which speakers of the training pool warm the model up."""
+
+    most_audio = "most_audio"
+    least_audio = "least_audio"
+    random = "random"
+
+
+class Deal(Enum):
+    """How speakers are dealt to `ClientsConfig.count` clients."""
+
+    balanced = "balanced"
+    dirichlet = "dirichlet"
+    group = "group"
+
+
+class GroupBy(Enum):
+    """The column of the manifest that makes clients homogeneous."""
+
+    accent = "accent"
+    gender = "gender"
+    age = "age"
+
+
+class TooSmall(Enum):
+    """What happens to a client with less audio than `ClientsConfig.min_seconds`."""
+
+    merge = "merge"
+    drop = "drop"
+
+
+@dataclass
+class PartsConfig:
+    """Who goes where before there are clients.
+
+    The training pool is every speaker whom the corpus puts neither in its dev nor in its test set.
+
+    Test, then dev: the corpus's own (`split` is `test` or `dev`) where it has one; otherwise
+    `test_speakers` speakers of the pool drawn at random, or where that is None as many as fit into
+    `test_share` of the pool's hours (at least one); the same for dev.
+
+    Warm-up: in the order of `warm_up_rule`, speakers of the pool until there are `warm_up_speakers` of them
+    or they hold `warm_up_hours`, whichever comes first (None sets no bound); or exactly the speakers listed
+    in `warm_up_file`, one id a line. 0 speakers means no warm-up. The split of arXiv 2104.14297 is
+    `warm_up_speakers=117 warm_up_rule=most_audio`.
+
+    Utterances of the pool longer than `max_train_seconds` are dropped; those of the corpus's own dev and test never.
+
+    Held-out (what the server trains on after aggregation): `held_out_speakers` drawn at random from those
+    who remain. The rest are for the clients.
+    """
+
+    warm_up_speakers: int | None = setting(None, at_least=0)
+    warm_up_hours: float | None = setting(None, at_least=0)
+    warm_up_file: str | None = None
+    warm_up_rule: WarmUpRule = WarmUpRule.most_audio
+    held_out_speakers: int = setting(0, at_least=0)
+    dev_speakers: int | None = setting(None, at_least=1)
+    dev_share: float = setting(0.1, above=0, below=1)
+    test_speakers: int | None = setting(None, at_least=1)
+    test_share: float = setting(0.1, above=0, below=1)
+    max_train_seconds: float | None = setting(None, above=0)
+
+
+@dataclass
+class ClientsConfig:
+    """How the remaining speakers become clients.
+
+    `count` None gives each speaker a client (cross-device); K deals the speakers to K clients by `deal`:
+    `balanced` in hours; `dirichlet`, where the clients' shares of the hours are one draw of a symmetric
+    Dirichlet(`alpha`), more skewed the smaller alpha is; `group`, homogeneous in `group_by` as far as K
+    allows, hours balanced within a group.
+
+    A client with less than `min_seconds` of audio is dropped, or merged with others as small (of its own
+    group first) until the minimum is reached, so that fewer than K clients may remain.
+
+    Each client that has at least `dev_min_utterances` keeps `dev_fraction` of them, at least one and never
+    all, as its own dev part.
+    """
+
+    count: int | None = setting(None, at_least=1)
+    deal: Deal = Deal.balanced
+    alpha: float = setting(1.0, above=0)
+    group_by: GroupBy = GroupBy.accent
+    min_seconds: float = setting(0.0, at_least=0)
+    too_small: TooSmall = TooSmall.merge
+    dev_fraction: float = setting(0.0, at_least=0, below=1)
+    dev_min_utterances: int = setting(10, at_least=2)
+
+
+@dataclass
+class DataConfig:
+    name: str = MISSING
+    language: str = MISSING
+    root: str = MISSING  # the corpus on disk
+    prepared: str = "prepared/${data.name}"  # manifest and features: shared by all runs on this corpus
+    prepare: Any = None  # `_target_`: a function of data_prep; null: the manifest is there already
+    parts: PartsConfig = field(default_factory=PartsConfig)
+
+
+@dataclass
+class FeatureConfig:
+    """Log-mel filterbank; durations in milliseconds."""
+
+    sample_rate: int = setting(16000, at_least=1000)
+    n_mels: int = setting(80, at_least=1)
+    n_fft: int = setting(400, at_least=1)
+    win_ms: int = setting(25, at_least=1)
+    hop_ms: int = setting(10, at_least=1)
+    subtract_mean: bool = False  # of each utterance, per band: takes the microphone's colour out

@@ -1,0 +1,57 @@
+"""What Hydra and OmegaConf say of a config, in words of ours: which key, and which was probably meant."""
+
+import difflib
+from collections.abc import Iterator
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from asr_fed.config.files import experiments_folder
+from asr_fed.config.schema import Config
+
+
+def explain(error: Exception) -> str:
+    """A config error of Hydra or OmegaConf in words: which key, and which was probably meant."""
+    cause: BaseException = error
+    while isinstance(cause, HydraException) and (inner := cause.__cause__ or cause.__context__) is not None:
+        cause = inner
+    text = str(error).strip()
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
+        if cause.full_key in _all_keys():
+            return f"{cause.full_key} is not set in the config file: add it with +{cause.full_key}=..."
+        where = f" ({text.splitlines()[0]})" if "In '" in text else ""
+        hint = f" An argument of a _target_ is added with +{cause.full_key}=..." if _in_target(cause.full_key) else ""
+        return f"There is no key {cause.full_key!r}{where}.{nearest(cause.full_key, _all_keys())}{hint}"
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return f"{cause.full_key}: {(cause.msg or str(cause)).splitlines()[0]}."
+    return text
+
+
+def _in_target(key: str) -> bool:
+    return key.rpartition(".")[0].rpartition(".")[2] in ("optimizer", "prepare", "weighting", "server")
+
+
+def nearest(name: str, known: list[str]) -> str:
+    by_leaf = {key.rsplit(".", 1)[-1]: key for key in known}
+    found = difflib.get_close_matches(name, known, 1, cutoff=0.6)
+    found = found or [by_leaf[leaf] for leaf in difflib.get_close_matches(name.rsplit(".", 1)[-1], by_leaf, 1)]
+    return f" Did you mean {found[0]!r}?" if found else ""
+
+
+def _all_keys() -> list[str]:
+    """Every key of the schema, and of the objects that come with asr_fed in hparams/GROUP/*.yaml."""
+
+    def walk(node: DictConfig, prefix: str) -> Iterator[str]:
+        for key in map(str, node):
+            yield f"{prefix}{key}"
+            child = node._get_node(key)
+            if isinstance(child, DictConfig) and not child._is_none():
+                yield from walk(child, f"{prefix}{key}.")
+
+    keys = set(walk(OmegaConf.structured(Config), ""))
+    for path in experiments_folder().glob("*/*.yaml"):
+        node = OmegaConf.load(path)
+        if isinstance(node, DictConfig):
+            keys |= set(walk(node, f"{path.parent.name}."))
+    return sorted(keys)

@@ -1,0 +1,64 @@
+"""Of the recogniser and what it writes."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from asr_fed.config.setting import setting
+
+
+class TokenizerKind(Enum):
+    unigram = "unigram"
+    bpe = "bpe"
+    char = "char"
+
+
+class Decoder(Enum):
+    ctc_greedy = "ctc_greedy"
+    attention_greedy = "attention_greedy"
+    beam = "beam"
+
+
+@dataclass
+class TokenizerConfig:
+    """`vocab_size`: the number of pieces; null for kind=char: every character of the warm-up text."""
+
+    kind: TokenizerKind = TokenizerKind.unigram
+    vocab_size: int | None = setting(500, at_least=8)
+
+
+@dataclass
+class ModelConfig:
+    """CRDNN encoder, attentional GRU decoder, CTC head (SpeechBrain's modules)."""
+
+    cnn_channels: list[int] = setting([128, 200], at_least=1, items=1)
+    cnn_kernel: list[int] = setting([3, 3], at_least=1, items=2, most_items=2)
+    pool_2d: bool = False  # each CNN block halves time as well as frequency
+    time_pooling: int = setting(4, at_least=1)  # after the CNN
+    rnn_layers: int = setting(5, at_least=1)
+    rnn_neurons: int = setting(1024, at_least=1)
+    dnn_blocks: int = setting(2, at_least=1)
+    dnn_neurons: int = setting(1024, at_least=1)
+    embedding: int = setting(128, at_least=1)
+    decoder_neurons: int = setting(1024, at_least=1)
+    attention_dim: int = setting(1024, at_least=1)
+    attention_channels: int = setting(10, at_least=1)
+    attention_kernel: int = setting(100, at_least=1)
+    dropout: float = setting(0.15, at_least=0, below=1)
+
+
+# How the settings of EvaluationConfig begin that a beam search reads, and nothing else does.
+SEARCH = "beam_"
+
+
+@dataclass
+class EvaluationConfig:
+    client_decoder: Decoder = Decoder.ctc_greedy
+    dev_decoder: Decoder = Decoder.ctc_greedy
+    test_decoder: Decoder = Decoder.beam
+    beam_size: int = setting(10, at_least=1)
+    beam_ctc_weight: float = setting(0.4, at_least=0, at_most=1)
+    # A hypothesis may end where log p(end) is at least so many times that of the likeliest token. null: anywhere,
+    # which label smoothing, with its floor under the end's probability, makes too short.
+    beam_eos_threshold: float | None = setting(1.5, at_least=1)
+    max_seconds_per_batch: float = setting(200.0, above=0)
+    report_clips: int = setting(6, at_least=0)  # test recordings to listen to in report.html; 0: no speech in it

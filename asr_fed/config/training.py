@@ -1,0 +1,106 @@
+"""Of training, wherever it takes place."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from asr_fed.config.setting import setting
+
+
+class Precision(Enum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class Start(Enum):
+    """What central training starts from."""
+
+    scratch = "scratch"
+    warm_start = "warm_start"
+
+
+class PersonalPart(Enum):
+    """What of the recogniser a client's own copy may change: all, the layers that write tokens, or all biases and
+    what normalisation learns."""
+
+    full = "full"
+    head = "head"
+    norm_bias = "norm_bias"
+
+
+@dataclass
+class AugmentConfig:
+    """SpecAugment at training time, and playback speeds whose features are cached."""
+
+    speeds: list[float] = setting([1.0], at_least=0.5, at_most=2, items=1)
+    time_drops: int = setting(2, at_least=0)
+    time_drop_frames: int = setting(20, at_least=0)
+    frequency_drops: int = setting(2, at_least=0)
+    frequency_drop_bands: int = setting(15, at_least=0)
+    warp_frames: int = setting(0, at_least=0)
+
+
+@dataclass
+class BatchConfig:
+    """A batch ends at `max_utterances` or where, padded, it would exceed `max_seconds` of audio."""
+
+    max_utterances: int = setting(8, at_least=1)
+    max_seconds: float | None = setting(None, above=0)
+
+
+@dataclass
+class LossConfig:
+    """ctc_weight * CTC + (1 - ctc_weight) * NLL with label smoothing."""
+
+    ctc_weight: float = setting(0.3, at_least=0, at_most=1)
+    label_smoothing: float = setting(0.1, at_least=0, below=1)
+
+
+@dataclass
+class NewBobConfig:
+    """lr <- factor * lr where the WER's relative gain is under `threshold`, `patience` such WERs forgiven."""
+
+    factor: float = setting(0.8, above=0, at_most=1)
+    threshold: float = setting(0.0025, at_least=0, below=1)
+    patience: int = setting(0, at_least=0)
+
+
+@dataclass
+class CentralConfig:
+    """Training on pooled speech: the warm start and the centralised reference."""
+
+    epochs: int = setting(20, at_least=0)
+    ctc_epochs: int | None = setting(None, at_least=0)  # CTC takes part in the first so many epochs; null: in all
+    optimizer: Any = field(default_factory=lambda: {"_target_": "torch.optim.Adam"})
+    lr: float = setting(0.001, above=0)
+    warmup_steps: int = setting(0, at_least=0)  # linear from 0
+    # part of the epochs after which lr falls linearly towards 0; 1: never
+    decay_from: float = setting(1.0, at_least=0, at_most=1)
+    clip: float = setting(5.0, above=0)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    annealing: NewBobConfig = field(default_factory=NewBobConfig)
+    evaluate_every: int = setting(1, at_least=1)  # epochs
+    early_stop: int | None = setting(None, at_least=1)  # evaluations without a better WER; null: never
+
+
+@dataclass
+class WarmStartConfig(CentralConfig):
+    checkpoint: str | None = None  # run directory, checkpoint or SpeechBrain folder: no warm-up training then
+
+
+@dataclass
+class ReferenceConfig(CentralConfig):
+    start: Start = Start.scratch
+    after_federation: bool = False  # train it in a federated run too, and show it in the same table
+
+
+@dataclass
+class PersonalisationConfig:
+    """Fine-tuning of a copy of the recogniser for each client, on that client's own speech."""
+
+    part: PersonalPart = PersonalPart.full
+    epochs: int = setting(10, at_least=0)
+    optimizer: Any = field(default_factory=lambda: {"_target_": "torch.optim.Adam"})
+    lr: float | None = setting(None, above=0)  # null: the one that was found for the part, see docs/personalisation.md
+    clip: float = setting(5.0, above=0)
+    batch: BatchConfig = field(default_factory=lambda: BatchConfig(max_utterances=4))
