@@ -103,16 +103,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
     table = Table(
-        title=f"95 % intervals and tests at 0.05; {chosen.trials} test sets ({chosen.matched_pairs} for segments)"
+        title=f"95 % intervals, tests at 0.05: % of {chosen.trials} test sets ({chosen.matched_pairs} for segments)"
     )
     for head in (
         "speakers",
-        "interval covers %",
-        "bootstrap covers %",
-        "paired t rejects %",
-        "bootstrap rejects %",
-        "matched pairs rejects %",
-        "of the same kind %",
+        "interval\ncovers",
+        "bootstrap\ncovers",
+        "paired t\nrejects",
+        "bootstrap\nrejects",
+        "segments\nrejects",
+        "of same\nrejects",
     ):
         table.add_column(head, justify="right")
     for speakers in SPEAKERS:
