@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asr_fed.commands.exit_status import exit_status
-from asr_fed.compare import describe_run, show_comparison, write_comparison
+from asr_fed.compare import against_first, describe_run, show_comparison, write_comparison
 from asr_fed.runs.run_dir import read_summary
 
 
@@ -26,7 +26,7 @@ def compare(runs: Sequence[Path], output: Path) -> None:
     summaries = [read_summary(run) for run in runs]
     # train_fed.py's own command line: python, train_fed.py, the experiment's file and what is changed of it
     words = [shlex.split(summary.get("command", ""))[2:] for summary in summaries]
-    records = [describe_run(*each) for each in zip(words, map(str, runs), summaries, strict=True)]
+    records = against_first([describe_run(*each) for each in zip(words, map(str, runs), summaries, strict=True)])
     output.mkdir(parents=True, exist_ok=True)
     write_comparison(output, records)
     show_comparison(output, records)

@@ -10,7 +10,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from asr_fed.compare import describe_run, show_comparison, write_comparison
+from asr_fed.compare import against_first, describe_run, show_comparison, write_comparison
 from asr_fed.system.files import replacing
 
 
@@ -29,9 +29,9 @@ class Sweep(Callback):
         """Print the table and write the comparison; exits with 2 where a run has failed."""
         folder = Path(config.hydra.sweep.dir)
         files = sorted((path for path in folder.glob("*.json") if path.stem.isdigit()), key=lambda path: int(path.stem))
-        records = [json.loads(path.read_text(encoding="utf-8")) for path in files]
-        if not records:
+        if not files:
             return
+        records = against_first([json.loads(path.read_text(encoding="utf-8")) for path in files])
         write_comparison(folder, records)
         show_comparison(folder, records)
         if any(record["failed"] for record in records):

@@ -22,7 +22,13 @@ def finish(run_dir: Path, weighting: str, wrong: int, rounds: int = 2, speech: l
     write_evaluation(run_dir / "evaluation" / "federated", found, {})
     summary = {
         **{"mode": "federated", "test_wer": found.wer, "test_cer": found.cer, "warm_start_wer": 90.0, "rounds": rounds},
-        **{"best_round": 1, "clients": 3, "seconds": 60.0, "systems": {"federated": numbers(found)}},
+        **{
+            "best_round": 1,
+            "clients": 3,
+            "seconds": 60.0,
+            "decoder": "ctc_greedy",
+            "systems": {"federated": numbers(found)},
+        },
         "command": f"python train_fed.py hparams/an4.yaml weighting={weighting} seed=1",
     }
     (run_dir / "summary.json").write_text(json.dumps(summary))
@@ -31,28 +37,38 @@ def finish(run_dir: Path, weighting: str, wrong: int, rounds: int = 2, speech: l
     return run_dir
 
 
-def test_runs_are_compared_with_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_are_compared_with_the_first_by_both_tests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [finish(tmp_path / "a", "uniform", 3), finish(tmp_path / "b", "num_examples", 1, rounds=4)]
     assert main([*map(str, runs), "--output", str(tmp_path / "out")]) == 0
     with (tmp_path / "out" / "comparison.csv").open(encoding="utf-8", newline="") as file:
         first, second = csv.DictReader(file)
-    assert (float(first["test_wer"]), first["against_first"]) == (pytest.approx(500 / 9), "")
-    assert second["against_first"].startswith("-33.33 (p ")
-    assert second["interval"] == "7.6 to 65.2"
+    assert (float(first["test_wer"]), first["difference"]) == (pytest.approx(500 / 9), "")
+    assert float(second["difference"]) == pytest.approx(-100 / 3)
+    # All three speakers, and all nine utterances, are two errors better.
+    assert (float(second["paired_t_p"]), float(second["matched_pairs_p"])) == (0.5**2, 0.5**8)
+    assert (float(second["wer_low"]), float(second["wer_high"])) == (
+        pytest.approx(7.6, abs=0.1),
+        pytest.approx(65.2, 0.01),
+    )
     assert (float(second["audio_hours"]), float(second["mb_up"]), float(second["mb_down"])) == (2.0, 8.0, 4.0)
     page = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
     table = (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
     for text in (page, table, capsys.readouterr().out):
-        assert "weighting=num_examples" in text and "-33.33" in text
+        assert all(shown in text for shown in ("weighting", "num_examples", "-33.33", "0.25", "0.0039", "7.6 to 65.2"))
         assert "seed=1" not in text, "both have it in common"
     assert "://" not in page and "data:image/svg+xml" in page
     assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_other_test_speakers_are_not_compared(tmp_path: Path) -> None:
+def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     runs = [finish(tmp_path / "a", "uniform", 3), finish(tmp_path / "b", "uniform", 3, speech=SAID[:5])]
+    summary = json.loads((runs[1] / "summary.json").read_text())
+    (runs[1] / "summary.json").write_text(json.dumps(summary | {"decoder": "beam"}))
     assert main([*map(str, runs), "--output", str(tmp_path / "out")]) == 0
-    assert "against the first" not in (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
+    table = (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
+    assert "to first" not in table
+    assert "No test of run 2 against the first" in table
+    assert "Not decoded alike, so that WERs differ for that too: run 1 ctc_greedy, run 2 beam." in table
 
 
 def test_runs_without_rounds_have_a_table_and_no_plot(tmp_path: Path) -> None:

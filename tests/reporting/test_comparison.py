@@ -1,0 +1,93 @@
+"""Runs side by side fit a terminal, a page and a file, whatever they are called."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from asr_fed.compare import FIELDS, show_comparison, write_comparison
+from asr_fed.reporting.comparison import lay_out, markdown, run_labels
+
+LINE = "hparams/an4.yaml data.root=/mnt/corpora/an4_common_voice/en seed=1"
+NUMBERS = {
+    **{"warm_start_wer": 121.39, "test_wer": 115.48, "wer_low": 102.04, "wer_high": 119.22, "test_cer": 106.8},
+    **{"difference": -13.15, "paired_t_p": 0.00012, "matched_pairs_p": 1.2e-15, "best_round": 158, "rounds": 160},
+    **{"clients": 2000, "audio_hours": 1234.56, "mb_up": 123456.7, "mb_down": 61728.4, "seconds": 123456.0},
+}
+SHOWN = "115.48|102.0 to 119.2|-13.15|0.00012|1.2e-15|106.80|121.39|158 of 160|2000|1235|123457|61728|123456"
+
+
+def record(overrides: str, **values: Any) -> dict[str, Any]:
+    return dict.fromkeys(FIELDS) | {"overrides": overrides.split(), "run_dir": "outputs/r"} | values
+
+
+def three(**values: Any) -> list[dict[str, Any]]:
+    return [
+        record(f"{LINE} weighting={weighting} run_dir=outputs/an4/{weighting}", **values)
+        for weighting in ("uniform", "num_examples", "wer_softmax")
+    ]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_terminal_shows_every_name_and_number_whole(width: int, tmp_path: Path) -> None:
+    console = Console(width=width, record=True)
+    show_comparison(tmp_path, three(**NUMBERS), console)
+    tables, _, runs = console.export_text().partition("uniform: ")
+    assert all(len(line) <= width for line in tables.splitlines())
+    for shown in (*SHOWN.split("|"), "num_examples", "wer_softmax"):
+        assert shown in tables
+    assert "outputs/r; weighting=wer_softmax" in runs
+
+
+def test_a_file_shows_them_too(tmp_path: Path) -> None:
+    write_comparison(tmp_path, three(**NUMBERS))
+    for name in ("comparison.md", "comparison.html"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert all(shown in text for shown in (*SHOWN.split("|"), "num_examples", "outputs/r"))
+        assert "an4_common_voice" not in text and "run_dir=" not in text, "the same for all, or no description"
+
+
+@pytest.mark.parametrize(
+    ("command_lines", "head", "labels"),
+    [
+        (["a.yaml x.weighting=uniform", "a.yaml x.weighting=size"], "weighting", ["uniform", "size"]),
+        (["a.yaml s=1 lr=2", "a.yaml s=1 lr=3", "a.yaml s=2 lr=2"], "s, lr", ["1, 2", "1, 3", "2, 2"]),
+        (["a.yaml", "a.yaml x.lr=2"], "", ["run 1", "lr=2"]),
+        (
+            ["a.yaml s=1", "a.yaml s=1 federation=devices weighting=size", "a.yaml s=1 federation.clients.count=3"],
+            *("", ["run 1", "devices size", "count=3"]),
+        ),
+        (["a.yaml", "a.yaml x.personalise=true"], "", ["run 1", "personalise=true"]),
+        (["hparams/a.yaml", "hparams/b.yaml"], "experiment", ["a", "b"]),
+        (["a.yaml run_dir=o/1", "a.yaml run_dir=o/2 resume=true"], "", ["run 1", "run 2"]),
+        (["a.yaml data.root=" + "long/" * 9, "a.yaml data.root=d"], "root", ["run 1", "d"]),
+        (["a.yaml a.lr=1", "a.yaml a.lr=2", "a.yaml a.lr=2"], "lr", ["1", "run 2", "run 3"]),
+        (["a.yaml a.lr=1", "a.yaml b.lr=1"], "", ["a.lr=1", "b.lr=1"]),  # not both lr=1
+        (["a.yaml seed=1"], "experiment, seed", ["a, 1"]),
+        ([""], "", ["run 1"]),
+    ],
+)
+def test_a_run_is_called_by_what_only_it_has_or_by_its_number(
+    command_lines: list[str], head: str, labels: list[str]
+) -> None:
+    assert run_labels([line.split() for line in command_lines]) == (head, labels)
+
+
+def test_the_table_keeps_to_one_line_a_run_whatever_is_in_it(tmp_path: Path) -> None:
+    records = [
+        record("server=fed_avg", test_wer=12.345, rounds=3),
+        record("server=fed_[red]|adam", failed="two\nlines | of [red]reasons[/red]"),
+    ]
+    lines = markdown(lay_out(records)).splitlines()
+    assert len({line.count("|") for line in lines[:4]}) == 1 and not lines[4]
+    assert "12.35" in lines[2] or "12.34" in lines[2]
+    assert "clients" not in lines[0], "a column without a value"
+    assert "two lines | of [red]reasons[/red]" in lines[6]
+    console = Console(width=60, record=True)
+    show_comparison(tmp_path, records, console)
+    assert "fed_[red]|adam" in console.export_text(), "no markup"
+
+
+def test_a_single_run_says_what_it_was() -> None:
+    assert "- a, 3: outputs/r; a.yaml seed=3" in markdown(lay_out([record("a.yaml seed=3", test_wer=1.0)]))
