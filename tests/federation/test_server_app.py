@@ -176,7 +176,8 @@ def test_without_gain_the_best_weights_return(make: Callable[..., Experiment]) -
     idle = ("federation.lr=1e-9", "federation.held_out.epochs=0", "federation.rounds=2")
     experiment = make(*idle, "federation.fallback_after=2", name="fallback")
     start = read_state(load_recogniser(experiment.checkpoints / "warm_start.pt").model).tobytes()
-    assert run(experiment).weights.tobytes() == start
+    state = run(experiment)
+    assert state.weights.tobytes() == start and state.best_round == 0, "as good as the best is no gain"
     assert run(make(*idle, name="no fallback")).weights.tobytes() != start
 
 

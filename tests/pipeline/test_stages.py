@@ -2,10 +2,18 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
-from asr_fed.config.schema import Decoder
+from asr_fed.config.schema import Decoder, ReferenceConfig, Start
+from asr_fed.model.recogniser import load_recogniser, save_recogniser
+from asr_fed.model.state import read_state
+from asr_fed.pipeline.train import reference
+from asr_fed.reporting.progress import RunProgress
+from asr_fed.runs.experiment import Experiment
 from tests.pipeline.recording import Recording
 
 # By stage: optimizer, learning rate, largest norm of a gradient, utterances in a batch, as the run `replay` has them.
@@ -61,3 +69,18 @@ def test_every_random_choice_is_drawn_for_its_own_place_and_the_seed_of_the_run(
             *(("personalise", client) for client in clients),
         ]
     )
+
+
+@pytest.mark.parametrize("start", ["scratch", "warm_start"])
+def test_the_reference_starts_where_told(experiment: Experiment, tmp_path: Path, start: str) -> None:
+    """Without an epoch it ends there too."""
+    config = replace(experiment.config, central=ReferenceConfig(epochs=0, start=Start[start]))
+    own = replace(experiment, config=config, run_dir=tmp_path)
+    fresh = own.fresh_recogniser()
+    warm = own.fresh_recogniser()
+    torch.nn.init.ones_(warm.model.ctc_head.w.weight)
+    save_recogniser(warm, own.checkpoints / "warm_start.pt")
+    with RunProgress() as progress:
+        reference(own, progress)
+    expected = read_state((fresh if start == "scratch" else warm).model)
+    assert read_state(load_recogniser(own.checkpoints / "central.pt").model).tobytes() == expected.tobytes()

@@ -137,8 +137,8 @@ def test_the_learning_rate_rises_linearly_then_falls_linearly(experiment: Experi
 def test_newbob_lowers_the_rate_on_a_wer_that_stands_still(experiment: Experiment, tmp_path: Path) -> None:
     config = central_config("central.lr=1e-9", "central.epochs=4", "central.annealing.factor=0.5")
     reports: list[EpochReport] = []
-    run(experiment, fresh(experiment), config, tmp_path / "c.pt", on_epoch=reports.append)
-    assert len({report.wer for report in reports}) == 1
+    state = run(experiment, fresh(experiment), config, tmp_path / "c.pt", on_epoch=reports.append)
+    assert len({report.wer for report in reports}) == 1 and state.best_epoch == 1, "of equals the first is the best"
     assert [report.lr for report in reports] == [1e-9, 1e-9, 0.5e-9, 0.25e-9]
 
 
@@ -154,6 +154,20 @@ def test_it_stops_early_and_evaluates_as_often_as_told(experiment: Experiment, t
     config = central_config("central.epochs=5", "central.evaluate_every=2")
     run(experiment, fresh(experiment), config, tmp_path / "b.pt", on_epoch=reports.append)
     assert [report.wer is not None for report in reports] == [False, True, False, True, True]
+
+
+def test_ctc_takes_part_in_as_many_epochs_as_told(experiment: Experiment, tmp_path: Path) -> None:
+    heads: list[torch.Tensor] = []
+    context = fresh(experiment)
+    head = context.recogniser.model.ctc_head.w.weight
+
+    def on_epoch(report: EpochReport) -> None:
+        heads.append(head.detach().clone())
+
+    run(experiment, context, central_config("central.ctc_epochs=1"), tmp_path / "c.pt", on_epoch=on_epoch)
+    first, second, third = heads
+    assert torch.equal(first, second) and torch.equal(second, third)
+    assert not torch.equal(first, fresh(experiment).recogniser.model.ctc_head.w.weight)
 
 
 def test_no_epochs_leave_the_model_as_it_is(experiment: Experiment, tmp_path: Path) -> None:

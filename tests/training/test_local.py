@@ -84,6 +84,13 @@ def test_the_rate_is_that_of_the_round(context: TrainingContext, client: Client,
     assert np.linalg.norm(large) > 3 * np.linalg.norm(small)
 
 
+def test_the_loss_is_that_of_the_last_local_epoch(
+    context: TrainingContext, client: Client, weights: np.ndarray
+) -> None:
+    once, often = (trained(context, client, weights, f"federation.local_epochs={count}").loss for count in (1, 6))
+    assert 0 < often < 0.95 * once
+
+
 def test_local_steps_replace_epochs(context: TrainingContext, client: Client, weights: np.ndarray) -> None:
     def steps(count: int) -> ClientResult:
         return trained(context, client, weights, f"federation.local_steps={count}", "federation.local_epochs=7")

@@ -1,0 +1,47 @@
+"""SpecAugment hides stretches of time and bands of the width and number that are asked for, and nothing else."""
+
+import itertools
+
+import pytest
+import torch
+
+from asr_fed.config.schema import AugmentConfig
+from asr_fed.training.augment import spec_augment
+
+FRAMES, BANDS = 60, 40
+
+
+def hidden(config: AugmentConfig, seed: int) -> torch.Tensor:
+    """Which numbers of four utterances of ones are zero afterwards, bool [4, FRAMES, BANDS]."""
+    torch.manual_seed(seed)
+    return spec_augment(torch.ones(4, FRAMES, BANDS), config) == 0
+
+
+def stretches(line: torch.Tensor) -> list[int]:
+    """Lengths of the runs of what is hidden in a line, bool [n]."""
+    return [len(list(run)) for hides, run in itertools.groupby(line.tolist()) if hides]
+
+
+@pytest.mark.parametrize("of_time", [True, False])
+def test_what_is_hidden_is_whole_stretches_as_wide_and_as_many_as_told(of_time: bool) -> None:
+    drops = {"time_drops": 2, "frequency_drops": 0} if of_time else {"time_drops": 0, "frequency_drops": 2}
+    config = AugmentConfig(**drops, time_drop_frames=7, frequency_drop_bands=5)
+    width, found = (7 if of_time else 5), []
+    for mask in (each for seed in range(100) for each in hidden(config, seed)):
+        lines = mask.T if of_time else mask
+        assert (lines == lines[0]).all(), "in one band or frame, and not in another"
+        found.append(stretches(lines[0]))
+    assert {len(each) for each in found} == {0, 1, 2}
+    assert width < max(sum(each) for each in found) <= 2 * width
+    # Two that touch are one; those at the end are cut.
+    assert {length for each in found if len(each) == 2 for length in each} == set(range(1, width + 1))
+
+
+def test_warping_moves_frames_and_hides_nothing() -> None:
+    warped = AugmentConfig(time_drops=0, frequency_drops=0, warp_frames=5)
+    rising = torch.arange(1.0, FRAMES + 1)[None, :, None].expand(2, FRAMES, BANDS)
+    torch.manual_seed(1)
+    found = spec_augment(rising.clone(), warped)
+    assert found.shape == rising.shape and not torch.equal(found, rising)
+    assert (found.diff(dim=1) >= 0).all() and (found > 0).all()
+    assert torch.equal(spec_augment(rising.clone(), AugmentConfig(time_drops=0, frequency_drops=0)), rising)
