@@ -1,6 +1,7 @@
 """The feature cache: right values, computed once, safe when builders meet, die, or recordings change."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -258,6 +259,28 @@ def test_a_killed_build_is_taken_over_and_leaves_no_process(tmp_path: Path) -> N
     assert finished.items() <= shards(folder).items()  # what was there is used
     for utterance in (utterances[0], utterances[-1]):
         np.testing.assert_allclose(rebuilt[utterance.id, 1.0], direct(utterance), rtol=2e-3, atol=2e-2)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc to find the files that are open")
+@pytest.mark.usefixtures("in_process")
+def test_there_may_be_more_shards_than_a_process_may_have_open_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "SHARD_UTTERANCES", 1)
+    utterances = record(tmp_path / "recordings", 40, seconds=0.1)
+    cache = build_features(utterances, CONFIG, tmp_path / "features")
+    assert len({shard for shard, _, _ in cache.offsets.values()}) == 40
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 10, hard))
+    try:
+        frames = [cache[utterance.id, 1.0] for utterance in utterances]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for utterance, found in zip(utterances, frames, strict=True):
+        np.testing.assert_allclose(found, direct(utterance), rtol=2e-3, atol=2e-2)
+        with pytest.raises(ValueError, match="read-only"):
+            found[0] = 0
 
 
 @pytest.mark.usefixtures("in_process")
