@@ -28,7 +28,7 @@ from rich.text import Text
 
 from asr_fed.commands.exit_status import exit_status
 from asr_fed.data.audio import BadRecording, open_recording
-from asr_fed.data.identity import identity, refuse_look_alikes
+from asr_fed.data.identity import identity, on_disk, refuse_look_alikes
 from asr_fed.data.manifest import Utterance, hours, write_manifest
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import replacing
@@ -180,7 +180,7 @@ def _screen(
     resolve = cache(os.path.realpath)  # many clips, few folders
     for clip in clips:
         text = normalise(clip.sentence, rules)
-        file = _locate(clip.path, resolve(root), resolve)
+        file = _locate(on_disk(os.path.join(root, clip.path)), resolve(root), resolve)
         if clip.id in seen:
             dropped["duplicate id"].append(clip.id)
         elif not clip.speaker:

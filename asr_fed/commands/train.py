@@ -31,6 +31,7 @@ from asr_fed.config.check import check_config
 from asr_fed.config.explain import explain
 from asr_fed.config.files import experiments_folder
 from asr_fed.config.schema import Config
+from asr_fed.data.text_file import check_utf8
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import NoRoom, is_no_room
 
@@ -195,6 +196,7 @@ def hydra_arguments(arguments: list[str]) -> list[str]:
     path = given if given.is_file() else experiments / given.name
     if not path.is_file():
         raise UserError(f"There is no experiment file {arguments[0]}, and none of that name in {experiments}.")
+    check_utf8(path)
     # Hydra takes overrides only in one piece, behind the flags.
     overrides = [word for word in arguments[1:] if "=" in word or word.startswith(("+", "~"))]
     flags = [word for word in arguments[1:] if word not in overrides]

@@ -5,6 +5,7 @@ store. Names that enter, from a table, a list, a command line or a message, are 
 everything behind may compare them as strings.
 """
 
+import os
 import unicodedata
 from collections.abc import Iterable
 
@@ -17,6 +18,15 @@ def identity(name: str) -> str:
     Names that only look alike stay different: superscripts or ligatures may be meant. See `refuse_look_alikes`.
     """
     return unicodedata.normalize("NFC", name).strip()
+
+
+def on_disk(path: str) -> str:
+    """`path` as the disk has it: where nothing lies under these bytes, in the Unicode form that is there, if any.
+
+    A corpus from one system is unpacked with its file names decomposed, and the table that lists them is not.
+    """
+    forms = () if path.isascii() else (path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD")))
+    return next((form for form in forms if os.path.exists(form)), path)
 
 
 def looks(name: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from asr_fed.data.identity import identity, refuse_look_alikes
+from asr_fed.data.identity import identity, on_disk, refuse_look_alikes
 from asr_fed.data.text_file import read_table
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import replacing
@@ -85,7 +85,7 @@ def read_utterances(path: str | Path, more: Sequence[str] = ()) -> list[tuple[Ut
         if not 0 < duration < float("inf"):
             raise UserError(f"{where}: duration {row['duration']!r} is not a positive number of seconds.")
         optional = {COLUMNS[name]: row.get(name, "") for name in COLUMNS.keys() - set(REQUIRED)}
-        wav = os.path.join(folder, row["wav"])
+        wav = on_disk(os.path.join(folder, row["wav"]))
         utterance = Utterance(row["ID"], duration, wav, row["spk_id"], row["wrd"], **optional)
         if not all((row["wav"], utterance.id, utterance.speaker, utterance.text)):
             raise UserError(f"{where}: a required column is empty ({', '.join(REQUIRED)}).")

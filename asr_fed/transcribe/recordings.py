@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from asr_fed.data.identity import on_disk
 from asr_fed.data.text_file import read_lines
 from asr_fed.system.errors import UserError
 
@@ -19,7 +20,7 @@ def find_recordings(named: Iterable[Path], listed_in: Path | None = None) -> lis
     """
     named = list(named)
     if listed_in is not None:
-        named += map(Path, read_lines(listed_in))
+        named += [Path(on_disk(line)) for line in read_lines(listed_in)]
     recordings = list(dict.fromkeys(recording for path in named for recording in _recordings(path)))
     if not recordings:
         what = f"{', '.join(map(str, named))}: " if named else ""

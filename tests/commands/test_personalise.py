@@ -2,8 +2,10 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -24,11 +26,13 @@ def model(experiment: Experiment, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def manifest(experiment: Experiment, tmp_path: Path) -> Path:
-    """Three speakers, and one with a single utterance."""
-    clients = experiment.partition.clients
-    speech = [utterance for client in clients[:3] for utterance in client.train]
-    write_manifest(tmp_path / "corpus" / "speech.csv", [*speech, clients[3].train[0]])
-    return tmp_path / "corpus" / "speech.csv"
+    """Three speakers, one of them in two Unicode forms, and one with a single utterance."""
+    clients, path = experiment.partition.clients, tmp_path / "corpus" / "speech.csv"
+    zoe = [replace(utterance, speaker="Zoé") for utterance in clients[0].train]
+    speech = [utterance for client in clients[1:3] for utterance in client.train]
+    write_manifest(path, [*zoe, *speech, clients[3].train[0]])
+    path.write_text(path.read_text().replace("Zoé", "Zoe\u0301", len(zoe) // 2))
+    return path
 
 
 def call(model: Path, manifest: Path, *more: str) -> int:
@@ -53,9 +57,10 @@ def test_each_speaker_gets_a_copy_that_is_judged_on_held_back_speech(
         assert int(row["utterances"]) + int(row["held_back"]) == len(own)
         assert int(row["held_back"]) == max(1, round(0.4 * len(own)))
         assert float(row["wer_after"]) == pytest.approx(after.speakers[row["speaker"]].percent, abs=0.01)
-        copy = load_recogniser(output / "speakers" / f"{row['speaker']}.pt")
+        copy = load_recogniser(output / "speakers" / f"{quote(row['speaker'])}.pt")
         assert read_state(copy.model).tobytes() != read_state(load_recogniser(model).model).tobytes()
     assert len(rows(output)) == 3, "one utterance cannot be split"
+    assert len(list((output / "speakers").iterdir())) == 3
     content = json.loads((output / "after" / "wer.json").read_text())
     assert content["part"] == "head" and content["lr"] == 0.001
     assert content["against"]["before"]["difference"] == pytest.approx(after.wer - before.wer)

@@ -34,9 +34,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     monkeypatch.chdir(tmp_path)
 
-    def command(*arguments: str, yaml: str = "") -> Outcome:
+    def command(*arguments: str, yaml: str = "", encoding: str = "utf-8") -> Outcome:
         file = tmp_path / "mine.yaml"
-        file.write_text(EXPERIMENT.format(folder=tmp_path) + yaml)
+        file.write_text(EXPERIMENT.format(folder=tmp_path) + yaml, encoding=encoding)
         GlobalHydra.instance().clear()
         monkeypatch.setattr("sys.argv", ["train_fed.py", str(file), *arguments])
         code = 0
@@ -238,3 +238,9 @@ def test_every_choice_of_a_group_is_valid(
         outcome = run(f"{group}={choice}")
         assert outcome.code == 0, outcome.err
     assert len(started) == len(choices) > 0
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_an_experiment_file_in_another_encoding_is_refused_in_a_sentence(run, encoding: str) -> None:
+    outcome = run(yaml="# été", encoding=encoding)
+    assert outcome.code == 2 and "mine.yaml is not UTF-8" in outcome.err and outcome.err.count("\n") == 1

@@ -11,6 +11,9 @@ from asr_fed.data.identity import identity, refuse_look_alikes
 from asr_fed.data.manifest import COLUMNS, Utterance, read_manifest, write_manifest
 from asr_fed.data.partition import Client, Partition, partition_speakers, read_partition, write_partition
 from asr_fed.system.errors import UserError
+from asr_fed.transcribe.recordings import find_recordings
+from data_prep.table import prepare
+from tests.data_prep import write_tone
 
 PEOPLE = ["André", "Chloé", "François", "Jürgen", "José", "Søren", "Zoë", "Hélène"]
 
@@ -71,6 +74,20 @@ def test_manifests_and_partitions_in_either_form_are_the_same(tmp_path: Path, fo
     table = tmp_path / "partition.csv"
     table.write_text(unicodedata.normalize(form, table.read_text().replace(",warm_up,,", ",client,Zoë,train")))
     assert read_partition(tmp_path).clients == (Client("Zoe\u0308", tuple(rows), ()),)
+
+
+@pytest.mark.parametrize("stored", ["NFC", "NFD"])
+def test_a_recording_is_found_under_either_form_of_its_name(tmp_path: Path, stored: str) -> None:
+    """Which one lies on the disk depends on the system that unpacked the corpus."""
+    clip = write_tone(tmp_path / unicodedata.normalize(stored, "André") / unicodedata.normalize(stored, "été.wav"))
+    for form in ("NFC", "NFD"):
+        name = unicodedata.normalize(form, "André/été.wav")
+        (tmp_path / "manifest.csv").write_text(f"ID,duration,wav,spk_id,wrd\na,1.5,{name},s,oui\n")
+        assert [each.wav for each in read_manifest(tmp_path / "manifest.csv")] == [str(clip)]
+        (tmp_path / "table.csv").write_text(f"path,speaker,text\n{name},s,oui\n")
+        assert [each.wav for each in prepare(str(tmp_path / "table.csv"), str(tmp_path / "m.csv"))] == [str(clip)]
+        (tmp_path / "list.txt").write_text(f"{tmp_path}/{name}\n")
+        assert find_recordings([], tmp_path / "list.txt") == [clip]
 
 
 def test_an_id_in_two_forms_is_one_id(tmp_path: Path) -> None:
