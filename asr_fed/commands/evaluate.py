@@ -35,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--beam-ctc-weight", type=number_for(EvaluationConfig, "beam_ctc_weight"))
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="another evaluation's output, to compare with")
     parser.add_argument(
-        "--output", type=Path, help="folder to write (default: evaluation/ beside the checkpoint's run)"
+        "--output",
+        type=Path,
+        help="folder to write (default: evaluation/MODEL-MANIFEST-DECODER in the run, or beside the checkpoint)",
     )
     parser.add_argument("--features", type=Path, help="feature cache (default: the run's, else beside the manifest)")
     parser.add_argument("--device", default="auto")
@@ -69,10 +71,10 @@ def _on_manifest(
     from asr_fed.data.features import build_features
     from asr_fed.data.manifest import read_manifest
     from asr_fed.data.tokenizer import describe_unknown
-    from asr_fed.evaluation.evaluate import evaluate
+    from asr_fed.evaluation.evaluate import describe_decoder, evaluate
     from asr_fed.evaluation.statistics import describe_pair, paired_test
     from asr_fed.interop.open_recogniser import open_recogniser
-    from asr_fed.reporting.evaluation_files import numbers, read_evaluation, write_evaluation
+    from asr_fed.reporting.evaluation_files import numbers, own_folder, read_evaluation, write_evaluation
     from asr_fed.reporting.progress import result_table
     from asr_fed.runs.experiment import pick_device
     from asr_fed.system.processes import available_cores
@@ -101,11 +103,10 @@ def _on_manifest(
             on_batch=lambda utterances: progress.advance(bar, utterances),
         )
     name = chosen.model.stem if chosen.model.is_file() else "model"
-    output = chosen.output or (run_dir or chosen.model.parent) / "evaluation" / f"{name}-{chosen.manifest.stem}"
     about = {
         "recogniser": str(chosen.model),
         "speech": str(chosen.manifest) + (f", split {chosen.split}" if chosen.split else ""),
-        "decoder": settings.test_decoder.name,
+        **describe_decoder(settings.test_decoder, settings),
         **({"remark": remark} if remark else {}),
     }
     against = {}
@@ -114,11 +115,20 @@ def _on_manifest(
             against[str(chosen.against)] = paired_test(result, earlier)
         except ValueError as error:
             raise UserError(f"--against {chosen.against}: {error}. Evaluate both on the same manifest.") from None
+    folder = (run_dir or chosen.model.parent) / "evaluation"
+    output = chosen.output or own_folder(folder, _folder_name(name, chosen, settings), about)
     write_evaluation(output, result, about, against)
     console.print(result_table({name: numbers(result)}, f"{len(result.speakers)} speakers"))
     for other, paired in against.items():
         console.print(f"against {other}: {describe_pair(paired)}", soft_wrap=True)
     console.print(f"Results are in {output}.", soft_wrap=True)
+
+
+def _folder_name(model: str, chosen: argparse.Namespace, settings: EvaluationConfig) -> str:
+    """Of a manifest that is called manifest.csv, as every prepared corpus has one, the folder's name."""
+    manifest = chosen.manifest.resolve()
+    speech = manifest.parent.name if manifest.stem == "manifest" else manifest.stem
+    return "-".join(part for part in (model, speech, chosen.split, settings.test_decoder.name) if part)
 
 
 def _chosen_speech(utterances: "list[Utterance]", chosen: argparse.Namespace) -> "list[Utterance]":

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -58,6 +59,12 @@ def group_by(scored: Sequence[Scored], column: str) -> dict[str, list[Scored]]:
     for each in scored:
         groups.setdefault(getattr(each.utterance, column), []).append(each)
     return groups
+
+
+def describe_decoder(decoder: Decoder, config: EvaluationConfig) -> dict[str, Any]:
+    """What decided which words were heard, by name: the decoder, and of a beam search all its settings."""
+    settings = {name: value for name, value in vars(config).items() if name.startswith("beam_")}
+    return {"decoder": decoder.name} | (settings if decoder is Decoder.beam else {})
 
 
 def evaluate(

@@ -8,7 +8,7 @@ from typing import Any
 from asr_fed.config.schema import EvaluationConfig, Mode
 from asr_fed.data.manifest import hours
 from asr_fed.evaluation.breakdown import speaker_spread
-from asr_fed.evaluation.evaluate import Evaluation, evaluate
+from asr_fed.evaluation.evaluate import Evaluation, describe_decoder, evaluate
 from asr_fed.evaluation.statistics import Paired, paired_test
 from asr_fed.federation.personalisation import summarise_gains
 from asr_fed.federation.server_app import FederationState, load_federation
@@ -60,7 +60,7 @@ def write_results(
         about = {
             "recogniser": f"{run_dir / 'checkpoints' / name}.pt",
             "speech": "the run's test speakers",
-            "decoder": experiment.config.evaluation.test_decoder.name,
+            **describe_decoder(experiment.config.evaluation.test_decoder, experiment.config.evaluation),
         }
         write_evaluation(run_dir / "evaluation" / name, evaluation, about, compare_with_others(name, evaluations))
     write_summary(run_dir, summary)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -41,6 +42,20 @@ def write_evaluation(
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     write_csv(folder / UTTERANCES, [_utterance_row(each) for each in evaluation.scored])
     write_csv(folder / SPEAKERS, list(_speaker_rows(evaluation)))
+
+
+def own_folder(parent: Path, name: str, about: Mapping[str, Any]) -> Path:
+    """Where an evaluation goes: `name` in `parent`, or name-2, -3, ... where that holds one that was not the same."""
+    folders = (parent / (f"{name}-{number}" if number > 1 else name) for number in itertools.count(1))
+    return next(folder for folder in folders if not folder.exists() or _is_about(folder, about))
+
+
+def _is_about(folder: Path, about: Mapping[str, Any]) -> bool:
+    try:
+        content = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return all(content.get(key) == value for key, value in about.items())
 
 
 def read_evaluation(folder: Path) -> Evaluation:

@@ -35,7 +35,7 @@ def test_any_checkpoint_is_evaluated_on_any_manifest(
     experiment: Experiment, run_dir: Path, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(run_dir), "--manifest", str(manifest), "--device", "cpu"]) == 0
-    output = run_dir / "evaluation" / "model-few"
+    output = run_dir / "evaluation" / "model-few-ctc_greedy"
     first = read_evaluation(output)
     assert [each.utterance.id for each in first.scored] == [
         utterance.id for utterance in (*experiment.partition.test, *experiment.partition.dev)
@@ -63,9 +63,38 @@ def test_references_that_the_recogniser_cannot_write_are_told(
     assert main([str(run_dir), "--manifest", str(tmp_path / "upper.csv"), "--device", "cpu"]) == 0
     [told] = [line for line in capsys.readouterr().out.splitlines() if "cannot write" in line]
     assert "It writes lower case" in told
-    output = run_dir / "evaluation" / "model-upper"
+    output = run_dir / "evaluation" / "model-upper-ctc_greedy"
     assert json.loads((output / "wer.json").read_text())["remark"] == told
     assert told in (output / "wer_report.txt").read_text()
+
+
+def test_no_evaluation_overwrites_another(
+    experiment: Experiment, run_dir: Path, manifest: Path, tmp_path: Path
+) -> None:
+    first, second = (tmp_path / name / "manifest.csv" for name in ("fr", "it"))
+    write_manifest(first, experiment.partition.test)
+    write_manifest(second, [replace(utterance, split="test") for utterance in experiment.partition.dev])
+    twin = tmp_path / "other" / "fr" / "manifest.csv"
+    write_manifest(twin, experiment.partition.dev)
+    for arguments in (
+        [first, "--decoder", "ctc_greedy"],
+        [first, "--decoder", "ctc_greedy"],  # the same once more
+        [first, "--decoder", "beam", "--beam-size", "2"],
+        [first, "--decoder", "beam", "--beam-size", "3"],
+        [second, "--decoder", "ctc_greedy"],
+        [second, "--decoder", "ctc_greedy", "--split", "test"],
+        [twin, "--decoder", "ctc_greedy"],
+    ):
+        assert main([str(run_dir), "--manifest", *map(str, arguments), "--device", "cpu"]) == 0
+    said = {path.parent.name: json.loads(path.read_text()) for path in run_dir.glob("evaluation/*/wer.json")}
+    assert {name: (content["speech"], content.get("beam_size")) for name, content in said.items()} == {
+        "model-fr-ctc_greedy": (str(first), None),
+        "model-fr-beam": (str(first), 2),
+        "model-fr-beam-2": (str(first), 3),
+        "model-it-ctc_greedy": (str(second), None),
+        "model-it-test-ctc_greedy": (f"{second}, split test", None),
+        "model-fr-ctc_greedy-2": (str(twin), None),
+    }
 
 
 @pytest.mark.parametrize(
