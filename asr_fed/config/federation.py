@@ -6,7 +6,7 @@ from typing import Any
 
 from asr_fed.config.data import ClientsConfig
 from asr_fed.config.setting import setting
-from asr_fed.config.training import BatchConfig, NewBobConfig
+from asr_fed.config.training import BatchConfig, Decay, NewBobConfig
 
 
 class EngineKind(Enum):
@@ -41,6 +41,9 @@ class FederationConfig:
     prox: float = setting(0.0, at_least=0)  # mu of FedProx, arXiv 1812.06127
     batch: BatchConfig = field(default_factory=BatchConfig)
     annealing: NewBobConfig = field(default_factory=NewBobConfig)
+    # part of the rounds after which lr falls to 0, times `annealing`; 1: never
+    decay_from: float = setting(1.0, at_least=0, at_most=1)
+    decay: Decay = Decay.linear
     # rounds without gain before the best weights return; null: never
     fallback_after: int | None = setting(None, at_least=1)
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)

@@ -19,6 +19,13 @@ class Start(Enum):
     warm_start = "warm_start"
 
 
+class Decay(Enum):
+    """How a learning rate falls to 0: in a straight line, or along half a cosine."""
+
+    linear = "linear"
+    cosine = "cosine"
+
+
 class PersonalPart(Enum):
     """What of the recogniser a client's own copy may change: all, the layers that write tokens, or all biases and
     what normalisation learns."""
@@ -74,8 +81,9 @@ class CentralConfig:
     optimizer: Any = field(default_factory=lambda: {"_target_": "torch.optim.Adam"})
     lr: float = setting(0.001, above=0)
     warmup_steps: int = setting(0, at_least=0)  # linear from 0
-    # part of the epochs after which lr falls linearly towards 0; 1: never
+    # part of the epochs after which lr falls to 0, times `annealing`; 1: never
     decay_from: float = setting(1.0, at_least=0, at_most=1)
+    decay: Decay = Decay.linear
     clip: float = setting(5.0, above=0)
     batch: BatchConfig = field(default_factory=BatchConfig)
     annealing: NewBobConfig = field(default_factory=NewBobConfig)

@@ -31,7 +31,7 @@ from asr_fed.runs.run_dir import exclusive, write_history, write_text
 from asr_fed.system.checkpoint import load_checkpoint, save_checkpoint
 from asr_fed.system.errors import UserError
 from asr_fed.system.randomness import seed_everything
-from asr_fed.training.annealing import NewBob, anneal
+from asr_fed.training.annealing import NewBob, anneal, planned_fall
 from asr_fed.training.epoch import TrainingContext, train_epoch
 from asr_fed.training.optimizer import build_optimizer
 from asr_fed.wire.exchange import exchange
@@ -116,7 +116,7 @@ def run_federation(
     while state.round < settings.rounds:
         state.round += 1
         started = time.perf_counter()
-        lr = state.newbob.lr
+        lr = planned_lr(state, settings)
         weights, record = run_round(strategy, grid, state, lr, late)
         load_state(model, weights)
         trained = time.perf_counter()
@@ -168,6 +168,7 @@ def run_round(
             return arrays["state"].numpy(), {
                 "round": state.round,
                 "lr": lr,
+                "annealed_lr": state.newbob.lr,
                 **metrics,
                 "success": result.success,
                 "failures": result.failures,
@@ -229,6 +230,12 @@ def learn(strategy: SumOfUpdates, grid: Grid, waited: float) -> None:
                 # A node may say what it likes: it cannot have worked for longer than it was waited for.
                 cost.observe(share.node, [audio[name] for name in share.clients], min(share.timing.busy, waited))
     cost.end_round()
+
+
+def planned_lr(state: FederationState, settings: FederationConfig) -> float:
+    """The clients' learning rate in `state.round`: NewBob's on the dev WER, times the fall planned over the rounds."""
+    done = (state.round - 1) / settings.rounds
+    return state.newbob.lr * planned_fall(done, settings.decay_from, settings.decay)
 
 
 def build_server_optimizer(settings: Any) -> ServerOptimizer:

@@ -94,9 +94,11 @@ def _claim(config: Config, path: Path) -> None:
         old, new = flat(load_config(path)), flat(resolved)
         differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
         if differing := [key for key in differing if not may_change(key, config)]:
+            planned = "federation.rounds" in differing and config.federation.decay_from < 1
             raise UserError(
                 f"{run_dir} was begun with other values of {', '.join(differing)}. Resume with the same config, "
                 "or start a new run_dir."
+                + (" (With federation.decay_from below 1 the learning rate follows the number of rounds.)" * planned)
             )
     write_text(path, OmegaConf.to_yaml(resolved))
 
@@ -120,8 +122,11 @@ def may_change(key: str, config: Config) -> bool:
     """Whether a resumed run may have another value of `key`: nothing that has been computed so far depends on it.
 
     The settings of the beam search are free as long as only the test reads them. A dev or client decoder that
-    searches steers the learning rate and the weights of clients by them.
+    searches steers the learning rate and the weights of clients by them. The number of rounds is free as long as no
+    learning rate was planned by it.
     """
+    if key == "federation.rounds" and config.federation.decay_from < 1:
+        return False
     if key.startswith(f"evaluation.{SEARCH}"):
         return Decoder.beam not in (config.evaluation.dev_decoder, config.evaluation.client_decoder)
     return any(f"{key}.".startswith(f"{name}.") for name in MAY_CHANGE)

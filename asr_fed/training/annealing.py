@@ -1,8 +1,9 @@
-"""NewBob: the learning rate falls when the word error rate stops falling."""
+"""The learning rate: NewBob, by which it falls when the word error rate stops falling, and a planned fall to 0."""
 
+import math
 from dataclasses import dataclass, replace
 
-from asr_fed.config.schema import NewBobConfig
+from asr_fed.config.schema import Decay, NewBobConfig
 
 
 @dataclass(frozen=True)
@@ -26,3 +27,15 @@ def anneal(state: NewBob, wer: float, config: NewBobConfig) -> NewBob:
     if state.stalled < config.patience:
         return replace(state, stalled=state.stalled + 1)
     return replace(state, lr=state.lr * config.factor, stalled=0)
+
+
+def planned_fall(done: float, begin: float, decay: Decay) -> float:
+    """What a learning rate is multiplied by, where `done` (0 to 1) of a training lies behind.
+
+    1 until `begin`; then (1 - done) / (1 - begin), the straight line from 1 to 0 at the end, or of that fraction f the
+    half cosine (1 - cos(pi f)) / 2 (arXiv 1608.03983, without restarts).
+    """
+    if done <= begin:
+        return 1.0
+    left = (1 - done) / (1 - begin)
+    return left if decay is Decay.linear else (1 - math.cos(math.pi * left)) / 2

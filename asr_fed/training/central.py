@@ -16,7 +16,7 @@ from asr_fed.model.state import load_state, read_state
 from asr_fed.system.checkpoint import load_checkpoint, save_checkpoint
 from asr_fed.system.errors import UserError
 from asr_fed.system.randomness import seed_everything
-from asr_fed.training.annealing import NewBob, anneal
+from asr_fed.training.annealing import NewBob, anneal, planned_fall
 from asr_fed.training.epoch import TrainingContext, train_epoch
 from asr_fed.training.optimizer import build_optimizer
 
@@ -60,7 +60,7 @@ def train_central(
     """Train the recogniser of `context` in place and leave it with the chosen weights.
 
     Goes on from `checkpoint` where that exists; it is rewritten after every epoch. The learning rate is NewBob's
-    on the dev WER, times a linear warm-up, times a linear fall after `decay_from`.
+    on the dev WER, times a linear warm-up, times the planned fall after `decay_from`.
     The chosen weights are the best epoch's on dev.
     """
     model = context.recogniser.model
@@ -114,8 +114,7 @@ def _scheduled_lr(config: CentralConfig, lr: float, first: int, total: int, step
     """The lr of an epoch's n-th step, where `first` of `total` steps were made in the epochs before."""
     step += first
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    falling = total * (1 - config.decay_from)
-    return lr * warmup * (min(1.0, max(0.0, total - step) / falling) if falling > 0 else 1.0)
+    return lr * warmup * planned_fall(step / total, config.decay_from, config.decay)
 
 
 def _stalled(state: CentralState, config: CentralConfig) -> bool:

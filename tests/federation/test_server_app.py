@@ -122,6 +122,32 @@ def test_the_rate_that_clients_get_follows_the_dev_wer(make: Callable[..., Exper
     assert len(set(grid.rates.values())) > 1, "the test needs a WER that stands still at times"
 
 
+def test_the_planned_fall_comes_on_top_of_the_dev_wers(make: Callable[..., Experiment]) -> None:
+    """After the first round no WER is a gain: NewBob halves the rate each time."""
+    falls = ("federation.annealing.factor=0.5", "federation.annealing.threshold=100.0", "federation.decay_from=0.5")
+    experiment = make("federation.rounds=4", *falls)
+    grid = InProcess(experiment)
+    state = run_federation(experiment, grid)  # type: ignore[arg-type]
+    assert [record["annealed_lr"] for record in state.history] == [0.1, 0.05, 0.025, 0.0125]
+    assert list(grid.rates.values()) == [record["lr"] for record in state.history] == [0.1, 0.05, 0.025, 0.0125 / 2]
+
+
+def test_the_planned_fall_goes_on_where_it_was(make: Callable[..., Experiment]) -> None:
+    falls = ("federation.rounds=3", "federation.decay_from=0", "federation.decay=cosine")
+    expected, experiment = run(make(*falls, name="straight")), make(*falls)
+
+    def stop(history: list[dict[str, Any]]) -> None:
+        raise Interrupted
+
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            run(experiment, on_round=stop)
+    resumed = run(experiment)
+    assert untimed(resumed.history) == untimed(expected.history)
+    assert resumed.weights.tobytes() == expected.weights.tobytes()
+    assert len({record["lr"] for record in resumed.history}) == 3
+
+
 def test_the_best_round_is_kept(make: Callable[..., Experiment]) -> None:
     experiment = make("federation.rounds=4")
     state = run(experiment)

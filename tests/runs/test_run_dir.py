@@ -119,6 +119,15 @@ def test_every_key_that_may_change_is_tried() -> None:
     assert {key for key in free ^ tried if not key.startswith("personalisation.")} == set()
 
 
+def test_the_number_of_rounds_may_not_change_where_the_learning_rate_was_planned_by_it(tmp_path: Path) -> None:
+    claim(tmp_path, "federation.decay_from=0.4")
+    with pytest.raises(UserError, match=r"other values of federation.rounds\. .* follows the number of rounds"):
+        claim(tmp_path, "federation.decay_from=0.4", "resume=true", "federation.rounds=50")
+    with pytest.raises(UserError, match=r"other values of federation.decay_from\."):
+        claim(tmp_path, "resume=true", "federation.rounds=50")
+    claim(tmp_path, "federation.decay_from=0.4", "resume=true", "federation.round_timeout=9.0")
+
+
 @pytest.mark.parametrize("steering", ["dev", "client"])
 @pytest.mark.parametrize("search", [change for change in LATER if change.startswith("evaluation.beam_")])
 def test_the_settings_of_a_beam_that_steers_may_not_change(tmp_path: Path, steering: str, search: str) -> None:

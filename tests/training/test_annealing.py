@@ -1,13 +1,14 @@
-"""NewBob, round by round, by hand."""
+"""NewBob and the planned fall, round by round, by hand."""
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from speechbrain.nnet.schedulers import NewBobScheduler
 
-from asr_fed.config.schema import NewBobConfig
-from asr_fed.training.annealing import NewBob, anneal
+from asr_fed.config.schema import Decay, NewBobConfig
+from asr_fed.training.annealing import NewBob, anneal, planned_fall
 
 
 def rates(wers: list[float], config: NewBobConfig, lr: float = 1.0) -> list[float]:
@@ -53,3 +54,16 @@ def test_the_rule_is_that_of_speechbrain(wers: list[float], factor: float, thres
 def test_the_rate_never_rises_and_falls_by_the_factor_only(wers: list[float], factor: float, patience: int) -> None:
     seen = [1.0, *rates(wers, NewBobConfig(factor=factor, patience=patience))]
     assert all(after in (before, before * factor) for before, after in pairwise(seen))
+
+
+def test_a_planned_fall_is_a_line_or_half_a_cosine_from_its_beginning_to_the_end() -> None:
+    done = [0, 0.2, 0.4, 0.55, 0.7, 0.85, 1]
+    assert [planned_fall(each, 0.4, Decay.linear) for each in done] == pytest.approx([1, 1, 1, 0.75, 0.5, 0.25, 0])
+    half = 2**0.5 / 4
+    cosine = [planned_fall(each, 0.4, Decay.cosine) for each in done]
+    assert cosine == pytest.approx([1, 1, 1, 0.5 + half, 0.5, 0.5 - half, 0])
+
+
+@given(st.floats(0, 1), st.sampled_from(Decay))
+def test_a_fall_that_begins_at_the_end_never_comes(done: float, decay: Decay) -> None:
+    assert planned_fall(done, 1.0, decay) == 1.0

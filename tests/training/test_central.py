@@ -134,6 +134,15 @@ def test_the_learning_rate_rises_linearly_then_falls_linearly(experiment: Experi
     np.testing.assert_allclose([report.lr for report in reports], expected, rtol=1e-9)
 
 
+def test_the_fall_may_follow_a_cosine(experiment: Experiment, tmp_path: Path) -> None:
+    config = central_config("central.decay_from=0", "central.decay=cosine", "central.annealing.factor=1.0")
+    reports: list[EpochReport] = []
+    run(experiment, fresh(experiment), config, tmp_path / "c.pt", on_epoch=reports.append)
+    # the last step of each epoch, steps 2, 5 and 8 of 9
+    expected = [0.01 * (1 + np.cos(np.pi * step / 9)) / 2 for step in (2, 5, 8)]
+    np.testing.assert_allclose([report.lr for report in reports], expected, rtol=1e-9)
+
+
 def test_newbob_lowers_the_rate_on_a_wer_that_stands_still(experiment: Experiment, tmp_path: Path) -> None:
     config = central_config("central.lr=1e-9", "central.epochs=4", "central.annealing.factor=0.5")
     reports: list[EpochReport] = []
