@@ -1,11 +1,11 @@
 """What a run found out: its recognisers on the test speakers, on paper."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from asr_fed.config.schema import EvaluationConfig, Mode
+from asr_fed.config.schema import Decoder, EvaluationConfig, Mode
 from asr_fed.data.manifest import hours
 from asr_fed.evaluation.breakdown import speaker_spread
 from asr_fed.evaluation.evaluate import Evaluation, describe_decoder, evaluate
@@ -24,7 +24,31 @@ from asr_fed.system.processes import peak_rss_mb
 OF_THE_PROCESS = ("seconds", "peak_rss_mb", "command", "versions", "git_commit")
 
 
-def test(experiment: Experiment, name: str, progress: RunProgress) -> Evaluation:
+@dataclass(frozen=True)
+class Outcome:
+    """What the recognisers of a run make of its test speakers, by name.
+
+    chosen: by `evaluation.test_decoder`.
+    ctc_greedy: by the decoder that training is steered by, for comparison; empty where it is the chosen one, or the
+        CTC head is not trained.
+    """
+
+    chosen: dict[str, Evaluation]
+    ctc_greedy: dict[str, Evaluation]
+
+
+def test_all(experiment: Experiment, progress: RunProgress) -> Outcome:
+    """Evaluate every recogniser of the run on its test speakers."""
+    config = experiment.config
+    names, decoder = systems(config), config.evaluation.test_decoder
+    both = decoder is not Decoder.ctc_greedy and config.loss.ctc_weight > 0
+    return Outcome(
+        chosen={name: test(experiment, name, decoder, progress) for name in names},
+        ctc_greedy={name: test(experiment, name, Decoder.ctc_greedy, progress) for name in names if both},
+    )
+
+
+def test(experiment: Experiment, name: str, decoder: Decoder, progress: RunProgress) -> Evaluation:
     """Evaluate checkpoints/NAME.pt on the test speakers."""
     config, speech = experiment.config, experiment.partition.test
     device = pick_device(config.device)
@@ -35,7 +59,7 @@ def test(experiment: Experiment, name: str, progress: RunProgress) -> Evaluation
         recogniser,
         speech,
         experiment.cache,
-        config.evaluation.test_decoder,
+        decoder,
         config.evaluation,
         device,
         on_batch=lambda utterances: progress.bars.advance(bar, utterances),
@@ -47,15 +71,15 @@ def test(experiment: Experiment, name: str, progress: RunProgress) -> Evaluation
 def write_results(
     experiment: Experiment,
     federation: FederationState | None,
-    evaluations: Mapping[str, Evaluation],
+    tests: Outcome,
     made: Mapping[str, Any],
 ) -> dict[str, Any]:
     """summary.json, evaluation/NAME/ for each recogniser, and report.html; returns the summary.
 
     `made`: what the summary says of the run that trained them (seconds, memory, command, versions, commit).
     """
-    run_dir = experiment.run_dir
-    summary = {**summarise(experiment, federation, evaluations), **made}
+    run_dir, evaluations = experiment.run_dir, tests.chosen
+    summary = {**summarise(experiment, federation, tests), **made}
     for name, evaluation in evaluations.items():
         about = {
             "recogniser": f"{run_dir / 'checkpoints' / name}.pt",
@@ -91,11 +115,18 @@ def test_again(run_dir: Path, settings: EvaluationConfig) -> dict[str, Any]:
         exclusive(run_dir / ".lock", f"Another process is running in {run_dir}."),
         RunProgress() as progress,
     ):
-        evaluations = {name: test(experiment, name, progress) for name in systems(experiment.config)}
-        summary = write_results(experiment, federation, evaluations, made)
+        summary = write_results(experiment, federation, test_all(experiment, progress), made)
         progress.result(summary)
         progress.say(f"Results are in {run_dir}.")
     return summary
+
+
+def beside(ctc_greedy: Evaluation | None) -> dict[str, float | None]:
+    """The numbers of the cheap decoder that stand beside those of the chosen one."""
+    return {
+        "ctc_greedy_wer": ctc_greedy.wer if ctc_greedy else None,
+        "ctc_greedy_cer": ctc_greedy.cer if ctc_greedy else None,
+    }
 
 
 def compare_with_others(name: str, evaluations: Mapping[str, Evaluation]) -> dict[str, Paired]:
@@ -107,11 +138,9 @@ def made_by(seconds: float, command: str) -> dict[str, Any]:
     return dict(zip(OF_THE_PROCESS, (seconds, peak_rss_mb(), command, versions(), git_commit()), strict=True))
 
 
-def summarise(
-    experiment: Experiment, federation: FederationState | None, evaluations: Mapping[str, Evaluation]
-) -> dict[str, Any]:
+def summarise(experiment: Experiment, federation: FederationState | None, tests: Outcome) -> dict[str, Any]:
     """What summary.json says of the result. Its `test_*` and `weights_sha256` are those of the run's own recogniser."""
-    config = experiment.config
+    config, evaluations = experiment.config, tests.chosen
     own = "central" if config.mode is Mode.central else "federated"
     model = load_recogniser(experiment.checkpoints / f"{own}.pt").model
     weights_sha256 = state_sha256(read_state(model))
@@ -127,7 +156,9 @@ def summarise(
         "hours": federation.seconds / 3600 if federation is not None else hours(pooled),
         "test_speakers": len(evaluations[own].speakers),
         "decoder": config.evaluation.test_decoder.name,
-        "systems": {name: numbers(evaluation) for name, evaluation in evaluations.items()},
+        "systems": {
+            name: numbers(evaluation) | beside(tests.ctc_greedy.get(name)) for name, evaluation in evaluations.items()
+        },
         "against": {name: asdict(paired) for name, paired in compare_with_others(own, evaluations).items()},
         "spread": {name: asdict(speaker_spread(evaluation)) for name, evaluation in evaluations.items()},
         "personalisation": summarise_gains(experiment, weights_sha256) if config.personalise else None,

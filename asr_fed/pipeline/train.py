@@ -18,7 +18,7 @@ from asr_fed.federation.sampling import cohort_size
 from asr_fed.federation.server_app import FederationState, load_federation, run_federation
 from asr_fed.interop.open_recogniser import open_recogniser
 from asr_fed.model.recogniser import Recogniser, load_recogniser, save_recogniser
-from asr_fed.pipeline.results import made_by, test, write_results
+from asr_fed.pipeline.results import made_by, test_all, write_results
 from asr_fed.reporting.progress import RunProgress
 from asr_fed.reporting.report import describe_gains
 from asr_fed.reporting.tracking import check_tracking, open_tracking
@@ -60,9 +60,9 @@ def train(config: Config, command: str = "") -> dict[str, Any]:
             if impossible := describe_impossible(experiment.partition):
                 progress.say(impossible)
             federation = train_models(experiment, progress)
-            evaluations = {name: test(experiment, name, progress) for name in systems(config)}
+            tests = test_all(experiment, progress)
             made = made_by(time.perf_counter() - started, command)
-            summary = write_results(experiment, federation, evaluations, made)
+            summary = write_results(experiment, federation, tests, made)
             progress.result(summary)
             if summary["personalisation"]:
                 progress.say(describe_gains(summary["personalisation"]))

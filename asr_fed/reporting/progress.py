@@ -70,13 +70,16 @@ class RunProgress:
 
 
 def result_table(systems: dict[str, dict[str, Any]], title: str) -> Table:
-    """WER and CER of each system on the test speakers."""
+    """WER and CER of each system on the test speakers; beside a beam's WER that of CTC greedy, where there is one."""
     table = Table(title=title)
-    for column in ("", "WER %", "95 % interval", "CER %", "sub", "del", "ins", "words"):
+    both = any(result.get("ctc_greedy_wer") is not None for result in systems.values())
+    for column in ("", "WER %", "95 % interval", *(["CTC greedy"] * both), "CER %", "sub", "del", "ins", "words"):
         table.add_column(column, justify="left" if not column else "right")
     for name, result in systems.items():
+        greedy = [f"{result['ctc_greedy_wer']:.2f}"] if both else []
         counts = (str(result[key]) for key in ("substitutions", "deletions", "insertions", "words"))
-        table.add_row(name.replace("_", " "), f"{result['wer']:.2f}", interval(result), f"{result['cer']:.2f}", *counts)
+        wer, cer = f"{result['wer']:.2f}", f"{result['cer']:.2f}"
+        table.add_row(name.replace("_", " "), wer, interval(result), *greedy, cer, *counts)
     return table
 
 

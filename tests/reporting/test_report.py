@@ -61,7 +61,9 @@ def evaluations(speech: list[Utterance]) -> dict[str, Evaluation]:
     }
 
 
-def page(tmp_path: Path, speech: list[Utterance], clips: int = 6, history: Any = None) -> str:
+def page(
+    tmp_path: Path, speech: list[Utterance], clips: int = 6, history: Any = None, beside: dict[str, float] | None = None
+) -> str:
     found = evaluations(speech)
     summary = {
         "mode": "federated",
@@ -71,7 +73,7 @@ def page(tmp_path: Path, speech: list[Utterance], clips: int = 6, history: Any =
         **{"parameters": 1000, "seconds": 60.0, "weights_sha256": "f" * 64, "git_commit": None},
         "command": "python train_fed.py a.yaml b='<c>'",
         "versions": {"torch": "2.11.0"},
-        "systems": {name: numbers(evaluation) for name, evaluation in found.items()},
+        "systems": {name: numbers(evaluation) | (beside or {}) for name, evaluation in found.items()},
         "against": {},
         "spread": {},
     }
@@ -96,6 +98,12 @@ def test_the_page_is_whole_and_needs_no_network(tmp_path: Path, speech: list[Utt
         assert f"<h2>{heading}</h2>" in text
     assert "1 times a client that was asked yielded nothing" in text
     assert page(tmp_path, speech) == text, "the same run, another page"
+
+
+def test_ctc_greedy_stands_beside_a_beam(tmp_path: Path, speech: list[Utterance]) -> None:
+    assert "CTC greedy" not in page(tmp_path, speech)
+    text = page(tmp_path, speech, beside={"ctc_greedy_wer": 12.345, "ctc_greedy_cer": 1.0})
+    assert "CTC greedy WER %" in text and "12.35" in text
 
 
 def test_what_people_said_and_typed_is_text_not_markup(tmp_path: Path, speech: list[Utterance]) -> None:
