@@ -94,7 +94,7 @@ class _Positions(torch.autograd.Function):
         attention = padded[:, :, taps // 2 : taps // 2 + frames]
         attention[0] = ~silent / (~silent).sum(1, keepdim=True)
         reset_update, new = x.new_empty(tokens, batch, 2 * hidden), x.new_empty(tokens, batch, hidden)
-        located, squashed = x.new_empty(tokens, batch * frames, len(w_conv)), x.new_empty(tokens, *keys.shape)
+        located, squashed = x.new_empty(tokens, len(w_conv), batch * frames), x.new_empty(tokens, *keys.shape)
         barred = torch.zeros_like(keys[:, :, 0]).masked_fill_(silent, -torch.inf)
 
         # Views of each token, made at once: made one by one they take as long as the small products.
@@ -112,9 +112,9 @@ class _Positions(torch.autograd.Function):
             torch.lerp(new_[t], h_[t], update_[t], out=h_[t + 1])
             torch.addmm(b_hidden, h_[t + 1], w_hidden.T, out=of_h_[t + 1])
 
-            torch.mm(windows_[t].reshape(-1, taps), w_conv.T, out=located_[t])
+            torch.mm(w_conv, windows_[t].reshape(-1, taps).T, out=located_[t])  # this way round three times as fast
             torch.add(keys, query_[t + 1], out=squashed_[t])
-            energies_[t].addmm_(located_[t], w_location.T).sigmoid_()
+            energies_[t].addmm_(located_[t].T, w_location.T).sigmoid_()
             energy = torch.mv(energies_[t], w_energy).view(batch, frames)
             weights = torch.softmax(energy.add_(barred), dim=1)
             attention_[t + 1].copy_(weights)
@@ -156,7 +156,7 @@ def _backward(ctx: Any, d_h: torch.Tensor, d_context: torch.Tensor) -> tuple[tor
     weights_, d_energy_, squashed_, located_, d_located_ = (
         y.unbind() for y in (weights, d_energy, squashed, located, d_located)
     )
-    d_c_, d_column_, dropout_ = (y.unbind() for y in (d_context[:, :, :, None], d_energy.view(tokens, -1, 1), dropout))
+    d_c_, d_row_, dropout_ = (y.unbind() for y in (d_context[:, :, :, None], d_energy.view(tokens, -1), dropout))
     d_h_, d_of_h_, d_x_, update_, to_x_, to_h_ = (y.unbind() for y in (d_h, d_of_h, d_x, update, to_x, to_h))
     d_query_, d_gates_ = d_of_h[:, :, gates:].unbind(), d_of_h[:, :, :gates].unflatten(2, (3, hidden)).unbind()
     d_gates_x_ = d_x.view(tokens, batch, 3, hidden).unbind()
@@ -167,8 +167,8 @@ def _backward(ctx: Any, d_h: torch.Tensor, d_context: torch.Tensor) -> tuple[tor
         torch.mul(torch.bmm(d_energy_[t][:, None], slope)[:, 0], w_energy, out=d_query_[t + 1])
         d_keys.addcmul_(d_energy_[t][:, :, None], slope)
         slope = slope.view(batch * frames, -1)
-        d_location.addmm_((located_[t] * d_column_[t]).T, slope)
-        torch.mul(torch.mm(slope, w_located), d_column_[t], out=d_located_[t])
+        d_location.addmm_(located_[t] * d_row_[t], slope)
+        torch.mul(torch.mm(w_located.T, slope.T), d_row_[t], out=d_located_[t])
 
         total = torch.addmm(carried.add_(d_h_[t]), d_of_h_[t + 1], w_hidden)
         torch.mul(total[:, None], to_x_[t], out=d_gates_x_[t])
@@ -182,7 +182,7 @@ def _backward(ctx: Any, d_h: torch.Tensor, d_context: torch.Tensor) -> tuple[tor
         rows_x.T @ (context[:-1] * dropout).flatten(0, 1),
         rows_h.T @ h.flatten(0, 1),
         rows_h.sum(0),
-        d_located.flatten(0, 1).T @ padded[:-1].unfold(2, taps, 1).reshape(-1, taps),
+        d_located.transpose(0, 1).flatten(1) @ padded[:-1].unfold(2, taps, 1).reshape(-1, taps),
         d_location.T * w_energy[:, None],
         d_energy.flatten() @ squashed.view(-1, len(w_energy)),
         d_keys * w_energy,
