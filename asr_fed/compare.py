@@ -1,7 +1,6 @@
 """Runs side by side: `python -m asr_fed.compare RUN RUN ...`, and the end of every sweep."""
 
 import csv
-import json
 import sys
 from collections.abc import Sequence
 from itertools import accumulate
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from asr_fed.reporting.comparison import lay_out, markdown, run_labels, terminal_table
+from asr_fed.runs.records import read_history
 from asr_fed.runs.run_dir import own_system, read_summary
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import replacing
@@ -39,10 +39,10 @@ def describe_run(overrides: Sequence[str], run_dir: str | None, result: dict[str
 
     `audio_hours` counts the clients' speech once for each time that they trained on it. MB are 10^6 bytes.
     """
-    rounds = [] if "failed" in result else read_history(run_dir)
+    rounds = [] if run_dir is None or "failed" in result else read_history(Path(run_dir))
 
     def total(key: str, unit: float) -> float | None:
-        return sum(record[key] for record in rounds) / unit if rounds else None
+        return sum(getattr(record, key) for record in rounds) / unit if rounds else None
 
     sums: dict[str, Any] = {
         "audio_hours": total("audio_seconds", 3600),
@@ -53,11 +53,6 @@ def describe_run(overrides: Sequence[str], run_dir: str | None, result: dict[str
     interval = {name: own.get(name) for name in ("wer_low", "wer_high")}
     known = {**result, **sums, **interval, "overrides": list(overrides), "run_dir": run_dir}
     return {name: known.get(name) for name in FIELDS}
-
-
-def read_history(run_dir: str | None) -> list[dict[str, Any]]:
-    path = Path(str(run_dir)) / "history.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def write_comparison(folder: Path, records: Sequence[dict[str, Any]]) -> None:
@@ -125,7 +120,7 @@ def plot(records: Sequence[dict[str, Any]]) -> "Figure | None":
 
     head, labels = run_labels([record["overrides"] for record in records])
     runs = [
-        (label, read_history(record["run_dir"]))
+        (label, read_history(Path(record["run_dir"])))
         for label, record in zip(labels, records, strict=True)
         if record["failed"] is None
     ]
@@ -135,8 +130,8 @@ def plot(records: Sequence[dict[str, Any]]) -> "Figure | None":
     figure = Figure(figsize=(10, 7.5), layout="constrained")
     for axes, (label, keys, unit) in zip(figure.subplots(2, 2).flat, AXES, strict=True):
         for name, history in histories:
-            spent = accumulate(sum(each[key] for key in keys) / unit if keys else 1 for each in history)
-            points = [(x, each["wer"]) for x, each in zip(spent, history, strict=True) if each["wer"] is not None]
+            spent = accumulate(sum(getattr(each, key) for key in keys) / unit if keys else 1 for each in history)
+            points = [(x, each.wer) for x, each in zip(spent, history, strict=True) if each.wer is not None]
             axes.plot(*zip(*points, strict=True), marker=".", label=name)
         axes.set_xlabel(label)
         axes.set_ylabel("dev WER %")

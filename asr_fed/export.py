@@ -36,8 +36,8 @@ def export_recogniser(
     from torch import nn
 
     from asr_fed.data.tokenizer import save_tokenizer
-    from asr_fed.runs.run_dir import write_text
     from asr_fed.system.checkpoint import save_checkpoint
+    from asr_fed.system.files import write_text
 
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} is there already, and not empty. Give a new folder, or remove it first.")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from asr_fed.config.schema import ClientsConfig, Config, Precision
-from asr_fed.runs.run_dir import write_text
 from asr_fed.system.errors import UserError
+from asr_fed.system.files import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -207,8 +207,9 @@ def write_gains(
     from asr_fed.evaluation.evaluate import Evaluation
     from asr_fed.evaluation.statistics import describe_pair, paired_test
     from asr_fed.evaluation.wer import score
-    from asr_fed.reporting.evaluation_files import numbers, write_csv, write_evaluation
+    from asr_fed.reporting.evaluation_files import numbers, write_evaluation
     from asr_fed.reporting.progress import result_table
+    from asr_fed.system.files import write_csv
 
     held_back = [utterance for client in clients for utterance in client.dev]
     before, after = (

@@ -10,7 +10,7 @@ turns, each with one thread a process:
 
 - bare, pfl and ours within this process; ours is `train_clients`, the loop of a worker;
 - two bare loops at once in processes of their own, half of the users each: what two busy cores of this machine yield;
-- rounds of a `WorkerGrid` with one and with two workers, messages, merging and mean included.
+- rounds of a `Workers` with one and with two workers, messages, merging and mean included.
 
 Then peak resident memory for cohorts of growing size, each in a fresh process: pfl's, our server's and our worker's.
 """
@@ -33,13 +33,15 @@ from rich.table import Table
 from torch import nn
 from torch.nn import functional
 
-from asr_fed.aggregation.update import mean_delta, merge
+from asr_fed.aggregation.update import mean, merge
 from asr_fed.engines.local_pool import LocalPool
-from asr_fed.engines.worker_grid import WorkerGrid
-from asr_fed.federation.client_app import Contribution, build_client_app, train_clients
+from asr_fed.engines.workers import Workers
+from asr_fed.federation.client_app import Contribution, Shape, build_client_app, train_clients
 from asr_fed.model.state import layout, load_state, read_delta, read_state
 from asr_fed.system.processes import keep_freed_memory
-from asr_fed.wire.messages import TOTALS, Hosted, Order, Report, order_message, read_reply, weights_record
+from asr_fed.wire.ask import Assignment, ask
+from asr_fed.wire.messages import TOTALS, ClientSize, Order, Report
+from asr_fed.wire.rounds import read_reply
 
 INPUTS, CLASSES, SAMPLES, BATCH = 784, 10, 20, 4
 HIDDEN = {1: (1024, 200), 10: (3072, 2400)}  # widths, by millions of parameters
@@ -166,26 +168,22 @@ def open_worker(
     from flwr.app import Context, RecordDict
 
     length = layout(perceptron(millions)).length
-    report = Report(f"worker {worker + 1}", own=False, setup="", clients={"0": Hosted(SAMPLES, 0.0, 0.0)})
-    app = build_client_app(our_training(millions, steps), report, length, on_client, superseded)
+    report = Report(f"worker {worker + 1}", own=False, setup="", clients={"0": ClientSize(SAMPLES, 0.0, 0.0)})
+    app = build_client_app(our_training(millions, steps), report, Shape(length), on_client, superseded)
     context = Context(0, worker + 1, {}, state=RecordDict(), run_config={})
     samples()
     return lambda message: app(message, context)
 
 
-def grid_round(grid: WorkerGrid, weights: np.ndarray, users: Sequence[int]) -> np.ndarray:
+def grid_round(grid: Workers, weights: np.ndarray, users: Sequence[int]) -> np.ndarray:
     """The mean change of the users' weights."""
     nodes = list(grid.get_node_ids())
-    record = weights_record(weights)
-    shares = {node: [str(user) for user in users[index :: len(nodes)]] for index, node in enumerate(nodes)}
-    orders = [order_message(node, 1, LR, share, record) for node, share in shares.items()]
-    updates = []
-    for message in grid.send_and_receive(orders):
-        reply = read_reply(message, shares[message.metadata.src_node_id], len(weights))
-        if reply.update is None or reply.failures:
-            raise SystemExit(f"Users failed: {list(reply.failures.items())[:3]}")
-        updates.append(reply.update)
-    return mean_delta(merge(updates))
+    shares = [Assignment(node, tuple(map(str, users[index :: len(nodes)]))) for index, node in enumerate(nodes)]
+    order = Order(1, LR, (), weights)
+    asked = ask(grid, order, shares, lambda reply, clients: read_reply(reply, clients, len(weights)))
+    if asked.failures:
+        raise SystemExit(f"Users failed: {list(asked.failures.items())[:3]}")
+    return mean(merge(answer.update for answer in asked.answers.values() if answer.update is not None))
 
 
 def bare_worker(pipe: Any, millions: int, steps: int) -> None:
@@ -225,11 +223,11 @@ def measure(millions: int, steps: int, users: int, repetitions: int) -> dict[str
 
     opened = functools.partial(open_worker, millions, steps)
     times: dict[str, list[float]] = {}
-    with WorkerGrid(LocalPool(opened), 1) as one, WorkerGrid(LocalPool(opened), 2) as two:
+    with Workers(LocalPool(opened), 1) as one, Workers(LocalPool(opened), 2) as two:
         ways: dict[str, Callable[[], Any]] = {
             "bare loop": lambda: bare_loop(model, weights, everyone, steps),
             "pfl": pfl,
-            "ours, in process": lambda: train_clients(ours, order),
+            "ours, in process": lambda: train_clients(ours, order, Shape(len(flat))),
             "two bare loops": two_loops,
             "ours, 1 worker": lambda: grid_round(one, flat, everyone),
             "ours, 2 workers": lambda: grid_round(two, flat, everyone),
@@ -257,7 +255,7 @@ def check(name: str, result: Any, users: int, ways: dict[str, Callable[[], Any]]
         update, failures = result
         if failures:
             raise SystemExit(f"Users failed: {list(failures.items())[:3]}")
-        found = mean_delta(update)
+        found = mean(update)
     elif name.startswith("ours"):
         found = result
     else:
@@ -272,7 +270,7 @@ def peaks(way: str, millions: int, steps: int, users: int) -> list[float]:
     if way == "pfl":
         pfl_round(millions, users, steps)()
         return [peak_mb("self")]
-    with WorkerGrid(LocalPool(functools.partial(open_worker, millions, steps)), 1) as grid:
+    with Workers(LocalPool(functools.partial(open_worker, millions, steps)), 1) as grid:
         grid_round(grid, read_state(perceptron(millions)), list(range(users)))
         return [peak_mb("self"), *(peak_mb(child.pid or 0) for child in active_children())]
 

@@ -42,7 +42,7 @@ def client_work(folder: Path, root: Path, clients: int, changes: list[str]) -> C
     from asr_fed.model.state import read_state
     from asr_fed.runs.experiment import prepare_experiment
     from asr_fed.runs.run_dir import claim_run_dir
-    from asr_fed.training.local import train_client
+    from asr_fed.training.local import LocalTask, train_client
 
     torch.set_num_threads(1)
     settings = ["model=small", f"data.root={root}", f"run_dir={folder / 'run'}", f"data.prepared={folder}"]
@@ -57,14 +57,7 @@ def client_work(folder: Path, root: Path, clients: int, changes: list[str]) -> C
     def work() -> int:
         for client in experiment.partition.clients:
             train_client(
-                training,
-                client,
-                weights,
-                lr=0.1,
-                config=config.federation,
-                evaluation=config.evaluation,
-                seed=config.seed,
-                server_round=1,
+                LocalTask(training, client, weights, 0.1, 1, config.seed, config.federation, config.evaluation)
             )
         return config.federation.local_epochs * sum(len(client.train) for client in experiment.partition.clients)
 

@@ -43,8 +43,8 @@ def run(run_dir: Path, workers: int) -> Peak:
     """Run the federation in this process, which is the server, and ask all its processes for their peak."""
     import torch
 
-    from asr_fed.engines.workers import open_workers
-    from asr_fed.federation.server_app import run_federation
+    from asr_fed.engines.open_workers import open_workers
+    from asr_fed.federation.rounds import run_federation
     from asr_fed.runs.experiment import open_experiment
 
     started = time.perf_counter()
@@ -59,9 +59,9 @@ def run(run_dir: Path, workers: int) -> Peak:
             state = run_federation(experiment, grid)
             children = sorted(active_children(), key=lambda child: child.name)
             peak = Peak(peak_mb("self"), [peak_mb(child.pid or 0) for child in children], time.perf_counter() - started)
-    failed = sum(len(record["failures"]) for record in state.history)
+    failed = sum(len(record.failures) for record in state.history)
     if failed:
-        raise SystemExit(f"{failed} clients failed: {state.history[0]['failures']}")
+        raise SystemExit(f"{failed} clients failed: {state.history[0].failures}")
     return peak
 
 

@@ -3,7 +3,7 @@
     python benchmarks/merge.py [--parameters 10e6 148e6] [--updates 2] [--repetitions 7]
 
 What the server does at the end of a round, by the functions it does it with: `merge` of one update from each worker,
-`mean_delta`, and `apply_update` with FedAvg and with FedAvgM. The bytes are those that go in (8 a parameter and
+`mean`, and `apply_update` with FedAvg and with FedAvgM. The bytes are those that go in (8 a parameter and
 update, 4 a parameter for the weights); the copy is numpy's `copyto` of as many bytes into memory already in use.
 Below the line, what a worker does with each client: `add_client`, with its 4 bytes of delta and 8 of sum a parameter.
 All take turns in every repetition; figures are medians, the ratio being that of speeds (1: as fast as the copy).
@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 SERVERS: dict[str, dict[str, Any]] = {
-    "FedAvg": {"_target_": "flwr.serverapp.strategy.FedAvg"},
-    "FedAvgM": {"_target_": "flwr.serverapp.strategy.FedAvgM", "server_momentum": 0.9},
+    "FedAvg": {"_target_": "asr_fed.aggregation.server_optimizer.FedAvg"},
+    "FedAvgM": {"_target_": "asr_fed.aggregation.server_optimizer.FedAvgM", "server_momentum": 0.9},
 }
 WEIGHT = 1.7
 
@@ -37,10 +37,10 @@ def timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
 def measure(parameters: int, count: int, repetitions: int) -> dict[str, list[float]]:
     """Seconds of each repetition by what was timed, with `count` updates of `parameters` numbers."""
     import torch
+    from hydra.utils import instantiate
 
-    from asr_fed.aggregation.server_optimizer import apply_update
-    from asr_fed.aggregation.update import add_client, empty, mean_delta, merge
-    from asr_fed.federation.server_app import build_server_optimizer
+    from asr_fed.aggregation.server_optimizer import server_step
+    from asr_fed.aggregation.update import add_client, empty, mean, merge
     from asr_fed.model.state import StateLayout
 
     torch.set_num_threads(1)
@@ -48,7 +48,8 @@ def measure(parameters: int, count: int, repetitions: int) -> dict[str, list[flo
     weights = rng.standard_normal(parameters, dtype=np.float32)
     delta = 0.01 * rng.standard_normal(parameters, dtype=np.float32)
     layout = StateLayout(("all",), (parameters,), parameters)
-    optimizers = {name: build_server_optimizer(settings) for name, settings in SERVERS.items()}
+    optimizers = {name: instantiate(settings) for name, settings in SERVERS.items()}
+    states = {name: optimizer.init(weights) for name, optimizer in optimizers.items()}
     updates = [empty(parameters) for _ in range(count)]
     source, target = (np.ones(parameters * (1 + 2 * count), dtype=np.float32) for _ in range(2))
     times: dict[str, list[float]] = {}
@@ -58,10 +59,11 @@ def measure(parameters: int, count: int, repetitions: int) -> dict[str, list[flo
             seconds["add_client"], _ = timed(add_client, update, delta, WEIGHT, {})
         seconds["copy of 12 bytes"], _ = timed(np.copyto, target[: 3 * parameters], source[: 3 * parameters])
         seconds["merge"], merged = timed(merge, updates)
-        seconds["mean_delta"], mean = timed(mean_delta, merged)
+        seconds["mean"], average = timed(mean, merged)
         for name, optimizer in optimizers.items():
             # The new weights are let go of at once, as they would be by the end of a round.
-            seconds[f"apply {name}"] = timed(apply_update, optimizer, weights, mean, layout, repetition + 1)[0]
+            taken = timed(server_step, optimizer, weights, average, states[name], layout)
+            seconds[f"apply {name}"], (_, states[name]) = taken
         if repetition:
             for name, value in seconds.items():
                 times.setdefault(name, []).append(value)
@@ -83,10 +85,10 @@ def add_rows(table: Table, parameters: int, count: int, times: dict[str, list[fl
 
     copy, size = times["copy"], parameters * (8 * count + 4)
     row("plain copy", copy, size, copy)
-    for name in ("merge", "mean_delta", *(f"apply {name}" for name in SERVERS)):
+    for name in ("merge", "mean", *(f"apply {name}" for name in SERVERS)):
         row(f"  {name}", times[name], size, copy)
     for name in SERVERS:
-        parts = (times["merge"], times["mean_delta"], times[f"apply {name}"])
+        parts = (times["merge"], times["mean"], times[f"apply {name}"])
         row(f"merge, mean and apply, {name}", [sum(step) for step in zip(*parts, strict=True)], size, copy)
     table.add_section()
     row("plain copy, 12 bytes a parameter", times["copy of 12 bytes"], 12 * parameters, times["copy of 12 bytes"])

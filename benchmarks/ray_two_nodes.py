@@ -19,15 +19,16 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from synthetic_clients import make_run
+
+from asr_fed.runs.records import RoundRecord
 
 KILLED_IN_ROUND = 2
 STORE = 200 << 20  # bytes of each node's object store
@@ -98,29 +99,29 @@ def wait_for(address: str, patience: float = 60) -> None:
 def local_run(run_dir: Path, workers: int) -> str:
     """SHA-256 of the weights that local workers end in."""
     from asr_fed.engines.local_pool import LocalPool
-    from asr_fed.engines.worker_grid import WorkerGrid
+    from asr_fed.engines.workers import Workers
     from asr_fed.federation.client_app import open_worker
-    from asr_fed.federation.server_app import run_federation
+    from asr_fed.federation.rounds import run_federation
     from asr_fed.model.state import state_sha256
     from asr_fed.runs.experiment import open_experiment
 
-    with WorkerGrid(LocalPool(partial(open_worker, str(run_dir))), workers) as grid:
+    with Workers(LocalPool(partial(open_worker, str(run_dir))), workers) as grid:
         return state_sha256(run_federation(open_experiment(run_dir), grid).weights)
 
 
-def ray_run(run_dir: Path, address: str, room: int, head: RayNode, second: RayNode) -> tuple[str, list[dict[str, Any]]]:
+def ray_run(run_dir: Path, address: str, room: int, head: RayNode, second: RayNode) -> tuple[str, list[RoundRecord]]:
     """SHA-256 of the weights and the history of a run that loses its second node; prints what happens when."""
     from asr_fed.engines.ray_pool import RayPool
-    from asr_fed.engines.worker_grid import WorkerGrid
+    from asr_fed.engines.workers import Workers
     from asr_fed.federation.client_app import open_worker
-    from asr_fed.federation.server_app import run_federation
+    from asr_fed.federation.rounds import run_federation
     from asr_fed.model.state import state_sha256
     from asr_fed.runs.experiment import open_experiment
 
     experiment = open_experiment(run_dir)
     started = time.perf_counter()
     done: list[str] = []
-    rounds: list[dict[str, Any]] = []
+    rounds: list[RoundRecord] = []
 
     def note(what: str) -> None:
         print(f"{time.perf_counter() - started:7.1f} s  {what}", flush=True)
@@ -131,10 +132,10 @@ def ray_run(run_dir: Path, address: str, room: int, head: RayNode, second: RayNo
             note(f"{len(done)} clients of round {KILLED_IN_ROUND} are trained: all of the second node is killed")
             second.kill()
 
-    def on_round(history: list[dict[str, Any]]) -> None:
+    def on_round(history: Sequence[RoundRecord]) -> None:
         rounds.append(history[-1])
-        note(f"round {len(rounds)}: {history[-1]['clients']} clients in {history[-1]['round_seconds']:.1f} s")
-        for reason, count in Counter(history[-1]["failures"].values()).items():
+        note(f"round {len(rounds)}: {history[-1].clients} clients in {history[-1].round_seconds:.1f} s")
+        for reason, count in Counter(history[-1].failures.values()).items():
             note(f"{count} clients failed: {reason}")
         note(f"workers on the first node: {head.workers()}, on the second: {second.workers()}")
         done.clear()
@@ -143,12 +144,12 @@ def ray_run(run_dir: Path, address: str, room: int, head: RayNode, second: RayNo
     while pool.room() < room:
         time.sleep(0.2)
     note(f"joined {address}: room for {pool.room()} workers")
-    with WorkerGrid(pool, 2, on_client) as grid:
+    with Workers(pool, 2, on_client) as grid:
         wait_for_actors(head, second)
         note(f"workers on the first node: {head.workers()}, on the second: {second.workers()}")
         state = run_federation(experiment, grid, on_round)
     note("the run is over")
-    return state_sha256(state.weights), state.history
+    return state_sha256(state.weights), list(state.history)
 
 
 def wait_for_actors(*nodes: RayNode) -> None:
@@ -181,7 +182,7 @@ def main() -> None:
     for column in ("round", "seconds", "clients", "failed"):
         table.add_column(column, justify="right")
     for record in history:
-        values = (record["round"], f"{record['round_seconds']:.1f}", record["clients"], len(record["failures"]))
+        values = (record.round, f"{record.round_seconds:.1f}", record.clients, len(record.failures))
         table.add_row(*map(str, values))
     Console().print(table)
     print(f"weights of undisturbed local workers: {undisturbed}")

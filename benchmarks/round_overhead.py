@@ -8,7 +8,7 @@ In every repetition three things are timed in turn, all from the same weights an
 - loops at once: as many such loops as there are workers, in processes of their own, each over its share of the
   clients. Two busy cores are each slower than one alone (clock, caches, memory), whatever runs on them: this shows
   by how much;
-- round: `configure_train`, `send_and_receive` and `aggregate_train` (with the server optimizer).
+- round: `run_round` and `apply_update` (with the server optimizer).
 
 Efficiency a core is plain loop / (workers * round), and against the loops at once their time / round. A third figure
 needs no second measurement: the share of the workers' time, within the very same rounds, that went into
@@ -44,7 +44,7 @@ def plain_loop(pipe: Connection, run_dir: str, threads: int) -> None:
     from asr_fed.model.recogniser import load_recogniser
     from asr_fed.model.state import read_state
     from asr_fed.runs.experiment import open_experiment, pick_device
-    from asr_fed.training.local import train_client
+    from asr_fed.training.local import LocalTask, train_client
 
     torch.set_num_threads(threads)
     experiment = open_experiment(run_dir)
@@ -58,14 +58,16 @@ def plain_loop(pipe: Connection, run_dir: str, threads: int) -> None:
         names, server_round = pipe.recv()
         for name in names:
             train_client(
-                training,
-                clients[name],
-                weights,
-                lr=LR,
-                config=config.federation,
-                evaluation=config.evaluation,
-                seed=config.seed,
-                server_round=server_round,
+                LocalTask(
+                    training,
+                    clients[name],
+                    weights,
+                    LR,
+                    server_round,
+                    config.seed,
+                    config.federation,
+                    config.evaluation,
+                )
             )
         pipe.send("done")
 
@@ -100,55 +102,46 @@ def time_loops(pipes: Sequence[Connection], names: Sequence[str], server_round: 
 def measure(run_dir: Path, workers: int, threads: int, repetitions: int) -> dict[str, list[float]]:
     """Seconds of each repetition by what was timed."""
     import torch
-    from flwr.app import Array, ArrayRecord, ConfigRecord
-    from hydra.utils import instantiate
 
-    from asr_fed.engines.workers import open_workers
-    from asr_fed.federation.cost import CostModel
-    from asr_fed.federation.server_app import build_server_optimizer, join
-    from asr_fed.federation.strategy import SumOfUpdates
+    from asr_fed.engines.open_workers import open_workers
+    from asr_fed.federation.rounds import Federation, apply_update, begin, run_round
     from asr_fed.model.recogniser import load_recogniser
-    from asr_fed.model.state import layout, read_state
+    from asr_fed.model.state import layout
     from asr_fed.runs.experiment import open_experiment
 
     torch.set_num_threads(threads)
     logging.getLogger("flwr").setLevel(logging.WARNING)
     experiment = open_experiment(run_dir)
     config = experiment.config
-    model = load_recogniser(experiment.checkpoints / "warm_start.pt").model
-    weights = ArrayRecord({"state": Array(read_state(model))})
+    recogniser = load_recogniser(experiment.checkpoints / "warm_start.pt")
+    training = experiment.training_context(recogniser, torch.device("cpu"))
+    state = begin(experiment, training)
     names = [client.id for client in experiment.partition.clients]
-    optimizer, weighting = build_server_optimizer(config.server), instantiate(config.weighting)
     config.engine.workers, config.engine.threads_per_worker = workers, threads
     timed: dict[str, list[float]] = {
-        name: [] for name in ("plain loop", "loops at once", "round", "train_client", "configure", "aggregate")
+        name: [] for name in ("plain loop", "loops at once", "round", "train_client", "server")
     }
     with ExitStack() as stack:
-        grid = stack.enter_context(open_workers(experiment))
-        strategy = SumOfUpdates(
-            join(experiment, grid), config.federation, weighting, config.seed, layout(model), optimizer, CostModel()
-        )
+        pool_of_workers = stack.enter_context(open_workers(experiment))
+        federation = Federation.open(experiment, pool_of_workers, layout(recogniser.model))
         pipes = [stack.enter_context(loop_process(run_dir, threads)) for _ in range(workers)]
         for repetition in range(repetitions + 1):
             plain = time_loops(pipes[:1], names, repetition)
             at_once = time_loops(pipes, names, repetition) if workers > 1 else plain
 
             started = perf_counter()
-            messages = strategy.configure_train(repetition, weights, ConfigRecord({"lr": LR}), grid)
-            sent = perf_counter()
-            replies = grid.send_and_receive(messages)
-            received = perf_counter()
-            _, metrics = strategy.aggregate_train(repetition, replies)
+            result = run_round(federation, state, repetition, LR)
+            apply_update(federation, state, result.update)
             ended = perf_counter()
 
-            if metrics is None or strategy.round.failures:
-                raise SystemExit(f"Clients failed: {list(strategy.round.failures.items())[:3]}")
+            if result.numbers["failures"]:
+                raise SystemExit(f"Clients failed: {list(result.numbers['failures'].items())[:3]}")
             step = f"repetition {repetition}/{repetitions}" if repetition else "warm-up"
             times = f"plain loop {plain:.2f} s, {workers} at once {at_once:.2f} s, round {ended - started:.2f} s"
             print(f"{workers} worker(s), {step}: {times}", flush=True)
             if repetition:
-                inside = float(metrics["train_seconds"])  # type: ignore[arg-type]
-                seconds = (plain, at_once, ended - started, inside, sent - started, ended - received)
+                inside, asked = float(result.numbers["train_seconds"]), float(result.numbers["exchange_seconds"])
+                seconds = (plain, at_once, ended - started, inside, ended - started - asked)
                 for name, value in zip(timed, seconds, strict=True):
                     timed[name].append(value)
     return timed
@@ -161,7 +154,7 @@ def add_rows(table: Table, workers: int, timed: dict[str, list[float]]) -> None:
     def ratio(name: str, share: float) -> list[float]:
         return [share * value / whole for value, whole in zip(timed[name], rounds, strict=True)]
 
-    for name in ("plain loop", "loops at once", "round", "configure", "aggregate"):
+    for name in ("plain loop", "loops at once", "round", "server"):
         if name != "loops at once" or workers > 1:
             add_row(table, workers, f"{name}, s", timed[name])
     add_row(table, workers, "plain loop / (workers x round)", ratio("plain loop", 1 / workers))

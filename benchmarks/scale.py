@@ -62,39 +62,39 @@ def open_constant(
     """A worker (see LocalPool) whose clients all yield the same delta at once."""
     from flwr.app import Context, RecordDict
 
-    from asr_fed.federation.client_app import Contribution, build_client_app
-    from asr_fed.wire.messages import TOTALS, Hosted, Report
+    from asr_fed.federation.client_app import Contribution, Shape, build_client_app
+    from asr_fed.wire.messages import TOTALS, ClientSize, Report
 
-    clients = {f"client{number:04d}": Hosted(20, 60.0, 0.0) for number in range(REGISTERED)}
+    clients = {f"client{number:04d}": ClientSize(20, 60.0, 0.0) for number in range(REGISTERED)}
     report = Report(f"worker {worker + 1}", own=False, setup=setup().sha256, clients=clients)
     delta = np.full(length, DELTA, dtype=np.float32)
     contribution = Contribution(delta, 1.0, {name: 1 for name in TOTALS if name not in ("clients", "weight_squared")})
-    app = build_client_app(lambda client, order: contribution, report, length, on_client, superseded)
+    app = build_client_app(lambda client, order: contribution, report, Shape(length), on_client, superseded)
     context = Context(0, worker + 1, {}, state=RecordDict(), run_config={})
     return lambda message: app(message, context)
 
 
 def setup() -> Any:
-    from asr_fed.wire.messages import Setup
+    from asr_fed.wire.messages import SharedConfig
 
-    return Setup("scale", b"")
+    return SharedConfig("scale", b"")
 
 
 def run_ours(case: Case, rounds: int) -> Iterator[float]:
     """Seconds of each round, by the functions that the ServerApp calls."""
-    from flwr.app import ArrayRecord, ConfigRecord
-
+    from asr_fed.aggregation.server_optimizer import FedAvg, server_step
+    from asr_fed.aggregation.update import mean
     from asr_fed.aggregation.weighting import Uniform
     from asr_fed.config.schema import FederationConfig
     from asr_fed.engines.local_pool import LocalPool
-    from asr_fed.engines.worker_grid import Pool, WorkerGrid
-    from asr_fed.federation.cost import CostModel
+    from asr_fed.engines.workers import Pool, Workers
+    from asr_fed.federation.placement import CostModel
     from asr_fed.federation.roster import wait_for_nodes
-    from asr_fed.federation.server_app import build_server_optimizer
-    from asr_fed.federation.strategy import SumOfUpdates
+    from asr_fed.federation.round import close_round, plan_round
     from asr_fed.model.state import StateLayout
-    from asr_fed.wire.exchange import exchange
-    from asr_fed.wire.messages import pack_vector
+    from asr_fed.wire.ask import ask
+    from asr_fed.wire.messages import Order
+    from asr_fed.wire.rounds import read_reply
 
     length = case.millions * 10**6
     pool: Pool
@@ -105,25 +105,18 @@ def run_ours(case: Case, rounds: int) -> Iterator[float]:
     else:
         pool = LocalPool(functools.partial(importable("open_constant"), length))
     weights = np.zeros(length, dtype=np.float32)
-    optimizer = build_server_optimizer({"_target_": "flwr.serverapp.strategy.FedAvg"})
-    with WorkerGrid(pool, WORKERS) as grid:
-        strategy = SumOfUpdates(
-            wait_for_nodes(grid, setup(), WORKERS, seconds=None),
-            FederationConfig(cohort=case.cohort),
-            Uniform(),
-            1234,
-            StateLayout(("all",), (length,), length),
-            optimizer,
-            CostModel(),
-        )
+    settings, layout = FederationConfig(cohort=case.cohort), StateLayout(("all",), (length,), length)
+    with Workers(pool, WORKERS) as workers:
+        roster, cost = wait_for_nodes(workers, setup(), WORKERS, seconds=None), CostModel()
         for server_round in range(1, rounds + 1):
             started = time.perf_counter()
-            record = ArrayRecord({"state": pack_vector(weights)})
-            messages = strategy.configure_train(server_round, record, ConfigRecord({"lr": 0.1}), grid)
-            arrays, _ = strategy.aggregate_train(server_round, exchange(grid, messages).replies)
-            if arrays is None or strategy.round.failures:
-                raise SystemExit(f"Clients failed: {list(strategy.round.failures.items())[:3]}")
-            weights = arrays["state"].numpy()
+            plan = plan_round(roster, cost, settings, 1234, server_round)
+            order = Order(server_round, 0.1, (), weights, ticket=str(server_round), setup=setup().sha256)
+            asked = ask(workers, order, plan.assignments, lambda reply, clients: read_reply(reply, clients, length))
+            closed = close_round(plan, asked, roster.clients, Uniform().bounds, settings)
+            if closed.update is None or closed.failures:
+                raise SystemExit(f"Clients failed: {list(closed.failures.items())[:3]}")
+            weights, _ = server_step(FedAvg(), weights, mean(closed.update), {}, layout)
             yield time.perf_counter() - started
     if not np.allclose(weights, rounds * DELTA, rtol=1e-3):
         raise SystemExit(f"The weights are {weights[:3]} after {rounds} rounds of {DELTA}.")

@@ -14,13 +14,15 @@ import logging
 import os
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 from synthetic_clients import make_run
+
+from asr_fed.runs.records import RoundRecord
 
 UNIT = 5.0  # seconds of the smallest client
 LEARNING = 3  # rounds
@@ -40,12 +42,12 @@ def regroup(run_dir: Path, sizes: list[int]) -> None:
     write_partition(dataclasses.replace(partition, clients=tuple(clients)), run_dir / "partition")
 
 
-def run(run_dir: Path, workers: int) -> list[dict[str, Any]]:
+def run(run_dir: Path, workers: int) -> Sequence[RoundRecord]:
     """The history of the federation."""
     import torch
 
-    from asr_fed.engines.workers import open_workers
-    from asr_fed.federation.server_app import run_federation
+    from asr_fed.engines.open_workers import open_workers
+    from asr_fed.federation.rounds import run_federation
     from asr_fed.runs.experiment import open_experiment
 
     experiment = open_experiment(run_dir)
@@ -53,10 +55,10 @@ def run(run_dir: Path, workers: int) -> list[dict[str, Any]]:
     experiment.config.engine.workers = workers
     logging.getLogger("flwr").setLevel(logging.WARNING)
 
-    def show(history: list[dict[str, Any]]) -> None:
+    def show(history: Sequence[RoundRecord]) -> None:
         record = history[-1]
-        idle = ", ".join(f"{100 * worker['idle']:.1f} %" for worker in record["workers"])
-        print(f"round {record['round']}: {record['exchange_seconds']:.1f} s, idle {idle}", flush=True)
+        idle = ", ".join(f"{100 * worker.idle:.1f} %" for worker in record.workers)
+        print(f"round {record.round}: {record.exchange_seconds:.1f} s, idle {idle}", flush=True)
 
     with open_workers(experiment) as grid:
         return run_federation(experiment, grid, show).history
@@ -84,11 +86,11 @@ def main() -> None:
     for column in ("round", "worker", "clients", "busy, s", "predicted, s", "busy / predicted", "idle, %"):
         table.add_column(column, justify="right")
     for record in history:
-        for worker in sorted(record["workers"], key=lambda worker: worker["node"]):
-            busy, predicted = worker["busy_seconds"], worker["predicted_seconds"]
-            numbers = (f"{busy:.2f}", f"{predicted:.2f}", f"{busy / predicted:.2f}", f"{100 * worker['idle']:.1f}")
-            table.add_row(str(record["round"]), str(worker["node"]), str(worker["clients"]), *numbers)
-    idle = [100 * worker["idle"] for record in history[LEARNING:] for worker in record["workers"]]
+        for worker in sorted(record.workers, key=lambda worker: worker.node):
+            busy, predicted = worker.busy_seconds, worker.predicted_seconds
+            numbers = (f"{busy:.2f}", f"{predicted:.2f}", f"{busy / predicted:.2f}", f"{100 * worker.idle:.1f}")
+            table.add_row(str(record.round), str(worker.node), str(worker.clients), *numbers)
+    idle = [100 * worker.idle for record in history[LEARNING:] for worker in record.workers]
     console = Console()
     console.print(table)
     console.print(

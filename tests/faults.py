@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from asr_fed.aggregation.weighting import WerSoftmax
-from asr_fed.training.local import ClientResult
+from asr_fed.aggregation.weighting import Measured, WerSoftmax
 
 FOR_EVER = 3600  # seconds: longer than any test waits
 
@@ -28,8 +27,8 @@ class Mishaps:
     nan_at: int
     dies_at: int
 
-    def __call__(self, result: ClientResult) -> float:
-        folder, size = Path(self.folder), result.num_examples
+    def __call__(self, client: Measured) -> float:
+        folder, size = Path(self.folder), client.num_examples
         if size == self.raises_at:
             raise RuntimeError("the microphone fell down")
         if size == self.nan_at:
@@ -42,7 +41,7 @@ class Mishaps:
             if (folder / "always").exists() or not (folder / "died").exists():
                 (folder / "died").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-        return WerSoftmax()(result)
+        return WerSoftmax()(client)
 
 
 # A plan in the environment of a run, which is no part of its config: FAULT_SIGNAL is sent to the server when client
@@ -54,14 +53,14 @@ class Mishaps:
 class Interruptible:
     """WerSoftmax in a worker that may send its server a signal."""
 
-    def __call__(self, result: ClientResult) -> float:
+    def __call__(self, client: Measured) -> float:
         if log := os.environ.get("FAULT_LOG"):
             with open(log, "a") as file:
                 file.write(f"{os.getpid()}\n")
             if len(Path(log).read_text().split()) == int(os.environ.get("FAULT_AT_CLIENT", -1)):
                 os.kill(os.getppid(), signal.Signals[os.environ["FAULT_SIGNAL"]])
                 time.sleep(FOR_EVER)  # a worker outlives neither; without a fault in that, this is not slept through
-        return WerSoftmax()(result)
+        return WerSoftmax()(client)
 
 
 class InterruptibleAdam(torch.optim.Adam):

@@ -130,7 +130,7 @@ def settings(corpus: Corpus, prepared: Path, run_dir: Path) -> dict[str, Any]:
 
 
 def typed_config(content: dict[str, Any], *changes: str) -> Config:
-    """The config object of such settings, with changes such as `federation.prox=1.0`."""
+    """The config object of such settings, with changes such as `federation.clip=1.0`."""
     nowhere = {"run_dir": "nowhere", "data": {"name": "none", "language": "en", "root": "nowhere"}}
     merged = OmegaConf.merge(OmegaConf.structured(Config), nowhere, content, OmegaConf.from_dotlist(list(changes)))
     return OmegaConf.to_object(merged)  # type: ignore[return-value]
@@ -138,8 +138,12 @@ def typed_config(content: dict[str, Any], *changes: str) -> Config:
 
 def write_experiment_file(path: Path, content: dict[str, Any], **groups: str) -> Path:
     """A config file of one's own that takes the groups it does not state from hparams/."""
-    chosen = {"model": "small", "federation": "cross_device", "weighting": "wer_softmax", "server": "fed_avgm"}
-    defaults = ["schema", *({group: choice} for group, choice in (chosen | {"engine": "local"} | groups).items())]
+    chosen = {"model": "small", "federation": "cross_device", "algorithm": "fed_avg", "weighting": "wer_softmax"}
+    chosen |= {"server": "fed_avgm", "engine": "local"}
+    defaults = [
+        "schema",
+        *({group: choice} for group, choice in (chosen | groups).items()),
+    ]
     path.write_text(yaml.safe_dump({"defaults": [*defaults, "_self_"], **content}, sort_keys=False))
     return path
 

@@ -1,113 +1,151 @@
 """The server step: the mean delta as a pseudo-gradient (FedOpt, arXiv 2003.00295).
 
-Flower's own FedAvg, FedAdam, FedYogi and FedAdagrad do the arithmetic: each is given one reply that holds
-`weights + mean delta`, which is what it would have averaged itself. LAMB is not in Flower and stands here, and FedAvgM
-does for its speed.
+An optimizer is a pair of pure functions over one flat vector: `init` gives its state before the first round, `apply`
+the next parameters and the next state. Configs name it by `_target_`. The formulas of FedAvgM, FedAdam, FedYogi and
+FedAdagrad are those of Flower 1.41, whose arithmetic they follow step by step.
+
 An optimizer moves the trainable parameters only; buffers (BatchNorm's running statistics) take the plain mean, since
 an adaptive step could make a variance negative.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedAvg
 
 from asr_fed.aggregation.update import CHUNK
 from asr_fed.model.state import StateLayout
-from asr_fed.wire.flower_private import message_of_no_one
 
-# Attributes of Flower's strategies that outlive a round, where a strategy has them.
-FLOWER_STATE = ("m_t", "v_t", "momentum_vector")
+State = dict[str, Any]  # numbers, and vectors float32 [parameters]
 
 
 class ServerOptimizer(Protocol):
-    def step(self, parameters: np.ndarray, delta: np.ndarray, layout: StateLayout, server_round: int) -> np.ndarray:
-        """New parameters, float32 [parameters], from the old ones and the mean delta."""
+    def init(self, parameters: np.ndarray) -> State:
+        """The state before the first round."""
         ...
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def apply(
+        self, parameters: np.ndarray, delta: np.ndarray, state: State, layout: StateLayout
+    ) -> tuple[np.ndarray, State]:
+        """The next parameters, float32 [parameters], and the next state, from the mean delta of a round."""
+        ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
-
-def apply_update(
-    optimizer: ServerOptimizer, weights: np.ndarray, delta: np.ndarray, layout: StateLayout, server_round: int
-) -> np.ndarray:
-    """The next global state, float32 [state], from the mean delta of a round."""
+def server_step(
+    optimizer: ServerOptimizer, weights: np.ndarray, delta: np.ndarray, state: State, layout: StateLayout
+) -> tuple[np.ndarray, State]:
+    """The next global weights, float32 [length], and the optimizer's next state, from the mean delta of a round."""
     cut = layout.parameters
-    state = np.empty_like(weights)
-    state[:cut] = optimizer.step(weights[:cut], delta[:cut], layout, server_round)
-    np.add(weights[cut:], delta[cut:], out=state[cut:])
-    return state
+    following = np.empty_like(weights)
+    following[:cut], state = optimizer.apply(weights[:cut], delta[:cut], state, layout)
+    np.add(weights[cut:], delta[cut:], out=following[cut:])
+    return following, state
 
 
-class FlowerOptimizer:
-    """One of Flower's FedAvg family as a server optimizer. Elementwise, so one flat array does."""
+@dataclass(frozen=True)
+class FedAvg:
+    """w <- w + delta: arXiv 1602.05629."""
 
-    def __init__(self, strategy: FedAvg) -> None:
-        strategy.fraction_train = 0.0  # `configure_train` then notes the weights and sends nothing
-        self._strategy = strategy
+    def init(self, parameters: np.ndarray) -> State:
+        return {}
 
-    def step(self, parameters: np.ndarray, delta: np.ndarray, layout: StateLayout, server_round: int) -> np.ndarray:
-        if type(self._strategy) is FedAvg:  # the mean of one reply is that reply: no need to pack and unpack it
-            return parameters + delta
-        strategy: Any = self._strategy
-        strategy.current_arrays = None  # FedAvgM keeps its own result; the server has trained on since
-        strategy.configure_train(server_round, _record(parameters), ConfigRecord(), grid=None)
-        arrays, _ = strategy.aggregate_train(server_round, [_reply(parameters + delta)])
-        return arrays["parameters"].numpy().astype(np.float32, copy=False)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self._strategy, name) for name in FLOWER_STATE if getattr(self._strategy, name, None)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self._strategy, name, value)
+    def apply(
+        self, parameters: np.ndarray, delta: np.ndarray, state: State, layout: StateLayout
+    ) -> tuple[np.ndarray, State]:
+        return parameters + delta, state
 
 
-def _record(parameters: np.ndarray) -> ArrayRecord:
-    return ArrayRecord({"parameters": Array(parameters)})
+@dataclass(frozen=True)
+class FedAvgM:
+    """m <- momentum * m - delta; w <- w - lr * m: arXiv 1909.06335. The first m is -delta."""
+
+    server_learning_rate: float = 1.0
+    server_momentum: float = 0.0
+
+    def init(self, parameters: np.ndarray) -> State:
+        return {"m": None}
+
+    def apply(
+        self, parameters: np.ndarray, delta: np.ndarray, state: State, layout: StateLayout
+    ) -> tuple[np.ndarray, State]:
+        before = state["m"]
+        memory, result = np.empty_like(parameters), np.empty_like(parameters)
+        for start in range(0, len(parameters), CHUNK):  # a block at a time: no further copies of the whole vector
+            part = slice(start, start + CHUNK)
+            old = parameters[part]
+            gradient = old - (old + delta[part])  # as Flower rounds it
+            memory[part] = gradient if before is None else self.server_momentum * before[part] + gradient
+            np.subtract(old, self.server_learning_rate * memory[part], out=result[part])
+        return result, {"m": memory}
 
 
-def _reply(parameters: np.ndarray) -> Message:
-    return message_of_no_one(RecordDict({"arrays": _record(parameters), "metrics": MetricRecord({"num-examples": 1})}))
+@dataclass(frozen=True)
+class FedAdagrad:
+    """v <- v + delta^2; w <- w + eta * delta / (sqrt(v) + tau): arXiv 2003.00295."""
+
+    eta: float = 0.1
+    tau: float = 0.001
+
+    def init(self, parameters: np.ndarray) -> State:
+        return {"v": np.zeros_like(parameters)}
+
+    def apply(
+        self, parameters: np.ndarray, delta: np.ndarray, state: State, layout: StateLayout
+    ) -> tuple[np.ndarray, State]:
+        v = state["v"] + delta**2
+        return parameters + self.eta * delta / (np.sqrt(v) + self.tau), {"v": v}
 
 
-@dataclass
-class Momentum:
-    """FedAvgM (arXiv 1909.06335): m <- momentum * m - delta; w <- w - lr * m.
+@dataclass(frozen=True)
+class FedYogi:
+    """m <- b1 m + (1 - b1) delta; v <- v - (1 - b2) delta^2 sign(v - delta^2); w <- w + eta * m / (sqrt(v) + tau).
 
-    Flower's own, bit for bit, but a block at a time: it packs and unpacks every array four times a round, which takes
-    eight times as long and another 3 GB for 148 M parameters.
+    arXiv 2003.00295.
     """
 
-    lr: float
-    momentum: float
-    _m: np.ndarray | None = field(default=None, init=False, repr=False)
+    eta: float = 0.01
+    beta_1: float = 0.9
+    beta_2: float = 0.99
+    tau: float = 0.001
 
-    def step(self, parameters: np.ndarray, delta: np.ndarray, layout: StateLayout, server_round: int) -> np.ndarray:
-        first = self._m is None
-        memory = np.empty_like(parameters) if self._m is None else self._m
-        result = np.empty_like(parameters)
-        for start in range(0, len(parameters), CHUNK):
-            part = slice(start, start + CHUNK)
-            old, m = parameters[part], memory[part]
-            gradient = old - (old + delta[part])  # as Flower rounds it
-            m[:] = gradient if first else self.momentum * m + gradient
-            np.subtract(old, self.lr * m, out=result[part])
-        self._m = memory
-        return result
+    def init(self, parameters: np.ndarray) -> State:
+        return {"m": np.zeros_like(parameters), "v": np.zeros_like(parameters)}
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"m": self._m}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._m = None if state["m"] is None else state["m"].copy()
+    def apply(
+        self, parameters: np.ndarray, delta: np.ndarray, state: State, layout: StateLayout
+    ) -> tuple[np.ndarray, State]:
+        squared = delta**2
+        m = self.beta_1 * state["m"] + (1 - self.beta_1) * delta
+        v = state["v"] - (1 - self.beta_2) * squared * np.sign(state["v"] - squared)
+        return parameters + self.eta * m / (np.sqrt(v) + self.tau), {"m": m, "v": v}
 
 
-@dataclass
+@dataclass(frozen=True)
+class FedAdam:
+    """m <- b1 m + (1 - b1) delta; v <- b2 v + (1 - b2) delta^2; w <- w + eta_t * m / (sqrt(v) + tau).
+
+    arXiv 2003.00295, with Flower's eta_t = eta * sqrt(1 - b2^(t+1)) / (1 - b1^(t+1)) in round t = 1, 2, ...
+    """
+
+    eta: float = 0.1
+    beta_1: float = 0.9
+    beta_2: float = 0.99
+    tau: float = 0.001
+
+    def init(self, parameters: np.ndarray) -> State:
+        return {"m": np.zeros_like(parameters), "v": np.zeros_like(parameters), "steps": 0}
+
+    def apply(
+        self, parameters: np.ndarray, delta: np.ndarray, state: State, layout: StateLayout
+    ) -> tuple[np.ndarray, State]:
+        steps = state["steps"] + 1
+        m = self.beta_1 * state["m"] + (1 - self.beta_1) * delta
+        v = self.beta_2 * state["v"] + (1 - self.beta_2) * delta**2
+        eta = self.eta * (1 - self.beta_2 ** (steps + 1)) ** 0.5 / (1 - self.beta_1 ** (steps + 1))
+        return parameters + eta * m / (np.sqrt(v) + self.tau), {"m": m, "v": v, "steps": steps}
+
+
+@dataclass(frozen=True)
 class Lamb:
     """LAMB (arXiv 1904.00962) with the mean delta as negative gradient; trust ratios are per tensor.
 
@@ -120,29 +158,21 @@ class Lamb:
     beta_2: float = 0.999
     eps: float = 1e-6
     weight_decay: float = 0.0
-    _m: np.ndarray | None = field(default=None, init=False, repr=False)
-    _v: np.ndarray | None = field(default=None, init=False, repr=False)
-    _steps: int = field(default=0, init=False, repr=False)
 
-    def step(self, parameters: np.ndarray, delta: np.ndarray, layout: StateLayout, server_round: int) -> np.ndarray:
-        gradient = -delta
-        if self._m is None or self._v is None:
-            self._m, self._v = np.zeros_like(gradient), np.zeros_like(gradient)
-        self._steps += 1
-        self._m = self.beta_1 * self._m + (1 - self.beta_1) * gradient
-        self._v = self.beta_2 * self._v + (1 - self.beta_2) * gradient**2
-        m = self._m / (1 - self.beta_1**self._steps)
-        v = self._v / (1 - self.beta_2**self._steps)
-        direction = m / (np.sqrt(v) + self.eps) + self.weight_decay * parameters
+    def init(self, parameters: np.ndarray) -> State:
+        return {"m": np.zeros_like(parameters), "v": np.zeros_like(parameters), "steps": 0}
+
+    def apply(
+        self, parameters: np.ndarray, delta: np.ndarray, state: State, layout: StateLayout
+    ) -> tuple[np.ndarray, State]:
+        gradient, steps = -delta, state["steps"] + 1
+        m = self.beta_1 * state["m"] + (1 - self.beta_1) * gradient
+        v = self.beta_2 * state["v"] + (1 - self.beta_2) * gradient**2
+        corrected_m, corrected_v = m / (1 - self.beta_1**steps), v / (1 - self.beta_2**steps)
+        direction = corrected_m / (np.sqrt(corrected_v) + self.eps) + self.weight_decay * parameters
         result = parameters.copy()
         for start, end in layout.spans():
             w, r = np.linalg.norm(parameters[start:end]), np.linalg.norm(direction[start:end])
             trust = w / r if w > 0 and r > 0 else 1.0
             result[start:end] -= self.lr * trust * direction[start:end]
-        return result
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"m": self._m, "v": self._v, "steps": self._steps}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._m, self._v, self._steps = state["m"], state["v"], state["steps"]
+        return result, {"m": m, "v": v, "steps": steps}

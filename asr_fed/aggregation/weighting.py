@@ -6,9 +6,31 @@ Each weighting is a function of what the client knows about itself, so a_k is co
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from asr_fed.training.local import ClientResult
+# Loss weights are kept within these factors of a client at the reference loss: what lies below adds nothing to a sum
+# of 32 binary places, and one client above would be all that counts.
+LEAST, MOST = 2.0**-16, 2.0**16
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a weight may depend on.
+
+    wer: word errors over words, after local training, on speech that the client holds back where it has enough.
+    loss: mean training loss of the last local epoch.
+    reference_loss: about the loss that clients have now; the server sends it with the order, the same to all.
+    """
+
+    num_examples: int
+    wer: float
+    loss: float
+    reference_loss: float = 0.0
+
+
+# A weighting: any callable that makes a_k of what a client has measured. It may have `bounds`, see below.
+Weighting = Callable[[Measured], float]
 
 
 def _check_temperature(temperature: float) -> None:
@@ -21,7 +43,7 @@ def _check_temperature(temperature: float) -> None:
 class Uniform:
     """a_k = 1."""
 
-    def __call__(self, result: ClientResult) -> float:
+    def __call__(self, client: Measured) -> float:
         return 1.0
 
     def bounds(self, num_examples: int) -> tuple[float, float]:
@@ -32,8 +54,8 @@ class Uniform:
 class NumExamples:
     """a_k = n_k: FedAvg, arXiv 1602.05629."""
 
-    def __call__(self, result: ClientResult) -> float:
-        return float(result.num_examples)
+    def __call__(self, client: Measured) -> float:
+        return float(client.num_examples)
 
     def bounds(self, num_examples: int) -> tuple[float, float]:
         return float(num_examples), float(num_examples)
@@ -41,7 +63,11 @@ class NumExamples:
 
 @dataclass(frozen=True)
 class LossSoftmax:
-    """a_k = exp(-loss_k / T): arXiv 2104.14297."""
+    """a_k = exp(-loss_k / T): arXiv 2104.14297.
+
+    Computed as exp((reference - loss_k) / T), which is the same softmax and neither underflows where all losses are
+    high nor overflows where they are low, and kept between 2**-16 and 2**16.
+    """
 
     temperature: float = 1.0
     num_examples_power: float = 0.0
@@ -49,11 +75,14 @@ class LossSoftmax:
     def __post_init__(self) -> None:
         _check_temperature(self.temperature)
 
-    def __call__(self, result: ClientResult) -> float:
-        return math.exp(-result.loss / self.temperature) * result.num_examples**self.num_examples_power
+    def __call__(self, client: Measured) -> float:
+        least, most = math.log(LEAST), math.log(MOST)
+        exponent = (client.reference_loss - client.loss) / self.temperature
+        return math.exp(min(max(exponent, least), most)) * client.num_examples**self.num_examples_power
 
     def bounds(self, num_examples: int) -> tuple[float, float]:
-        return 0.0, num_examples**self.num_examples_power
+        size = num_examples**self.num_examples_power
+        return LEAST * size, MOST * size
 
 
 @dataclass(frozen=True)
@@ -69,9 +98,9 @@ class WerSoftmax:
     def __post_init__(self) -> None:
         _check_temperature(self.temperature)
 
-    def __call__(self, result: ClientResult) -> float:
-        wer = min(max(result.words.rate, 0.0), 1.0)
-        return math.exp((1 - wer) / self.temperature) * result.num_examples**self.num_examples_power
+    def __call__(self, client: Measured) -> float:
+        wer = min(max(client.wer, 0.0), 1.0)
+        return math.exp((1 - wer) / self.temperature) * client.num_examples**self.num_examples_power
 
     def bounds(self, num_examples: int) -> tuple[float, float]:
         size = num_examples**self.num_examples_power

@@ -29,7 +29,7 @@ def explain(error: Exception) -> str:
 
 
 def _in_target(key: str) -> bool:
-    return key.rpartition(".")[0].rpartition(".")[2] in ("optimizer", "prepare", "weighting", "server")
+    return key.rpartition(".")[0].rpartition(".")[2] in ("optimizer", "prepare", "algorithm", "weighting", "server")
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -38,7 +38,6 @@ class FederationConfig:
     optimizer: Any = field(default_factory=lambda: {"_target_": "torch.optim.SGD"})
     lr: float = setting(1.0, above=0)
     clip: float = setting(5.0, above=0)
-    prox: float = setting(0.0, at_least=0)  # mu of FedProx, arXiv 1812.06127
     batch: BatchConfig = field(default_factory=BatchConfig)
     annealing: NewBobConfig = field(default_factory=NewBobConfig)
     # part of the rounds after which lr falls to 0, times `annealing`; 1: never

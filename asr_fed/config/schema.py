@@ -106,8 +106,9 @@ class Config:
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     central: ReferenceConfig = field(default_factory=ReferenceConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)
+    algorithm: Any = field(default_factory=lambda: {"_target_": "asr_fed.algorithms.fed_avg.FedAvg"})
     weighting: Any = field(default_factory=lambda: {"_target_": "asr_fed.aggregation.weighting.WerSoftmax"})
-    server: Any = field(default_factory=lambda: {"_target_": "flwr.serverapp.strategy.FedAvg"})
+    server: Any = field(default_factory=lambda: {"_target_": "asr_fed.aggregation.server_optimizer.FedAvg"})
     personalise: bool = False  # after the last round, each client fine-tunes its own copy and measures what it gains
     personalisation: PersonalisationConfig = field(default_factory=PersonalisationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -12,25 +12,53 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from asr_fed.config.explain import nearest
 from asr_fed.system.errors import UserError
 
+# The methods that an object of each group must have.
+METHODS = {
+    "algorithm": ("sent", "summed", "init", "client", "server"),
+    "weighting": ("__call__",),
+    "server": ("init", "apply"),
+}
+
 
 def check_targets(config: DictConfig) -> None:
     """Raises UserError for a `_target_` that cannot be imported, and for an argument that it does not take.
 
-    Weighting, server optimizer and the optimizers of local training are made once, to see that they can be.
+    Algorithm, weighting, server optimizer and the optimizers of local training are made once, to see that they can be.
     """
     for path, node in _targets(config, ""):
         _check_target(path, node)
-        if path in ("weighting", "server"):
-            _make(path, node)
+        if path in METHODS:
+            made = _make(path, node)
+            if not all(callable(getattr(made, name, None)) for name in METHODS[path]):
+                raise UserError(_is_no(path, node["_target_"]))
+            if getattr(made, "plain_sgd", False) and not _is_plain_sgd(config.federation.optimizer):
+                raise UserError(
+                    f"{path}={node['_target_']} has the formulas of plain SGD: set "
+                    "federation.optimizer={_target_: torch.optim.SGD}, without momentum."
+                )
         elif path.endswith("optimizer"):
             import torch  # with which the target has come
 
             _make(path, node, [torch.nn.Parameter(torch.zeros(1))], lr=1.0)
 
 
-def _make(path: str, node: DictConfig, *arguments: Any, **more: Any) -> None:
+def _is_no(group: str, target: str) -> str:
+    text = f"{group}._target_={target} cannot be used: it has no {' and no '.join(METHODS[group])}."
+    if target.startswith("flwr."):
+        text += (
+            " Updates are added up before the server sees them, so that Flower's strategies do not apply here. Choose "
+            "server=fed_avg, fed_avgm, fed_adam, fed_yogi, fed_adagrad or lamb, and algorithm=fed_prox for FedProx."
+        )
+    return text
+
+
+def _is_plain_sgd(optimizer: DictConfig) -> bool:
+    return optimizer["_target_"] == "torch.optim.SGD" and not optimizer.get("momentum", 0)
+
+
+def _make(path: str, node: DictConfig, *arguments: Any, **more: Any) -> Any:
     try:
-        instantiate(node, *arguments, **more)
+        return instantiate(node, *arguments, **more)
     except Exception as error:
         shown = OmegaConf.to_container(node, resolve=True)
         raise UserError(f"{path}={shown} is not possible: {error.__cause__ or error}.") from error

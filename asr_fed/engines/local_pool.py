@@ -11,7 +11,7 @@ from typing import cast
 
 from flwr.app import Message
 
-from asr_fed.engines.worker_grid import RUN, Answer, ClientDone, Event, Ready, WorkerError, WorkerLost
+from asr_fed.engines.workers import RUN, Answer, ClientDone, Event, Ready, WorkerError, WorkerLost
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import deaf_to_ctrl_c, keep_freed_memory, start_worker
 from asr_fed.wire.flower_private import identify_process
@@ -32,7 +32,7 @@ class _Worker:
 
 
 class LocalPool:
-    """A `Pool` (see worker_grid) of processes with `threads` torch threads each."""
+    """A `Pool` (see workers) of processes with `threads` torch threads each."""
 
     def __init__(self, open_worker: OpenWorker, threads: int = 1) -> None:
         self._open_worker, self._threads = pickle.dumps(open_worker), threads

@@ -17,7 +17,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from asr_fed.engines.local_pool import OpenWorker, describe_error
-from asr_fed.engines.worker_grid import RUN, Answer, ClientDone, Event, Ready, WorkerError, WorkerLost
+from asr_fed.engines.workers import RUN, Answer, ClientDone, Event, Ready, WorkerError, WorkerLost
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import available_cores, keep_freed_memory
 from asr_fed.wire.flower_private import identify_process
@@ -47,7 +47,7 @@ class _Worker:
 
 
 class RayPool:
-    """A `Pool` (see worker_grid) of Ray actors with `threads` torch threads each.
+    """A `Pool` (see workers) of Ray actors with `threads` torch threads each.
 
     The global weights are put into Ray's object store once for all the messages that carry the same record; workers
     and server read arrays where they lie in shared memory. A worker that is lost, alone or with its machine, is
@@ -97,7 +97,7 @@ class RayPool:
         actor = self._actor_class.options(
             num_cpus=self._threads,
             num_gpus=self._gpus,
-            max_restarts=0,  # WorkerGrid decides what becomes of a lost worker's clients
+            max_restarts=0,  # Workers decides what becomes of a lost worker's clients
             max_concurrency=2,  # one call may wait for news while another brings a message
             scheduling_strategy="SPREAD",
         ).remote(self._open_worker, node, self._threads, os.getcwd(), careful=old is not None)
@@ -186,7 +186,7 @@ class RayPool:
 class _Actor:
     """A worker: one thread handles messages, the others take calls of the driver.
 
-    News that a worker has not handed over dies with it, so that WorkerGrid may suspect a client that was done before.
+    News that a worker has not handed over dies with it, so that Workers may suspect a client that was done before.
     Once a worker has been lost, its successor is `careful`: it goes on only when the driver knows of the last client.
     """
 

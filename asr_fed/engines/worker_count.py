@@ -25,7 +25,7 @@ from asr_fed.model.state import read_state
 from asr_fed.runs.experiment import Experiment, open_experiment, pick_device
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import available_cores, peak_rss_mb, start_worker
-from asr_fed.training.local import train_client
+from asr_fed.training.local import LocalTask, train_client
 
 GAIN = 1.1  # twice the workers that are less than this much faster are not worth their memory
 SPARE = 0.9  # of the free memory: fragmentation, and batches of a composition not seen in the probe
@@ -70,7 +70,7 @@ def default_workers(device: torch.device, threads: int) -> int:
     return torch.cuda.device_count() if device.type == "cuda" else max(1, available_cores() // threads)
 
 
-def crowding(workers: int, threads: int) -> str | None:
+def oversubscription(workers: int, threads: int) -> str | None:
     """A sentence of warning where so many workers of so many threads have to share cores."""
     cores = available_cores()
     if workers * threads <= cores:
@@ -181,16 +181,7 @@ def _train_for(pipe: Connection, run_dir: str, threads: int, device: torch.devic
         settings = replace(config.federation, local_epochs=1, local_steps=None)
 
         def train() -> None:
-            train_client(
-                training,
-                client,
-                weights,
-                lr=settings.lr,
-                config=settings,
-                evaluation=config.evaluation,
-                seed=config.seed,
-                server_round=0,
-            )
+            train_client(LocalTask(training, client, weights, settings.lr, 0, config.seed, settings, config.evaluation))
 
         train()
         pipe.send(("ready", None))

@@ -1,32 +1,260 @@
-"""The engines whose workers are ours: processes of this machine, or actors of a Ray cluster."""
+"""Worker processes as the nodes of a federation, whatever keeps the workers: this machine or a Ray cluster.
 
-import functools
+Each worker is one node. It handles the messages that it is handed with model and features resident, for as long as the
+run lasts: one message a worker and round. A `Pool` starts, feeds and ends the workers; what to do about a worker that
+dies, hangs or answers nonsense is decided here, once for all pools.
+"""
+
+import itertools
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
-from asr_fed.config.schema import EngineKind
-from asr_fed.engines.local_pool import LocalPool
-from asr_fed.engines.worker_count import crowding, pick_workers
-from asr_fed.engines.worker_grid import Pool, WorkerGrid
-from asr_fed.federation.client_app import open_worker
-from asr_fed.runs.experiment import Experiment
+from flwr.app import Error, Message, MessageType
+
+from asr_fed.aggregation.update import empty
+from asr_fed.wire.flower_private import identify_process, set_message_id
+from asr_fed.wire.rounds import add_failures, order_clients, reply_message, without_clients
+
+RUN, SERVER = 1, 0  # ids in Flower's sense; workers are nodes 1, 2, ...
+WORKER_ERROR, WORKER_LOST = 1, 2
+STRIKES = 2  # a client in whose training a worker died so often is left out
+STARTS = 2  # a worker that dies so often before it is ready is given up
+REPLACEMENTS = 6  # of a worker over one message
+PULSE = 0.1  # seconds that `receive` waits for a reply
 
 log = logging.getLogger(__name__)
 
 
-def open_workers(experiment: Experiment, on_client: Callable[[str], None] = lambda client: None) -> WorkerGrid:
-    """A grid of the workers that the config asks for, over the run directory of `experiment`."""
-    config, engine = experiment.config, experiment.config.engine
-    opened = functools.partial(open_worker, str(experiment.run_dir.absolute()))
-    pool: Pool
-    if engine.kind is EngineKind.ray:
-        from asr_fed.engines.ray_pool import RayPool  # Ray is an extra
+@dataclass(frozen=True)
+class Ready:
+    """The worker has loaded model and features."""
 
-        pool = RayPool(opened, engine.address, engine.threads_per_worker, engine.gpus_per_worker)
-        workers = engine.workers or max(1, pool.room())
-    else:
-        pool = LocalPool(opened, engine.threads_per_worker)
-        workers = pick_workers(experiment)
-        if crowded := crowding(workers, engine.threads_per_worker):
-            log.warning(crowded)
-    return WorkerGrid(pool, workers, on_client, config.federation.client_timeout)
+
+@dataclass(frozen=True)
+class ClientDone:
+    """The worker has trained a client, in so many seconds."""
+
+    client: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    message: Message
+
+
+@dataclass(frozen=True)
+class WorkerError:
+    """The worker could not start, or not handle its message."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class WorkerLost:
+    """The worker is dead."""
+
+    reason: str
+
+
+Event = Ready | ClientDone | Answer | WorkerError | WorkerLost
+
+
+class Pool(Protocol):
+    def start(self, node: int) -> None:
+        """Start worker `node`; where there is one, however stuck, end it first."""
+        ...
+
+    def send(self, node: int, message: Message) -> None:
+        """Hand over a message; it supersedes one that the worker is still at. A dead worker is no error here."""
+        ...
+
+    def receive(self, nodes: Collection[int], timeout: float | None) -> list[tuple[int, Event]]:
+        """What has arrived from these workers; waits for the first event, but at most `timeout` seconds.
+
+        Nothing about a superseded message comes.
+        """
+        ...
+
+    def close(self) -> None:
+        """End all workers."""
+        ...
+
+
+@dataclass
+class _Pending:
+    """A message that a worker has not answered; `alive` is when the worker last showed that it gets on."""
+
+    message: Message
+    alive: float
+    ready: bool
+    patience: float = 1.0
+    starts: int = 1
+    replacements: int = 0
+    done: list[str] = field(default_factory=list)  # by the present worker
+    strikes: dict[str, int] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)  # clients left out, and why
+
+
+class Workers:
+    """Workers 1..n as the nodes of a federation (see `Hosts`). A context manager: leaving it ends the workers.
+
+    A worker that dies is replaced and its clients are trained again; a client over which workers die twice is left
+    out and named as failed. Where `client_timeout` is given, a worker that takes longer over one client is stuck: it
+    is replaced, and the client left out. A worker that cannot be started any more is given up.
+
+    Args:
+        pool: keeps the workers.
+        workers: how many.
+        on_client: told the id of each client that has been trained or personalised, once a message.
+        client_timeout: seconds.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        workers: int,
+        on_client: Callable[[str], None] = lambda client: None,
+        client_timeout: float | None = None,
+    ) -> None:
+        identify_process(run_id=RUN, node_id=SERVER)
+        self._pool, self._on_client, self._client_timeout = pool, on_client, client_timeout
+        self._ids = (str(number) for number in itertools.count(1))
+        self._replies: dict[str, Message] = {}
+        self._pending: dict[int, _Pending] = {}
+        self._told: set[tuple[str, str]] = set()  # message and client that `on_client` knows of
+        self._trained: list[tuple[int, str, float]] = []
+        self._ready: set[int] = set()
+        self._nodes = list(range(1, workers + 1))
+        for node in self._nodes:
+            self._pool.start(node)
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._pool.close()
+
+    @property
+    def expected(self) -> int:
+        return len(self._nodes)
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self._nodes)
+
+    def send(self, messages: Sequence[Message], patience: float = 1.0) -> list[str]:
+        """Hand each message to its worker; it supersedes an older one, which then never gets an answer.
+
+        A worker may take `patience` times `client_timeout` over a client of these messages.
+        """
+        sent = []
+        for message in messages:
+            node = message.metadata.dst_node_id
+            message_id = next(self._ids)
+            set_message_id(message, message_id)
+            self._pending[node] = _Pending(message, time.monotonic(), node in self._ready, patience)
+            self._pool.send(node, message)
+            sent.append(message_id)
+        return sent
+
+    def receive(self, message_ids: Collection[str]) -> list[Message]:
+        """Replies that have arrived, each once; waits a moment where there are none yet."""
+        wanted, deadline = set(message_ids), time.monotonic() + PULSE
+        while not self._replies.keys() & wanted and (remaining := deadline - time.monotonic()) > 0:
+            self._receive(remaining)
+        return [self._replies.pop(message_id) for message_id in sorted(self._replies.keys() & wanted, key=int)]
+
+    def give_up(self, message_ids: Collection[str], reason: str) -> int:
+        """Replace the workers that have not answered these messages: nobody knows what they are doing."""
+        for node, pending in list(self._pending.items()):
+            if pending.message.metadata.message_id in message_ids:
+                self._start(node)
+                self._pending.pop(node)
+        return 0
+
+    def client_seconds(self) -> list[tuple[int, str, float]]:
+        """Worker, client and seconds of each training since the last call."""
+        trained, self._trained = self._trained, []
+        return trained
+
+    def _start(self, node: int) -> None:
+        self._ready.discard(node)
+        self._pool.start(node)
+
+    def _receive(self, timeout: float) -> None:
+        for node, event in self._pool.receive(list(self._pending), timeout):
+            pending = self._pending.get(node)
+            if pending is None:
+                continue
+            pending.alive = time.monotonic()
+            match event:
+                case Ready():
+                    pending.ready = True
+                    self._ready.add(node)
+                case ClientDone(client, seconds):
+                    pending.done.append(client)
+                    self._trained.append((node, client, seconds))
+                    message_id = pending.message.metadata.message_id
+                    if (message_id, client) not in self._told:  # trained again by the worker's successor
+                        self._told.add((message_id, client))
+                        self._on_client(client)
+                case Answer(message):
+                    if message.metadata.reply_to_message_id == pending.message.metadata.message_id:
+                        self._answer(node, message)
+                case WorkerError(reason):
+                    self._fail(node, WORKER_ERROR, reason)
+                case WorkerLost(reason):
+                    self._lost(node, reason, STRIKES)
+        if self._client_timeout is not None:
+            for node, pending in list(self._pending.items()):
+                limit = self._client_timeout * pending.patience
+                if pending.ready and time.monotonic() - pending.alive > limit:
+                    self._lost(node, f"no end within {limit:g} s", 1)
+
+    def _answer(self, node: int, message: Message) -> None:
+        pending = self._pending.pop(node)
+        message_id = pending.message.metadata.message_id
+        self._told = {told for told in self._told if told[0] != message_id}
+        if pending.lost:
+            add_failures(message, pending.lost)
+        self._replies[message_id] = message
+
+    def _lost(self, node: int, reason: str, strikes: int) -> None:
+        """Replace a worker and have its message handled again, without clients that were its end `strikes` times."""
+        pending = self._pending[node]
+        message_id, was_ready = pending.message.metadata.message_id, pending.ready
+        self._start(node)
+        if pending.message.metadata.message_type == MessageType.QUERY or not was_ready:
+            pending.starts += 1
+            if pending.starts > STARTS:
+                self._fail(node, WORKER_LOST, reason)
+                self._nodes.remove(node)  # others will train its clients
+                log.warning("worker %d is given up: %s", node, reason)
+                return
+        else:
+            suspect = next((client for client in order_clients(pending.message) if client not in pending.done), None)
+            if suspect is not None:
+                pending.strikes[suspect] = pending.strikes.get(suspect, 0) + 1
+                if pending.strikes[suspect] >= strikes:
+                    pending.lost[suspect] = f"its worker was lost over it: {reason}"
+        pending.replacements += 1
+        if pending.replacements > REPLACEMENTS:
+            self._fail(node, WORKER_LOST, f"{reason}, after {REPLACEMENTS} replacements")
+            return
+        if pending.lost:
+            smaller = without_clients(pending.message, set(pending.lost))
+            set_message_id(smaller, message_id)
+            if not order_clients(smaller):
+                self._answer(node, reply_message(smaller, empty(0), pending.lost))
+                return
+            pending.message = smaller
+        pending.done, pending.ready, pending.alive = [], False, time.monotonic()
+        self._pool.send(node, pending.message)
+
+    def _fail(self, node: int, code: int, reason: str) -> None:
+        pending = self._pending.pop(node)
+        message_id = pending.message.metadata.message_id
+        self._replies[message_id] = Message(Error(code, reason), reply_to=pending.message)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from asr_fed.config.schema import BatchConfig, Decoder, EvaluationConfig
+from asr_fed.config.schema import BatchConfig, Decoder, EvaluationConfig, LossConfig
 from asr_fed.data.batching import collate, evaluation_batches
 from asr_fed.data.features import FeatureCache
 from asr_fed.data.manifest import Utterance
@@ -78,10 +78,31 @@ def evaluate(
 ) -> Evaluation:
     """What `recogniser` hears of `utterances`, in their order; `on_batch` is told how many were decoded."""
     hypotheses = {}
-    batches = BatchConfig(max_utterances=64, max_seconds=config.max_seconds_per_batch)
-    for chunk in evaluation_batches(utterances, batches):
+    for chunk in evaluation_batches(utterances, _batches(config)):
         batch = collate(chunk, cache, recogniser.tokenizer).to(device)
         for utterance, tokens in zip(chunk, decode(recogniser.model, batch, decoder, config), strict=True):
             hypotheses[utterance.id] = recogniser.tokenizer.decode(tokens)
         on_batch(len(chunk))
     return Evaluation(score(utterances, [hypotheses[utterance.id] for utterance in utterances]))
+
+
+@torch.no_grad()
+def mean_loss(
+    recogniser: Recogniser,
+    utterances: Sequence[Utterance],
+    cache: FeatureCache,
+    loss: LossConfig,
+    config: EvaluationConfig,
+    device: torch.device,
+) -> float:
+    """The training loss of `utterances` without dropout and augmentation: the mean over utterances."""
+    model, added = recogniser.model, 0.0
+    model.eval()
+    for chunk in evaluation_batches(utterances, _batches(config)):
+        batch = collate(chunk, cache, recogniser.tokenizer).to(device)
+        added += float(model.loss(model.normalise(batch.features), batch, loss, with_ctc=True)) * len(chunk)
+    return added / max(1, len(utterances))
+
+
+def _batches(config: EvaluationConfig) -> BatchConfig:
+    return BatchConfig(max_utterances=64, max_seconds=config.max_seconds_per_batch)

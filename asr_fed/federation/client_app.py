@@ -8,8 +8,8 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,27 +18,20 @@ from flwr.clientapp import ClientApp
 from hydra.utils import instantiate
 
 from asr_fed.aggregation.update import Update, UpdateRefused, add_client, empty, fixed
+from asr_fed.aggregation.weighting import Measured, Weighting
+from asr_fed.algorithms.algorithm import Algorithm, Vectors
 from asr_fed.data.partition import Client
+from asr_fed.federation.client_store import ClientStore
+from asr_fed.federation.shared_config import shared_config
 from asr_fed.model.recogniser import Recogniser
 from asr_fed.model.state import layout
 from asr_fed.runs.experiment import Experiment, open_experiment, pick_device
 from asr_fed.training.epoch import TrainingContext
-from asr_fed.training.local import ClientResult, train_client
+from asr_fed.training.local import ClientResult, LocalTask
 from asr_fed.training.personalise import personalise_client
-from asr_fed.wire.messages import (
-    Gained,
-    Hosted,
-    Order,
-    Refused,
-    Report,
-    Timing,
-    gains_message,
-    read_order,
-    read_query,
-    reply_message,
-    report_message,
-)
-from asr_fed.wire.setup import setup_of
+from asr_fed.wire.joining import read_query, report_message
+from asr_fed.wire.messages import ClientSize, Gained, Order, Refused, Report, Timing
+from asr_fed.wire.rounds import gains_message, read_order, reply_message
 
 TOO_LITTLE = "too little speech to hold some back"
 
@@ -47,11 +40,22 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Contribution:
-    """What a client adds to an update: delta (float32 [state]), its weight a_k, and numbers to be summed."""
+    """What a client adds to an update: delta (float32 [state]), its weight a_k, numbers to be summed, and the
+    algorithm's further vectors."""
 
     delta: np.ndarray
     weight: float
     totals: dict[str, int]
+    others: Vectors = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Lengths of what travels: the state, and by name the algorithm's vectors that are sent and that are summed."""
+
+    state: int
+    sent: Mapping[str, int] = field(default_factory=dict)
+    summed: Mapping[str, int] = field(default_factory=dict)
 
 
 Train = Callable[[str, Order], Contribution]
@@ -67,18 +71,20 @@ def open_worker(
     recogniser = Recogniser.create(config.model, config.features, experiment.tokenizer)  # weights come with orders
     training = experiment.training_context(recogniser, pick_device(config.device, worker))
     clients = {client.id: client for client in experiment.partition.clients}
-    weighting: Callable[[ClientResult], float] = instantiate(config.weighting)
-    setup, length = setup_of(experiment).sha256, layout(recogniser.model).length
-    hosted = {name: describe_client(client) for name, client in clients.items()}
-    report = Report(f"worker {worker + 1}", own=False, setup=setup, clients=hosted)
+    algorithm: Algorithm = instantiate(config.algorithm)
+    weighting: Weighting = instantiate(config.weighting)
+    store = ClientStore(experiment.run_dir / "clients")
+    sizes = {name: client_size(client) for name, client in clients.items()}
+    report = Report(f"worker {worker + 1}", own=False, setup=shared_config(experiment).sha256, clients=sizes)
 
     def train(name: str, order: Order) -> Contribution:
-        return train_speech(experiment, training, weighting, clients[name], order)
+        return train_speech(experiment, training, algorithm, weighting, clients[name], order, store)
 
     def personalise(name: str, order: Order) -> Gained:
         return personalise_speech(experiment, training, clients[name], order.weights)
 
-    app = build_client_app(train, report, length, on_client, superseded, personalise if config.personalise else None)
+    shape = shape_of(algorithm, recogniser)
+    app = build_client_app(train, report, shape, on_client, superseded, personalise if config.personalise else None)
     context = Context(0, worker + 1, {}, state=RecordDict(), run_config={})
     return lambda message: app(message, context)
 
@@ -86,14 +92,12 @@ def open_worker(
 def build_client_app(
     train: Train,
     report: Report,
-    length: int,
+    shape: Shape,
     on_client: Callable[[str, float], None] = lambda client, seconds: None,
     superseded: Callable[[], bool] = lambda: False,
     personalise: Personalise | None = None,
 ) -> ClientApp:
     """A ClientApp around functions that train one client, and personalise it where that is given.
-
-    `length` is the number of entries of the state.
 
     Its handlers raise Refused for a message that is not in order, and for one of another setup than the report's.
     """
@@ -109,7 +113,7 @@ def build_client_app(
     def train_order(message: Message, context: Context) -> Message:
         started = time.perf_counter()
         order = own_order(message)
-        update, failures = train_clients(train, order, on_client, superseded)
+        update, failures = train_clients(train, order, shape, on_client, superseded)
         return reply_message(message, update, failures, Timing(busy=time.perf_counter() - started))
 
     @app.evaluate()
@@ -126,11 +130,11 @@ def build_client_app(
         return gains_message(message, gains, failures, Timing(busy=time.perf_counter() - started))
 
     def own_order(message: Message) -> Order:
-        order = read_order(message)
+        order = read_order(message, shape.sent)
         if order.setup != report.setup:
             raise Refused("an order for another setup than this node has")
-        if order.weights.shape != (length,):
-            raise Refused(f"{len(order.weights)} weights for a model of {length}")
+        if order.weights.shape != (shape.state,):
+            raise Refused(f"{len(order.weights)} weights for a model of {shape.state}")
         return order
 
     return app
@@ -139,15 +143,16 @@ def build_client_app(
 def train_clients(
     train: Train,
     order: Order,
+    shape: Shape,
     on_client: Callable[[str, float], None] = lambda client, seconds: None,
     superseded: Callable[[], bool] = lambda: False,
 ) -> tuple[Update, dict[str, str]]:
     """One update of all the clients in `order`, and the reason for each that is not in it."""
-    update = empty(len(order.weights))
+    update = empty(shape.state, shape.summed)
 
     def add(name: str) -> None:
         own = train(name, order)
-        add_client(update, own.delta, own.weight, own.totals)
+        add_client(update, own.delta, own.weight, own.totals, own.others)
 
     return update, for_each_client(add, order, on_client, superseded)
 
@@ -180,28 +185,37 @@ def for_each_client(
     return failures
 
 
+def shape_of(algorithm: Algorithm, recogniser: Recogniser) -> Shape:
+    parts = layout(recogniser.model)
+    return Shape(parts.length, algorithm.sent(parts), algorithm.summed(parts))
+
+
 def train_speech(
     experiment: Experiment,
     training: TrainingContext,
-    weighting: Callable[[ClientResult], float],
+    algorithm: Algorithm,
+    weighting: Weighting,
     client: Client,
     order: Order,
+    store: ClientStore,
 ) -> Contribution:
-    """Train a client on its own speech. Raises UpdateRefused where that yields nothing to add."""
+    """Train a client on its own speech. Raises UpdateRefused where that yields nothing to add.
+
+    What the algorithm keeps of a client goes to `store`, as of this round.
+    """
     config = experiment.config
     if not client.train:
         raise UpdateRefused("no speech to train on")
-    result = train_client(
-        training,
-        client,
-        order.weights,
-        lr=order.lr,
-        config=config.federation,
-        evaluation=config.evaluation,
-        seed=config.seed,
-        server_round=order.server_round,
+    task = LocalTask(
+        training, client, order.weights, order.lr, order.server_round, config.seed, config.federation, config.evaluation
     )
-    return Contribution(result.delta, weighting(result), client_totals(result))
+    step = algorithm.client(task, order.others, store.read(client.id, before=order.server_round))
+    result = step.result
+    totals = client_totals(result)
+    weight = weighting(Measured(result.num_examples, result.words.rate, result.loss, order.reference_loss))
+    if step.kept:
+        store.write(client.id, order.server_round, step.kept)
+    return Contribution(result.delta, weight, totals, step.summed)
 
 
 def personalise_speech(
@@ -240,10 +254,10 @@ def client_totals(result: ClientResult) -> dict[str, int]:
     }
 
 
-def describe_client(client: Client) -> Hosted:
+def client_size(client: Client) -> ClientSize:
     """How much speech it has."""
     train, dev = (math.fsum(utterance.duration for utterance in part) for part in (client.train, client.dev))
-    return Hosted(len(client.train), train, dev)
+    return ClientSize(len(client.train), train, dev)
 
 
 def _place(error: Exception) -> str:

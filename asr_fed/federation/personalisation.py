@@ -7,27 +7,25 @@ client held back.
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, MessageType
-from flwr.serverapp import Grid
+from flwr.app import Message, MessageType
 from omegaconf import OmegaConf
 
 from asr_fed.config.schema import SEARCH, Config, Decoder
-from asr_fed.engines.worker_grid import WorkerGrid
 from asr_fed.federation.client_app import TOO_LITTLE
 from asr_fed.federation.roster import Roster, join
-from asr_fed.federation.sampling import place
-from asr_fed.federation.strategy import AWAY, NO_ANSWER, audio_seconds
+from asr_fed.federation.round import assign, audio_seconds
 from asr_fed.model.state import state_sha256
-from asr_fed.reporting.evaluation_files import write_csv
 from asr_fed.runs.experiment import Experiment
-from asr_fed.runs.run_dir import write_text
-from asr_fed.wire.exchange import exchange
-from asr_fed.wire.messages import Gained, Hosted, Refused, order_message, read_gains, weights_record
+from asr_fed.system.files import write_csv, write_text
+from asr_fed.wire.ask import AWAY, Asked, Assignment, ask
+from asr_fed.wire.hosts import Hosts
+from asr_fed.wire.messages import ClientSize, Gained, Gains, Order
+from asr_fed.wire.rounds import read_gains
 
 AT_ONCE = 16  # clients of a node in one order, at most: so much is done again after a kill
 
@@ -47,12 +45,12 @@ class Personalisation:
 
 def personalise_clients(
     experiment: Experiment,
-    grid: Grid,
+    hosts: Hosts,
     weights: np.ndarray,
     roster: Roster | None = None,
     on_total: Callable[[int], None] = lambda clients: None,
 ) -> Personalisation:
-    """Have every client of the nodes of `grid` personalise `weights` (float32 [state]), once.
+    """Have every client of the nodes personalise `weights` (float32 [state]), once.
 
     Goes on from checkpoints/personalisation.json where that is about the same weights and settings, and asks those
     again who failed by accident. Leaves personalisation.csv. `on_total` is told how many clients are left.
@@ -66,18 +64,32 @@ def personalise_clients(
     state = _begin(path, _subject(state_sha256(weights), experiment.config))
     if not state.finished or any(reason != TOO_LITTLE for reason in state.failures.values()):
         state.finished, state.failures = False, {}
-        roster = roster or join(experiment, grid)
+        roster = roster or join(experiment, hosts)
         on_total(len(roster.clients.keys() - state.gains.keys()))
-        record = weights_record(weights)
         while True:
-            roster.refresh(grid)  # who comes by now is asked too
+            roster.refresh(hosts)  # who comes by now is asked too
             left = sorted(roster.clients.keys() - state.gains.keys() - state.failures.keys())
             if not left:
                 break
             state.failures |= {client: AWAY for client in left if not roster.hosts(client)}
-            gains, failures = _ask(experiment, grid, roster, [c for c in left if c not in state.failures], record)
-            state.gains |= gains
-            state.failures |= failures
+            there = [client for client in left if client not in state.failures]
+            asked = ask_to_personalise(
+                hosts,
+                _assign_some(there, roster, experiment.config),
+                roster.clients,
+                Order(
+                    experiment.config.federation.rounds,
+                    0.0,
+                    (),
+                    weights,
+                    ticket=f"personalise {left[0]}",
+                    setup=roster.setup.sha256,
+                ),
+                experiment.config,
+            )
+            for answer in asked.answers.values():
+                state.gains |= answer.gained
+            state.failures |= asked.failures
             _save(state, path)
         state.finished = True
         _save(state, path)
@@ -111,76 +123,48 @@ def summarise_gains(experiment: Experiment, weights_sha256: str) -> dict[str, An
     }
 
 
-def _ask(
-    experiment: Experiment, grid: Grid, roster: Roster, clients: Sequence[str], weights: ArrayRecord
-) -> tuple[dict[str, Gained], dict[str, str]]:
-    """Of the first AT_ONCE clients of each node."""
-    config = experiment.config
-    hosted = roster.clients
-    placed = place(
-        clients,
-        {client: roster.hosts(client) for client in clients},
-        lambda node, client: personal_seconds(hosted[client], config),
-    )
-    shares = {node: share[:AT_ONCE] for node, share in placed.items()}
-    gains, failures, _ = ask_to_personalise(grid, shares, hosted, weights, roster.setup.sha256, config)
-    return gains, failures
+def _assign_some(clients: Sequence[str], roster: Roster, config: Config) -> list[Assignment]:
+    """The first AT_ONCE clients of each node."""
+    hosts = {client: roster.hosts(client) for client in clients}
+    placed = assign(clients, hosts, lambda node, client: personal_seconds(roster.clients[client], config))
+    return [replace(each, clients=each.clients[:AT_ONCE]) for each in placed]
 
 
 def ask_to_personalise(
-    grid: Grid,
-    shares: Mapping[int, Sequence[str]],
-    hosted: Mapping[str, Hosted],
-    weights: ArrayRecord,
-    setup: str,
+    hosts: Hosts,
+    assignments: Sequence[Assignment],
+    sizes: Mapping[str, ClientSize],
+    order: Order,
     config: Config,
     reason_of: Callable[[Message], str] = lambda reply: reply.error.reason or "unknown error",
-) -> tuple[dict[str, Gained], dict[str, str], float]:
-    """Gains, failures, and the seconds of the busiest node, where `shares` are the clients of each node.
+) -> Asked[Gains]:
+    """What the assigned clients have gained.
 
-    A round's time limits are for a round's work: they are stretched to the clients' work here, by what `hosted` tells
-    of their speech. `reason_of` makes the reason of an error that comes in place of an answer.
+    A round's time limits are for a round's work: they are stretched to the clients' work here, by what `sizes` tell of
+    their speech. `reason_of` makes the reason of an error that comes in place of an answer.
     """
-    asked = [hosted[client] for share in shares.values() for client in share]
-    stretch = max([1.0, *(personal_seconds(client, config) / _work(client, config) for client in asked)])
+    clients = [sizes[name] for each in assignments for name in each.clients]
+    stretch = max([1.0, *(personal_seconds(client, config) / _work(client, config) for client in clients)])
     timeout = config.federation.round_timeout
-    orders = [
-        order_message(node, config.federation.rounds, 0.0, share, weights, setup=setup, kind=MessageType.EVALUATE)
-        for node, share in shares.items()
-    ]
-    if isinstance(grid, WorkerGrid):
-        grid.stretch = stretch
-    # A client had its time in a round, whatever else its node did; here a node may do AT_ONCE of them in a row.
-    done = exchange(grid, orders, timeout=None if timeout is None else timeout * stretch * AT_ONCE)
-    if isinstance(grid, WorkerGrid):
-        grid.give_up(done.unanswered, NO_ANSWER)
-        grid.stretch = 1.0
-    answered = {reply.metadata.src_node_id: reply for reply in done.replies}
-    gains: dict[str, Gained] = {}
-    failures: dict[str, str] = {}
-    busy = 0.0
-    for node, share in shares.items():
-        reply = answered.get(node)
-        if reply is None or reply.has_error():
-            failures |= dict.fromkeys(share, NO_ANSWER if reply is None else reason_of(reply))
-            continue
-        try:
-            gained, failed, timing = read_gains(reply, share)
-        except Refused as refused:
-            failures |= dict.fromkeys(share, f"refused: {refused}")
-            continue
-        gains |= gained
-        failures |= failed
-        busy = max(busy, timing.busy)
-    return gains, failures, busy
+    return ask(
+        hosts,
+        order,
+        assignments,
+        read_gains,
+        kind=MessageType.EVALUATE,
+        # A client had its time in a round, whatever else its node did; here a node may do AT_ONCE of them in a row.
+        timeout=None if timeout is None else timeout * stretch * AT_ONCE,
+        patience=stretch,
+        reason_of=reason_of,
+    )
 
 
-def personal_seconds(client: Hosted, config: Config) -> float:
+def personal_seconds(client: ClientSize, config: Config) -> float:
     """Seconds of audio that a client's personalisation goes through: training passes and two decodings."""
     return client.train_seconds * config.personalisation.epochs + 2 * client.dev_seconds
 
 
-def _work(client: Hosted, config: Config) -> float:
+def _work(client: ClientSize, config: Config) -> float:
     """Seconds of audio of a round; never 0."""
     return max(audio_seconds(client, config.federation), 1e-3)
 

@@ -5,13 +5,13 @@ import time
 from dataclasses import dataclass, field
 
 from flwr.app import Message
-from flwr.serverapp import Grid
 
-from asr_fed.engines.worker_grid import WorkerGrid
+from asr_fed.federation.shared_config import shared_config
 from asr_fed.runs.experiment import Experiment
 from asr_fed.system.errors import UserError
-from asr_fed.wire.messages import Hosted, Refused, Report, Setup, query_message, read_report
-from asr_fed.wire.setup import setup_of
+from asr_fed.wire.hosts import Hosts
+from asr_fed.wire.joining import query_message, read_report
+from asr_fed.wire.messages import ClientSize, Refused, Report, SharedConfig
 
 PAUSE = 0.2  # seconds between two looks for nodes
 AGAIN = 60  # seconds after which a node that has not joined is asked again: it may have been mended since
@@ -26,10 +26,10 @@ class Roster:
     A client of a node's own is pinned to it. A simulated client may be hosted by many.
     """
 
-    setup: Setup
+    setup: SharedConfig
     nodes: dict[int, Report] = field(default_factory=dict)
     online: set[int] = field(default_factory=set)
-    clients: dict[str, Hosted] = field(default_factory=dict)  # all that any node has ever hosted
+    clients: dict[str, ClientSize] = field(default_factory=dict)  # all that any node has ever hosted
     refused: dict[int, str] = field(default_factory=dict)
     _asked: dict[str, int] = field(default_factory=dict)  # queries without an answer, and their nodes
     _asked_at: dict[int, float] = field(default_factory=dict)
@@ -38,18 +38,18 @@ class Roster:
         """The nodes that can train a client now."""
         return [node for node in sorted(self.online) if client in self.nodes[node].clients]
 
-    def refresh(self, grid: Grid) -> None:
+    def refresh(self, hosts: Hosts) -> None:
         """See who is there, ask newcomers for their clients, and note the answers that have come."""
-        there = set(grid.get_node_ids())
+        there = set(hosts.get_node_ids())
         now = time.monotonic()
         recently = {node for node, at in self._asked_at.items() if now - at < AGAIN}
         newcomers = there - self.nodes.keys() - recently
         if newcomers:
             self._asked_at |= dict.fromkeys(newcomers, now)
             queries = [query_message(node, self.setup) for node in sorted(newcomers)]
-            self._asked |= dict(zip(grid.push_messages(queries), sorted(newcomers), strict=True))
+            self._asked |= dict(zip(hosts.send(queries), sorted(newcomers), strict=True))
         if self._asked:
-            for answer in grid.pull_messages(list(self._asked)):
+            for answer in hosts.receive(list(self._asked)):
                 if (node := self._asked.pop(answer.metadata.reply_to_message_id, None)) is not None:
                     self._admit(node, answer)
         self.online = there & self.nodes.keys()
@@ -78,22 +78,22 @@ class Roster:
         self.online.add(node)
 
 
-def join(experiment: Experiment, grid: Grid) -> Roster:
-    """Wait for the nodes. The workers of one machine or cluster all come, or the engine is broken."""
-    engine, setup = experiment.config.engine, setup_of(experiment)
-    if isinstance(grid, WorkerGrid):
-        return wait_for_nodes(grid, setup, len(list(grid.get_node_ids())), seconds=None)
-    return wait_for_nodes(grid, setup, engine.nodes, engine.wait)
+def join(experiment: Experiment, hosts: Hosts) -> Roster:
+    """Wait for all nodes that are expected; where nodes come and go, for as many as the config asks for."""
+    engine, setup = experiment.config.engine, shared_config(experiment)
+    if hosts.expected is not None:
+        return wait_for_nodes(hosts, setup, hosts.expected, seconds=None)
+    return wait_for_nodes(hosts, setup, engine.nodes, engine.wait)
 
 
-def wait_for_nodes(grid: Grid, setup: Setup, needed: int, seconds: float | None) -> Roster:
+def wait_for_nodes(hosts: Hosts, setup: SharedConfig, needed: int, seconds: float | None) -> Roster:
     """The roster once `needed` nodes have joined and all who are there have answered.
 
     Raises UserError where that takes longer than `seconds`; with None, where all have answered and they are too few.
     """
     roster, deadline = Roster(setup), None if seconds is None else time.monotonic() + seconds
     while True:
-        roster.refresh(grid)
+        roster.refresh(hosts)
         late = not roster._asked if deadline is None else time.monotonic() > deadline
         if len(roster.online) >= needed and (late or not roster._asked):
             return roster

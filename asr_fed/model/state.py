@@ -77,5 +77,12 @@ def load_state(model: nn.Module, vector: np.ndarray) -> None:
         raise ValueError(f"the state has {start} numbers, the vector {len(vector)}")
 
 
+def by_parameter(model: nn.Module, vector: np.ndarray) -> list[torch.Tensor]:
+    """A flat vector, float32 [parameters], as tensors of the shapes of the model's parameters, on their device."""
+    parameters = list(model.parameters())
+    parts = torch.from_numpy(vector).split([parameter.numel() for parameter in parameters])
+    return [part.view_as(parameter).to(parameter.device) for part, parameter in zip(parts, parameters, strict=True)]
+
+
 def state_sha256(vector: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(vector, dtype="<f4").tobytes()).hexdigest()

@@ -11,7 +11,7 @@ from asr_fed.evaluation.breakdown import speaker_spread
 from asr_fed.evaluation.evaluate import Evaluation, describe_decoder, evaluate
 from asr_fed.evaluation.statistics import Paired, paired_test
 from asr_fed.federation.personalisation import summarise_gains
-from asr_fed.federation.server_app import FederationState, load_federation
+from asr_fed.federation.state import FederationState, load_federation
 from asr_fed.model.recogniser import load_recogniser
 from asr_fed.model.state import read_state, state_sha256
 from asr_fed.reporting.evaluation_files import numbers, write_evaluation

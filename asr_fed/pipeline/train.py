@@ -13,9 +13,10 @@ from asr_fed.data.alignable import describe_impossible
 from asr_fed.data.manifest import Utterance
 from asr_fed.data.partition import describe
 from asr_fed.data.tokenizer import describe_unknown
-from asr_fed.engines.workers import open_workers
+from asr_fed.engines.open_workers import open_workers
+from asr_fed.federation.rounds import run_federation
 from asr_fed.federation.sampling import cohort_size
-from asr_fed.federation.server_app import FederationState, load_federation, run_federation
+from asr_fed.federation.state import FederationState, load_federation
 from asr_fed.interop.open_recogniser import open_recogniser
 from asr_fed.model.recogniser import Recogniser, load_recogniser, save_recogniser
 from asr_fed.pipeline.results import made_by, test_all, write_results
@@ -23,7 +24,8 @@ from asr_fed.reporting.progress import RunProgress
 from asr_fed.reporting.report import describe_gains
 from asr_fed.reporting.tracking import check_tracking, open_tracking
 from asr_fed.runs.experiment import Experiment, pick_device, prepare_experiment, systems
-from asr_fed.runs.run_dir import claim_run_dir, write_history
+from asr_fed.runs.records import RoundRecord, write_history
+from asr_fed.runs.run_dir import claim_run_dir
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import keep_freed_memory
 from asr_fed.training.central import EpochReport, train_central
@@ -151,12 +153,12 @@ def federate(experiment: Experiment, progress: RunProgress) -> FederationState:
     rounds = progress.bars.add_task("rounds", total=config.federation.rounds)
     clients = progress.bars.add_task("clients of this round", total=None)
 
-    def on_round(history: list[dict[str, Any]]) -> None:
+    def on_round(history: Sequence[RoundRecord]) -> None:
         progress.round(history[-1])
         progress.bars.update(rounds, completed=len(history))
         progress.bars.reset(clients)
 
-    def keep_and_show(history: list[dict[str, Any]]) -> None:
+    def keep_and_show(history: Sequence[RoundRecord]) -> None:
         write_history(experiment.run_dir, history)
         on_round(history)
 
@@ -168,10 +170,10 @@ def federate(experiment: Experiment, progress: RunProgress) -> FederationState:
     else:
         cohort = cohort_size(config.federation.cohort, len(experiment.partition.clients))
         progress.bars.update(clients, total=cohort)
-        with open_workers(experiment, on_client=lambda client: progress.bars.advance(clients)) as grid:
+        with open_workers(experiment, on_client=lambda client: progress.bars.advance(clients)) as workers:
             state = run_federation(
                 experiment,
-                grid,
+                workers,
                 keep_and_show,
                 lambda total: progress.bars.reset(clients, total=total, description="clients that personalise"),
             )

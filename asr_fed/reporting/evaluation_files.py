@@ -1,10 +1,9 @@
 """An evaluation on disk: wer_report.txt for reading, wer.json, per_utterance.csv and per_speaker.csv for programs."""
 
 import csv
-import io
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,7 +16,7 @@ from asr_fed.evaluation.evaluate import Evaluation, group_by
 from asr_fed.evaluation.statistics import Paired, describe_pair, wer_interval
 from asr_fed.evaluation.wer import ErrorCounts, Scored, score, total
 from asr_fed.system.errors import UserError
-from asr_fed.system.files import replacing
+from asr_fed.system.files import replacing, write_csv
 
 REPORT, NUMBERS, UTTERANCES, SPEAKERS = "wer_report.txt", "wer.json", "per_utterance.csv", "per_speaker.csv"
 OF_A_SPEAKER = ("gender", "age", "accent")
@@ -222,14 +221,3 @@ def _counts(words: ErrorCounts, characters: ErrorCounts) -> dict[str, Any]:
         "insertions": words.insertions,
         "words": words.units,
     }
-
-
-def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """A header and the rows, which all have the same keys."""
-    rows = list(rows)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0] if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    with replacing(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8", newline="")

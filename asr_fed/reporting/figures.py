@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from asr_fed.reporting.partition_report import histogram
+from asr_fed.runs.records import RoundRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +20,7 @@ DUMBBELLS = 40  # more speakers than these are drawn as curves
 # What a round trained with, and what NewBob on the dev WER alone would have given.
 LEARNING_RATES = {"lr": "with the planned fall", "annealed_lr": "by the dev WER alone"}
 
-History = Sequence[Mapping[str, Any]]
+History = Sequence[RoundRecord]
 
 
 def data_uri(figure: "Figure") -> str:
@@ -114,7 +115,7 @@ def _rounds(axes: "Axes") -> None:
 def _curve(history: History, keys: Mapping[str, str], label: str) -> str:
     figure, axes = _axes()
     for (key, name), colour in zip(keys.items(), ("#1f6fb4", "#9bbfdc"), strict=False):
-        points = [(record["round"], record[key]) for record in history if record.get(key) is not None]
+        points = [(record.round, getattr(record, key)) for record in history if getattr(record, key) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), marker=".", color=colour, label=name)
     axes.set_ylabel(label)
@@ -128,9 +129,9 @@ def _curve(history: History, keys: Mapping[str, str], label: str) -> str:
 def _weights(history: History) -> str:
     """From the sums alone, which are all that leaves a node: sum of a, and (sum of a)^2 over the sum of a^2."""
     figure, axes = _axes()
-    rounds = [record["round"] for record in history]
-    means = [record["weight_sum"] / record["clients"] for record in history]
-    relative = [math.sqrt(max(0.0, record["clients"] / record["effective_clients"] - 1)) for record in history]
+    rounds = [record.round for record in history]
+    means = [record.weight_sum / record.clients for record in history]
+    relative = [math.sqrt(max(0.0, record.clients / record.effective_clients - 1)) for record in history]
     low = [mean * (1 - deviation) for mean, deviation in zip(means, relative, strict=True)]
     high = [mean * (1 + deviation) for mean, deviation in zip(means, relative, strict=True)]
     axes.fill_between(rounds, low, high, color="#1f6fb4", alpha=0.25, linewidth=0)
@@ -143,9 +144,9 @@ def _weights(history: History) -> str:
 
 def _traffic(history: History) -> str:
     figure, axes = _axes()
-    rounds = [record["round"] for record in history]
+    rounds = [record.round for record in history]
     for key, label, colour in (("bytes_up", "up", "#1f6fb4"), ("bytes_down", "down", "#9bbfdc")):
-        axes.plot(rounds, [record[key] / 1e6 for record in history], marker=".", color=colour, label=label)
+        axes.plot(rounds, [getattr(record, key) / 1e6 for record in history], marker=".", color=colour, label=label)
     axes.set_ylabel("MB a round")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
@@ -155,10 +156,10 @@ def _traffic(history: History) -> str:
 
 def _time(history: History) -> str:
     figure, axes = _axes()
-    rounds = [record["round"] for record in history]
-    clients = [record["exchange_seconds"] for record in history]
-    server = [record["aggregate_seconds"] + record["held_out_seconds"] for record in history]
-    rest = [max(0.0, record["round_seconds"] - a - b) for record, a, b in zip(history, clients, server, strict=True)]
+    rounds = [record.round for record in history]
+    clients = [record.exchange_seconds for record in history]
+    server = [record.aggregate_seconds + record.held_out_seconds for record in history]
+    rest = [max(0.0, record.round_seconds - a - b) for record, a, b in zip(history, clients, server, strict=True)]
     axes.stackplot(
         rounds,
         clients,

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from asr_fed.evaluation.statistics import describe_pair, read_paired
 from asr_fed.reporting.tracking import Track
+from asr_fed.runs.records import RoundRecord
 from asr_fed.runs.run_dir import own_system
 from asr_fed.training.central import EpochReport
 
@@ -47,17 +48,17 @@ class RunProgress:
         if report.wer is not None:
             self._track(f"{name}/wer", report.wer, report.epoch)
 
-    def round(self, record: dict[str, Any]) -> None:
-        wer = "" if record["wer"] is None else f"  dev WER {record['wer']:6.2f}  CER {record['cer']:6.2f}"
-        failed = f"  [red]failed: {', '.join(record['failures'])}[/red]" if record["failures"] else ""
+    def round(self, record: RoundRecord) -> None:
+        wer = "" if record.wer is None or record.cer is None else f"  dev WER {record.wer:6.2f}  CER {record.cer:6.2f}"
+        failed = f"  [red]failed: {', '.join(record.failures)}[/red]" if record.failures else ""
         self.say(
-            f"round {record['round']:3d}{wer}  loss {record['loss']:.3f}  lr {record['lr']:.3g}  "
-            f"clients {record['clients']} (effective {record['effective_clients']:.1f})  "
-            f"{record['round_seconds']:.1f} s{failed}"
+            f"round {record.round:3d}{wer}  loss {record.loss:.3f}  lr {record.lr:.3g}  "
+            f"clients {record.clients} (effective {record.effective_clients:.1f})  "
+            f"{record.round_seconds:.1f} s{failed}"
         )
-        for key, value in record.items():
-            if isinstance(value, int | float) and key != "round":
-                self._track(f"federation/{key}", value, record["round"])
+        for key, value in vars(record).items():
+            if isinstance(value, int | float) and key not in ("round", "version"):
+                self._track(f"federation/{key}", value, record.round)
 
     def result(self, summary: dict[str, Any]) -> None:
         self.say(result_table(summary["systems"], f"{summary['test_speakers']} unseen test speakers"))

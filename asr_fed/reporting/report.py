@@ -18,6 +18,7 @@ from asr_fed.evaluation.evaluate import Evaluation
 from asr_fed.evaluation.wer import Scored
 from asr_fed.reporting.figures import hours_figure, interval_figure, round_figures, speaker_figure
 from asr_fed.reporting.page import render
+from asr_fed.runs.records import RoundRecord
 from asr_fed.runs.run_dir import own_system
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import replacing
@@ -42,7 +43,7 @@ class Sample:
 def write_report(
     run_dir: Path,
     summary: Mapping[str, Any],
-    history: Sequence[Mapping[str, Any]],
+    history: Sequence[RoundRecord],
     evaluations: Mapping[str, Evaluation],
     partition: Partition,
     *,
@@ -68,7 +69,7 @@ def write_report(
         own=own,
         intervals=interval_figure(summary["systems"]),
         rounds=round_figures(history) if history else {},
-        failures=sum(len(record["failures"]) for record in history),
+        failures=sum(len(record.failures) for record in history),
         partition=summarise(partition),
         hours=hours_figure(client_seconds) if client_seconds else None,
         speakers=speaker_figure(wers[before], wers[own], (before, own)) if before else None,

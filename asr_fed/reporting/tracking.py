@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from asr_fed.config.schema import Config, Tracking
-from asr_fed.runs.run_dir import flat, write_text
+from asr_fed.runs.run_dir import flat
 from asr_fed.system.errors import UserError
+from asr_fed.system.files import write_text
 
 # Told of a number: its name ("federation/wer"), value and step (a round or epoch, counted by what stands before the /).
 Track = Callable[[str, float, int], None]

@@ -3,7 +3,7 @@
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from asr_fed.config.schema import SEARCH, Config, Decoder
 from asr_fed.system.errors import UserError
-from asr_fed.system.files import replacing
+from asr_fed.system.files import write_text
 
 # A resumed run may differ in these keys and sections, and in some of the beam search: see `may_change`.
 MAY_CHANGE = (
@@ -40,6 +40,7 @@ MAY_CHANGE = (
 MOVED = (
     ("asr_fed.federation.weighting.", "asr_fed.aggregation.weighting."),
     ("asr_fed.federation.server_optimizer.", "asr_fed.aggregation.server_optimizer."),
+    ("flwr.serverapp.strategy.", "asr_fed.aggregation.server_optimizer."),
 )
 PACKAGES = ("torch", "torchaudio", "speechbrain", "flwr", "sentencepiece", "jiwer", "hydra-core", "numpy")
 
@@ -108,7 +109,10 @@ def load_config(path: Path) -> Any:
     text = path.read_text(encoding="utf-8")
     for old, new in MOVED:
         text = text.replace(f"_target_: {old}", f"_target_: {new}")
-    return OmegaConf.create(text)
+    content: Any = OmegaConf.create(text)
+    if (mu := content.get("federation", {}).pop("prox", 0.0)) > 0:  # 0.1.0 had FedProx as a setting of its own
+        content.algorithm = {"_target_": "asr_fed.algorithms.fed_prox.FedProx", "mu": mu}
+    return content
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -130,17 +134,6 @@ def may_change(key: str, config: Config) -> bool:
     if key.startswith(f"evaluation.{SEARCH}"):
         return Decoder.beam not in (config.evaluation.dev_decoder, config.evaluation.client_decoder)
     return any(f"{key}.".startswith(f"{name}.") for name in MAY_CHANGE)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_history(run_dir: Path, history: Iterable[dict[str, Any]]) -> None:
-    """history.jsonl, one line a round."""
-    write_text(run_dir / "history.jsonl", "".join(json.dumps(record) + "\n" for record in history))
 
 
 def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:

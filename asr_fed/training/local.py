@@ -1,6 +1,7 @@
 """Local training of one client: the function that every engine calls."""
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,13 +10,31 @@ from torch import nn
 
 from asr_fed.config.schema import EvaluationConfig, FederationConfig
 from asr_fed.data.batching import training_batches
+from asr_fed.data.manifest import Utterance
 from asr_fed.data.partition import Client
 from asr_fed.evaluation.evaluate import evaluate
 from asr_fed.evaluation.wer import ErrorCounts
-from asr_fed.model.state import load_state, read_delta
+from asr_fed.model.state import by_parameter, load_state, read_delta
 from asr_fed.system.randomness import seed_everything
 from asr_fed.training.epoch import EpochResult, TrainingContext, train_epoch
 from asr_fed.training.optimizer import build_optimizer
+
+# A term of the loss, of the model and of the global parameters.
+Penalty = Callable[[nn.Module, list[torch.Tensor]], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class LocalTask:
+    """All that a client's local training depends on; `weights` are the global ones, float32 [state]."""
+
+    context: TrainingContext
+    client: Client
+    weights: np.ndarray
+    lr: float
+    server_round: int
+    seed: int
+    settings: FederationConfig
+    evaluation: EvaluationConfig
 
 
 @dataclass(frozen=True)
@@ -25,6 +44,7 @@ class ClientResult:
     delta: float32 [state], local state minus global state.
     loss: mean training loss of the last local epoch.
     words: word errors after training, on the client's own dev part (its training part where it has no dev).
+    steps: optimizer steps that were made.
     """
 
     delta: np.ndarray
@@ -34,42 +54,32 @@ class ClientResult:
     audio_seconds: float
     train_seconds: float
     skipped_steps: int
+    steps: int = 0
 
 
 def train_client(
-    context: TrainingContext,
-    client: Client,
-    weights: np.ndarray,
+    task: LocalTask,
     *,
-    lr: float,
-    config: FederationConfig,
-    evaluation: EvaluationConfig,
-    seed: int,
-    server_round: int,
+    penalty: Penalty | None = None,
+    correction: np.ndarray | None = None,
 ) -> ClientResult:
-    """Train from the global `weights` (float32 [state]) on the client's own speech.
+    """Train from the global weights on the client's own speech.
 
     The result depends on nothing but the arguments: not on the clients trained before in this process.
+
+    Args:
+        penalty: added to the loss of each step.
+        correction: float32 [parameters], added to the gradient of each step after it was clipped.
     """
     started = time.perf_counter()
+    context, client, config = task.context, task.client, task.settings
     model = context.recogniser.model
-    load_state(model, weights)
-    rng = seed_everything(seed, "client", server_round, client.id)
-    optimizer = build_optimizer(config.optimizer, model, lr)
-    penalty = None
-    if config.prox > 0:
-        anchors = [parameter.detach().clone() for parameter in model.parameters()]
-
-        def penalty(model: nn.Module) -> torch.Tensor:
-            """FedProx, arXiv 1812.06127: mu / 2 * ||w - w_global||^2."""
-            distances = [(p - a).pow(2).sum() for p, a in zip(model.parameters(), anchors, strict=True)]
-            return config.prox / 2 * torch.stack(distances).sum()
-
-    steps, audio, skipped, epoch, last = 0, 0.0, 0, 0, EpochResult()
-    while (epoch < config.local_epochs) if config.local_steps is None else (steps < config.local_steps):
-        batches = training_batches(client.train, config.batch, rng)
-        if config.local_steps is not None:
-            batches = batches[: config.local_steps - steps]
+    load_state(model, task.weights)
+    rng = seed_everything(task.seed, "client", task.server_round, client.id)
+    optimizer = build_optimizer(config.optimizer, model, task.lr)
+    anchored = None if penalty is None else _anchor(penalty, model)
+    made, audio, last = EpochResult(), 0.0, EpochResult()
+    for epoch, batches in enumerate(_epochs(client, config, rng)):
         last = train_epoch(
             context,
             batches,
@@ -77,28 +87,48 @@ def train_client(
             rng,
             clip=config.clip,
             with_ctc=config.ctc_epochs is None or epoch < config.ctc_epochs,
-            penalty=penalty,
+            penalty=anchored,
+            correction=None if correction is None else by_parameter(model, correction),
         )
-        steps += last.steps
-        skipped += last.skipped
+        made.steps += last.steps
+        made.skipped += last.skipped
         audio += sum(utterance.duration for batch in batches for utterance in batch)
-        epoch += 1
 
-    delta = read_delta(model, weights)
-    judged = evaluate(
+    delta = read_delta(model, task.weights)
+    measured = evaluate(
         context.recogniser,
         client.dev or client.train,
         context.cache,
-        evaluation.client_decoder,
-        evaluation,
+        task.evaluation.client_decoder,
+        task.evaluation,
         context.device,
     )
     return ClientResult(
         delta=delta,
         num_examples=len(client.train),
         loss=last.loss,
-        words=judged.words,
+        words=measured.words,
         audio_seconds=audio,
         train_seconds=time.perf_counter() - started,
-        skipped_steps=skipped,
+        skipped_steps=made.skipped,
+        steps=made.steps - made.skipped,
     )
+
+
+def _anchor(penalty: Penalty, model: nn.Module) -> Callable[[nn.Module], torch.Tensor]:
+    """The penalty with the parameters that the model has now."""
+    anchors = [parameter.detach().clone() for parameter in model.parameters()]
+    return lambda model: penalty(model, anchors)
+
+
+def _epochs(client: Client, config: FederationConfig, rng: np.random.Generator) -> Iterator[list[list[Utterance]]]:
+    """The batches of each local epoch: `local_epochs` whole ones, or as many as hold `local_steps` steps."""
+    if config.local_steps is None:
+        for _ in range(config.local_epochs):
+            yield training_batches(client.train, config.batch, rng)
+        return
+    left = config.local_steps
+    while left > 0:
+        batches = training_batches(client.train, config.batch, rng)[:left]
+        left -= len(batches)
+        yield batches

@@ -4,11 +4,10 @@ Those that a node leans on are in asr_fed/engines/deployment/supernode_tasks.py 
 tests/wire/test_flower_private.py holds Flower to them, so that a new release is judged in one place.
 """
 
-from flwr.app import Message, MessageType, Metadata, RecordDict
-from flwr.supercore.run import Run
+from flwr.app import Message
 from flwr.supercore.task_identity import TaskIdentity
 
-__all__ = ["Run", "identify_process", "message_of_no_one", "set_message_id"]
+__all__ = ["identify_process", "set_message_id"]
 
 
 def identify_process(run_id: int, node_id: int) -> None:
@@ -19,19 +18,3 @@ def identify_process(run_id: int, node_id: int) -> None:
 def set_message_id(message: Message, message_id: str) -> None:
     """What a SuperLink does with a message that it accepts."""
     vars(message.metadata)["_message_id"] = message_id
-
-
-def message_of_no_one(content: RecordDict) -> Message:
-    """A message that is not going anywhere: Flower's strategies aggregate nothing but messages."""
-    metadata = Metadata(
-        run_id=0,
-        message_id="",
-        src_node_id=0,
-        dst_node_id=0,
-        reply_to_message_id="",
-        group_id="",
-        created_at=0.0,
-        ttl=1.0,
-        message_type=MessageType.TRAIN,
-    )
-    return Message(content=content, metadata=metadata)  # type: ignore[call-overload]

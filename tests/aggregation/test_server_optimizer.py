@@ -4,19 +4,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import flwr.serverapp.strategy as flower
 import numpy as np
 import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from asr_fed.aggregation.server_optimizer import FlowerOptimizer, apply_update
-from asr_fed.federation.server_app import build_server_optimizer
+from asr_fed.aggregation.server_optimizer import Lamb, server_step
 from asr_fed.model.state import StateLayout
 from asr_fed.system.checkpoint import load_checkpoint, save_checkpoint
+from asr_fed.wire.flower_private import identify_process
 
 # Two parameter tensors of 3 and 4 numbers, then a buffer of 2.
 LAYOUT = StateLayout(("a", "b", "buffer"), (3, 4, 2), 7)
-FLOWER = "flwr.serverapp.strategy"
 ROUNDS = 3
 
 rng = np.random.default_rng(8)
@@ -68,25 +69,26 @@ def lamb(w: np.ndarray, delta: np.ndarray, state: dict[str, Any], t: int) -> np.
     return np.concatenate(new)
 
 
-LAMB = "asr_fed.aggregation.server_optimizer.Lamb"
+OURS = "asr_fed.aggregation.server_optimizer"
 CASES: list[tuple[dict[str, Any], Formula]] = [
-    ({"_target_": f"{FLOWER}.FedAvg"}, fed_avg),
-    ({"_target_": f"{FLOWER}.FedAvgM", "server_learning_rate": 0.8, "server_momentum": 0.5}, fed_avgm),
-    ({"_target_": f"{FLOWER}.FedAdagrad", "eta": 0.01, "tau": 1e-3}, fed_adagrad),
-    ({"_target_": f"{FLOWER}.FedYogi", "eta": 0.02, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}, fed_yogi),
-    ({"_target_": f"{FLOWER}.FedAdam", "eta": 0.02, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}, fed_adam),
-    ({"_target_": LAMB, "lr": 0.01, "beta_1": 0.8, "beta_2": 0.95, "eps": 1e-6, "weight_decay": 0.1}, lamb),
+    ({"_target_": f"{OURS}.FedAvg"}, fed_avg),
+    ({"_target_": f"{OURS}.FedAvgM", "server_learning_rate": 0.8, "server_momentum": 0.5}, fed_avgm),
+    ({"_target_": f"{OURS}.FedAdagrad", "eta": 0.01, "tau": 1e-3}, fed_adagrad),
+    ({"_target_": f"{OURS}.FedYogi", "eta": 0.02, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}, fed_yogi),
+    ({"_target_": f"{OURS}.FedAdam", "eta": 0.02, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}, fed_adam),
+    ({"_target_": f"{OURS}.Lamb", "lr": 0.01, "beta_1": 0.8, "beta_2": 0.95, "eps": 1e-6, "weight_decay": 0.1}, lamb),
 ]
 NAMES = [settings["_target_"].rsplit(".", 1)[-1] for settings, _ in CASES]
 
 
 @pytest.mark.parametrize(("settings", "formula"), CASES, ids=NAMES)
 def test_rounds_follow_the_formula_and_buffers_take_the_mean(settings: dict[str, Any], formula: Formula) -> None:
-    optimizer = build_server_optimizer(settings)
-    weights, expected, state = START.copy(), START.astype(np.float64), {}
+    optimizer = instantiate(settings)
+    weights, expected, worked_out = START.copy(), START.astype(np.float64), {}
+    state = optimizer.init(weights[:7])
     for number, (delta, afterwards) in enumerate(zip(DELTAS, AFTERWARDS, strict=True), start=1):
-        weights = apply_update(optimizer, weights, delta, LAYOUT, number)
-        parameters = formula(expected[:7], delta[:7].astype(np.float64), state, number)
+        weights, state = server_step(optimizer, weights, delta, state, LAYOUT)
+        parameters = formula(expected[:7], delta[:7].astype(np.float64), worked_out, number)
         expected = np.concatenate([parameters, expected[7:] + delta[7:]])
         assert weights.dtype == np.float32 and weights.shape == (9,)
         np.testing.assert_allclose(weights, expected, rtol=2e-4, atol=2e-6)
@@ -94,58 +96,61 @@ def test_rounds_follow_the_formula_and_buffers_take_the_mean(settings: dict[str,
         weights, expected = weights + afterwards, expected + afterwards
 
 
+@pytest.mark.parametrize("settings", [settings for settings, _ in CASES[:5]], ids=NAMES[:5])
+def test_twenty_rounds_are_those_of_flowers_own_strategy(settings: dict[str, Any]) -> None:
+    """Each round Flower's strategy is handed one reply: what the mean of all replies would be."""
+    ours, arguments = instantiate(settings), {name: value for name, value in settings.items() if name != "_target_"}
+    theirs = getattr(flower, type(ours).__name__)(fraction_train=0.0, **arguments)
+    generator = np.random.default_rng(4)
+    weights = others = START[:7]
+    state = ours.init(weights)
+    for number in range(1, 21):
+        delta = (0.1 * generator.standard_normal(7)).astype(np.float32)
+        weights, state = ours.apply(weights, delta, state, LAYOUT)
+        theirs.current_arrays = None  # FedAvgM keeps its own result
+        list(theirs.configure_train(number, ArrayRecord({"p": Array(others)}), ConfigRecord(), None))
+        identify_process(run_id=1, node_id=0)
+        question = Message(RecordDict(), 2, MessageType.TRAIN)
+        content = {"arrays": ArrayRecord({"p": Array(others + delta)}), "m": MetricRecord({"num-examples": 1})}
+        identify_process(run_id=1, node_id=2)
+        arrays, _ = theirs.aggregate_train(number, [Message(RecordDict(content), reply_to=question)])
+        assert arrays is not None
+        others = arrays["p"].numpy().astype(np.float32)
+        np.testing.assert_allclose(weights, others, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("settings", [settings for settings, _ in CASES], ids=NAMES)
 def test_state_goes_through_a_checkpoint(settings: dict[str, Any], tmp_path: Path) -> None:
-    """Saved after the first and the second round and taken up by a new object, it goes on with the same bits."""
+    """Saved before the first round and after each, it goes on with the same bits."""
 
     def run(interrupted: bool) -> np.ndarray:
-        optimizer, weights = build_server_optimizer(settings), START.copy()
-        for number, delta in enumerate(DELTAS, start=1):
-            weights = apply_update(optimizer, weights, delta, LAYOUT, number)
+        optimizer, weights = instantiate(settings), START.copy()
+        state = optimizer.init(weights[:7])
+        for delta in DELTAS:
             if interrupted:
-                save_checkpoint(optimizer.state_dict(), tmp_path / "optimizer.pt")
-                optimizer = build_server_optimizer(settings)
-                optimizer.load_state_dict(load_checkpoint(tmp_path / "optimizer.pt"))
+                save_checkpoint(state, tmp_path / "optimizer.pt")
+                state = load_checkpoint(tmp_path / "optimizer.pt")
+            weights, state = server_step(optimizer, weights, delta, state, LAYOUT)
         return weights
 
     assert run(False).tobytes() == run(True).tobytes()
 
 
-@pytest.mark.parametrize("settings", [settings for settings, _ in CASES], ids=NAMES)
-def test_an_untouched_state_round_trips(settings: dict[str, Any], tmp_path: Path) -> None:
-    """A run may be stopped before its first round has moved the optimizer."""
-    optimizer = build_server_optimizer(settings)
-    optimizer.load_state_dict(build_server_optimizer(settings).state_dict())
-    assert np.isfinite(apply_update(optimizer, START, DELTAS[0], LAYOUT, 1)).all()
-
-
-@pytest.mark.parametrize("settings", [CASES[0][0], CASES[1][0]], ids=NAMES[:2])
-def test_what_is_not_left_to_flower_has_the_bits_of_flowers_own(settings: dict[str, Any]) -> None:
-    own = build_server_optimizer(settings)
-    theirs = FlowerOptimizer(type("Theirs", (type(instantiate(settings)),), {})(**dict(list(settings.items())[1:])))
-    weights = others = START[:7]
-    for number, (delta, afterwards) in enumerate(zip(DELTAS, AFTERWARDS, strict=True), start=1):
-        weights = own.step(weights, delta[:7], LAYOUT, number)
-        others = theirs.step(others, delta[:7], LAYOUT, number)
-        assert weights.tobytes() == others.tobytes()
-        weights, others = weights + afterwards[:7], others + afterwards[:7]
-
-
 def test_lamb_does_not_scale_where_a_norm_is_zero() -> None:
-    optimizer = instantiate({"_target_": LAMB, "lr": 0.1})
+    optimizer = Lamb(lr=0.1)
     weights = START.copy()
     weights[:3] = 0
     delta = np.zeros(9, dtype=np.float32)
     delta[:3] = [0.5, -0.5, 0.25]
-    new = apply_update(optimizer, weights, delta, LAYOUT, 1)
+    new, _ = server_step(optimizer, weights, delta, optimizer.init(weights[:7]), LAYOUT)
     np.testing.assert_allclose(new[:3], [0.1, -0.1, 0.1], rtol=1e-4)  # one Adam step of lr against the sign
     np.testing.assert_array_equal(new[3:], weights[3:])
 
 
 @pytest.mark.parametrize("path", sorted(Path("hparams/server").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_server_group_builds_and_steps(path: Path) -> None:
-    optimizer = build_server_optimizer(OmegaConf.load(path))
-    new = apply_update(optimizer, START, DELTAS[0], LAYOUT, 1)
+    optimizer = instantiate(OmegaConf.load(path))
+    new, _ = server_step(optimizer, START, DELTAS[0], optimizer.init(START[:7]), LAYOUT)
     np.testing.assert_allclose(new[7:], START[7:] + DELTAS[0][7:])
     moved = (new[:7] - START[:7]) * DELTAS[0][:7]
     assert (moved > 0).all(), "the first step goes the clients' way"

@@ -13,13 +13,14 @@ from flwr.app import Message
 
 from asr_fed.aggregation.update import empty
 from asr_fed.engines.ray_pool import RayPool
-from asr_fed.engines.worker_grid import WorkerGrid
+from asr_fed.engines.workers import Workers
 from asr_fed.system.errors import UserError
-from asr_fed.wire.messages import order_clients, order_message, reply_message, weights_record
+from asr_fed.wire.rounds import order_clients, reply_message
+from tests.exchanging import order_to, replies_to
 
 
 def toy_order(node: int, *clients: str) -> Message:
-    return order_message(node, 0, 0.1, clients, weights_record(np.zeros(3, np.float32)))
+    return order_to(node, clients, np.zeros(3, np.float32), server_round=0)
 
 
 def open_with_toys(
@@ -70,7 +71,7 @@ def train_for_ever() -> None:
         print("training", flush=True)
 
     try:
-        with WorkerGrid(RayPool(open_sleeper), 1, on_client=tell) as grid:
-            grid.send_and_receive([toy_order(1, "a")])
+        with Workers(RayPool(open_sleeper), 1, on_client=tell) as grid:
+            replies_to(grid, [toy_order(1, "a")])
     except KeyboardInterrupt:
         sys.exit(130)

@@ -12,29 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from flwr.app import ArrayRecord, Message
 
-from asr_fed.aggregation.update import Update, mean_delta, merge
-from asr_fed.aggregation.weighting import WerSoftmax
+from asr_fed.aggregation.update import Update, mean, merge
 from asr_fed.engines import ray_pool
 from asr_fed.engines.ray_pool import RayPool
-from asr_fed.engines.worker_grid import Event, WorkerError, WorkerGrid, WorkerLost
-from asr_fed.federation.client_app import train_clients, train_speech
+from asr_fed.engines.workers import Event, WorkerError, WorkerLost, Workers
+from asr_fed.federation.shared_config import shared_config
 from asr_fed.model.state import read_state, state_sha256
 from asr_fed.runs.experiment import Experiment, prepare_experiment
 from asr_fed.runs.run_dir import claim_run_dir
 from asr_fed.system.errors import UserError
 from asr_fed.wire.flower_private import identify_process
-from asr_fed.wire.messages import (
-    Order,
-    Reply,
-    order_message,
-    read_reply,
-    weights_record,
-)
-from asr_fed.wire.setup import setup_of
+from asr_fed.wire.messages import Order, Reply
+from asr_fed.wire.rounds import order_arrays, order_message, read_reply
 from tests.engines.ray_toys import open_nothing, open_with_toys, toy_order
+from tests.exchanging import replies_to
+from tests.federation.plain_node import PlainNode
 from tests.tiny import Corpus, settings, typed_config
 from tests.waiting import PATIENCE, wait_until
 
@@ -128,17 +122,17 @@ def test_ctrl_c_ends_everything_though_a_worker_sleeps() -> None:
 class Federation:
     """A grid of two actors over an experiment with mishaps. Clients are called by their number of utterances."""
 
-    def __init__(self, experiment: Experiment, folder: Path, grid: WorkerGrid, done: list[str]) -> None:
+    def __init__(self, experiment: Experiment, folder: Path, grid: Workers, done: list[str]) -> None:
         self.experiment, self.folder, self.grid, self.done = experiment, folder, grid, done
         self.recogniser = experiment.fresh_recogniser()
         self.weights = read_state(self.recogniser.model)
-        self.record = weights_record(self.weights)
-        self.setup = setup_of(experiment).sha256
+        self.setup = shared_config(experiment).sha256
         self.clients = {len(client.train): client for client in experiment.partition.clients}
 
     def order(self, node: int, server_round: int, sizes: list[int], record: ArrayRecord | None = None) -> Message:
         names = [self.clients[size].id for size in sizes]
-        return order_message(node, server_round, 0.1, names, record or self.record, setup=self.setup)
+        order = Order(server_round, 0.1, tuple(names), self.weights, setup=self.setup)
+        return order_message(node, order, record or order_arrays(order))
 
     def read(self, message: Message, sizes: list[int]) -> Reply:
         assert not message.has_error(), message.error.reason
@@ -146,12 +140,8 @@ class Federation:
 
     def expected(self, server_round: int, sizes: list[int]) -> Update:
         """What the plain function gives in this process."""
-        clients = {client.id: client for client in self.clients.values()}
-        context = self.experiment.training_context(self.recogniser, torch.device("cpu"))
         order = Order(server_round, 0.1, tuple(self.clients[size].id for size in sizes), self.weights)
-        update, failures = train_clients(
-            lambda name, order: train_speech(self.experiment, context, WerSoftmax(), clients[name], order), order
-        )
+        update, failures = PlainNode.of(self.experiment).update(order)
         assert failures == {}
         return update
 
@@ -172,7 +162,7 @@ def federation(corpus: Corpus, prepared: Path, tmp_path_factory: pytest.TempPath
     with claim_run_dir(config):
         experiment = prepare_experiment(config)
         pool = RayPool(functools.partial(open_with_toys, str(run_dir)))
-        with WorkerGrid(pool, 2, on_client=done.append) as grid:
+        with Workers(pool, 2, on_client=done.append) as grid:
             yield Federation(experiment, folder, grid, done)
             started = descendants(os.getpid())
             assert any("raylet" in line for line in started.values())
@@ -191,7 +181,7 @@ def first_round(federation: Federation) -> list[Reply]:
     """In which an actor dies over its second client."""
     shares = {1: [4, 5, 10], 2: [6, 9]}
     orders = [federation.order(node, 1, sizes) for node, sizes in shares.items()]
-    messages = federation.grid.send_and_receive(orders)
+    messages = replies_to(federation.grid, orders)
     return [federation.read(message, shares[message.metadata.src_node_id]) for message in messages]
 
 
@@ -202,7 +192,7 @@ def test_a_killed_actor_is_replaced_and_the_round_ends_in_the_bits_of_the_plain_
     merged = merge(reply.update for reply in first_round if reply.update is not None)
     expected = federation.expected(1, [9, 4, 10])
     assert bits(merged) == bits(expected)
-    hashes = [state_sha256(federation.weights + mean_delta(update)) for update in (merged, expected)]
+    hashes = [state_sha256(federation.weights + mean(update)) for update in (merged, expected)]
     assert hashes[0] == hashes[1] != state_sha256(federation.weights)
 
 
@@ -222,9 +212,9 @@ def test_the_weights_are_put_into_the_object_store_once_a_round(
     really_put = ray.put
     monkeypatch.setattr(ray, "put", lambda value: put.append(value) or really_put(value))
     for server_round in (2, 3):
-        record = weights_record(federation.weights)
+        record = order_arrays(Order(server_round, 0.1, (), federation.weights))
         orders = [federation.order(node, server_round, [size], record) for node, size in ((1, 4), (2, 10))]
-        first, second = federation.grid.send_and_receive(orders)
+        first, second = replies_to(federation.grid, orders)
         assert bits(federation.read(first, [4]).update) == bits(federation.expected(server_round, [4]))
         assert bits(federation.read(second, [10]).update) == bits(federation.expected(server_round, [10]))
         assert put.pop() is record and put == []
@@ -234,7 +224,7 @@ def test_only_the_client_over_which_actors_die_again_and_again_is_left_out(
     federation: Federation, first_round: list[Reply]
 ) -> None:
     federation.done.clear()
-    [message] = federation.grid.send_and_receive([toy_order(2, "first", "second", "kills", "last")])
+    [message] = replies_to(federation.grid, [toy_order(2, "first", "second", "kills", "last")])
     assert not message.has_error(), message.error.reason
     failures: Any = message.content["failures"]
     assert failures["clients"] == ["kills"] and "worker 2 was lost" in failures["reasons"][0]
@@ -245,13 +235,13 @@ def test_a_newer_order_ends_an_older_one_whose_news_are_not_taken_for_its_own(
     federation: Federation, first_round: list[Reply]
 ) -> None:
     federation.done.clear()
-    [old] = federation.grid.push_messages([toy_order(1, "endless")])
+    [old] = federation.grid.send([toy_order(1, "endless")])
     while not federation.done:
-        assert list(federation.grid.pull_messages([old])) == []
+        assert list(federation.grid.receive([old])) == []
     federation.done.clear()
-    [new] = federation.grid.push_messages([toy_order(1, "newer")])
+    [new] = federation.grid.send([toy_order(1, "newer")])
     replies: list[Message] = []
     while not replies:
-        replies = list(federation.grid.pull_messages([old, new]))
+        replies = list(federation.grid.receive([old, new]))
     assert [reply.metadata.reply_to_message_id for reply in replies] == [new]
     assert federation.done == ["newer"]

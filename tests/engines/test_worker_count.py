@@ -17,11 +17,11 @@ from omegaconf import OmegaConf
 
 from asr_fed.engines import worker_count
 from asr_fed.engines.worker_count import (
-    crowding,
     default_workers,
     fits,
     longest_clips,
     measured_workers,
+    oversubscription,
     pick_workers,
     probe,
 )
@@ -58,8 +58,8 @@ def test_a_cpu_is_full_and_not_over_subscribed(
 
 def test_too_many_threads_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     with_cores(monkeypatch, 4)
-    assert crowding(2, 2) is None and crowding(1, 4) is None
-    warning = crowding(3, 2)
+    assert oversubscription(2, 2) is None and oversubscription(1, 4) is None
+    warning = oversubscription(3, 2)
     assert warning is not None and "engine.workers=3" in warning and "6 cores" in warning and "4 can" in warning
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from flwr.app import Message
 
 from asr_fed.engines.local_pool import OpenWorker
-from asr_fed.engines.worker_grid import Answer, ClientDone, Event
+from asr_fed.engines.workers import Answer, ClientDone, Event
 
 
 class InlinePool:

@@ -1,17 +1,25 @@
 """Local training without messages: what every engine's result is compared with."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from hydra.utils import instantiate
 
 from asr_fed.aggregation.update import Update
-from asr_fed.aggregation.weighting import WerSoftmax
+from asr_fed.aggregation.weighting import Weighting, WerSoftmax
+from asr_fed.algorithms.algorithm import Algorithm
 from asr_fed.data.partition import Client
-from asr_fed.federation.client_app import Contribution, personalise_speech, train_clients, train_speech
+from asr_fed.federation.client_app import (
+    Contribution,
+    Shape,
+    personalise_speech,
+    shape_of,
+    train_clients,
+    train_speech,
+)
+from asr_fed.federation.client_store import ClientStore
 from asr_fed.runs.experiment import Experiment
 from asr_fed.training.epoch import TrainingContext
-from asr_fed.training.local import ClientResult
 from asr_fed.wire.messages import Gained, Order
 
 
@@ -19,26 +27,36 @@ from asr_fed.wire.messages import Gained, Order
 class PlainNode:
     experiment: Experiment
     training: TrainingContext
-    weighting: Callable[[ClientResult], float]
+    weighting: Weighting
     clients: dict[str, Client]
+    algorithm: Algorithm
+    store: ClientStore
 
     @classmethod
-    def of(cls, experiment: Experiment, weighting: Callable[[ClientResult], float] | None = None) -> "PlainNode":
+    def of(cls, experiment: Experiment, weighting: Weighting | None = None) -> "PlainNode":
         training = experiment.training_context(experiment.fresh_recogniser(), torch.device("cpu"))
         clients = {client.id: client for client in experiment.partition.clients}
-        return cls(experiment, training, weighting or WerSoftmax(), clients)
+        store = ClientStore(experiment.run_dir / "clients")
+        return cls(
+            experiment, training, weighting or WerSoftmax(), clients, instantiate(experiment.config.algorithm), store
+        )
+
+    @property
+    def shape(self) -> Shape:
+        return shape_of(self.algorithm, self.training.recogniser)
 
     def train(self, name: str, order: Order) -> Contribution:
-        return train_speech(self.experiment, self.training, self.weighting, self.clients[name], order)
+        client = self.clients[name]
+        return train_speech(self.experiment, self.training, self.algorithm, self.weighting, client, order, self.store)
 
     def personalise(self, name: str, order: Order) -> Gained:
         return personalise_speech(self.experiment, self.training, self.clients[name], order.weights)
 
     def update(self, order: Order) -> tuple[Update, dict[str, str]]:
-        return train_clients(self.train, order)
+        return train_clients(self.train, order, self.shape)
 
 
 def content(update: Update) -> tuple:
     """All of an update that does not depend on the clock."""
     totals = {name: value for name, value in update.totals.items() if name != "train_milliseconds"}
-    return update.sums.tobytes(), update.weight, update.peak, totals
+    return {name: (each.values.tobytes(), each.weight, each.peak) for name, each in update.sums.items()}, totals

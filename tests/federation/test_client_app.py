@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from asr_fed.aggregation.update import Update, UpdateRefused, merge
-from asr_fed.aggregation.weighting import NumExamples, WerSoftmax
+from asr_fed.aggregation.update import DELTA, Update, UpdateRefused, merge
+from asr_fed.aggregation.weighting import Measured, NumExamples, Weighting, WerSoftmax
 from asr_fed.data.partition import Client
 from asr_fed.evaluation.wer import ErrorCounts
 from asr_fed.federation.client_app import Contribution, client_totals, train_clients
@@ -32,6 +33,19 @@ def weights(node: PlainNode) -> np.ndarray:
     return read_state(node.training.recogniser.model)
 
 
+def trained(**changes: Any) -> ClientResult:
+    content = {
+        "delta": np.zeros(1, dtype=np.float32),
+        "num_examples": 9,
+        "loss": 2.0,
+        "words": ErrorCounts(substitutions=2, deletions=1, insertions=1, units=16),
+        "audio_seconds": 1.0,
+        "train_seconds": 1.0,
+        "skipped_steps": 0,
+    }
+    return ClientResult(**(content | changes))
+
+
 def train(node: PlainNode, weights: np.ndarray, clients: list[str]) -> tuple[Update, dict[str, str]]:
     return node.update(Order(server_round=1, lr=0.1, clients=tuple(clients), weights=weights))
 
@@ -49,7 +63,7 @@ def test_nodes_of_any_shape_add_up_to_the_same_bits(node: PlainNode, weights: np
 def test_each_client_is_reported_as_it_is_done(node: PlainNode, weights: np.ndarray) -> None:
     done: list[tuple[str, float]] = []
     names = (*list(node.clients)[:2], "nobody")
-    train_clients(node.train, Order(1, 0.1, names, weights), on_client=lambda *told: done.append(told))
+    train_clients(node.train, Order(1, 0.1, names, weights), node.shape, on_client=lambda *told: done.append(told))
     assert [name for name, _ in done] == list(names)
     assert all(seconds > 0 for _, seconds in done)
 
@@ -60,6 +74,7 @@ def test_a_superseded_order_is_left_between_two_clients(node: PlainNode, weights
     train_clients(
         node.train,
         Order(1, 0.1, names, weights),
+        node.shape,
         on_client=lambda name, seconds: done.append(name),
         superseded=lambda: len(done) == 2,
     )
@@ -70,7 +85,7 @@ def with_empty_client(node: PlainNode, name: str) -> None:
     node.clients[name] = Client(name, (), ())
 
 
-def with_weighting(weighting: Callable[[ClientResult], float]) -> Callable[[PlainNode, str], None]:
+def with_weighting(weighting: Weighting) -> Callable[[PlainNode, str], None]:
     def change(node: PlainNode, name: str) -> None:
         size = len(node.clients[name].train)
         node.weighting = lambda result: weighting(result) if result.num_examples == size else WerSoftmax()(result)
@@ -83,7 +98,7 @@ def with_lost_recording(node: PlainNode, name: str) -> None:
     node.clients[name] = Client(name, (lost,), ())
 
 
-def fail(result: ClientResult) -> float:
+def fail(client: Measured) -> float:
     raise OSError("what the client said")
 
 
@@ -118,23 +133,19 @@ def test_a_training_that_diverges_is_left_out(node: PlainNode, weights: np.ndarr
     broken[0] = np.nan
     update, failures = train(node, broken, list(node.clients)[:2])
     assert set(failures) == set(list(node.clients)[:2])
-    assert update.weight == 0 and not update.sums.any() and update.totals == {}
+    assert update.weight == 0 and not update.sums[DELTA].values.any() and update.totals == {}
 
 
 def test_a_loss_that_is_not_finite_is_refused() -> None:
-    from tests.aggregation.test_weighting import trained
-
     with pytest.raises(UpdateRefused, match="loss of nan"):
         client_totals(trained(loss=float("nan")))
 
 
 def test_a_wer_below_zero_is_refused_and_one_above_one_weighs_as_one() -> None:
-    from tests.aggregation.test_weighting import trained
-
     with pytest.raises(UpdateRefused, match="WER of -3 errors in 10 words"):
         client_totals(replace(trained(), words=ErrorCounts(0, -3, 0, 10)))
     twice = replace(trained(), words=ErrorCounts(0, 0, 20, 10))
-    assert client_totals(twice)["word_errors"] == 20 and WerSoftmax()(twice) == 1.0
+    assert client_totals(twice)["word_errors"] == 20 and WerSoftmax()(Measured(9, twice.words.rate, 2.0)) == 1.0
 
 
 def test_a_delta_of_another_shape_is_named_and_touches_no_other(node: PlainNode, weights: np.ndarray) -> None:
@@ -144,7 +155,7 @@ def test_a_delta_of_another_shape_is_named_and_touches_no_other(node: PlainNode,
         own = node.train(name, order)
         return replace(own, delta=own.delta[:-1]) if name == names[2] else own
 
-    update, failures = train_clients(train_badly, Order(1, 0.1, names, weights))
+    update, failures = train_clients(train_badly, Order(1, 0.1, names, weights), node.shape)
     healthy, _ = train(node, weights, [name for name in names if name != names[2]])
     assert list(failures) == [names[2]] and "shape" in failures[names[2]]
     assert content(update) == content(healthy)
@@ -160,7 +171,7 @@ def test_a_client_that_eats_all_memory_is_named_and_touches_no_other(node: Plain
                 np.ones(1 << 33)
         return node.train(name, order)
 
-    update, failures = train_clients(train_greedily, Order(1, 0.1, names, weights))
+    update, failures = train_clients(train_greedily, Order(1, 0.1, names, weights), node.shape)
     healthy, _ = train(node, weights, [name for name in names if name != names[1]])
     assert list(failures) == [names[1]] and "MemoryError at" in failures[names[1]]
     assert content(update) == content(healthy)
@@ -177,10 +188,11 @@ def little_memory() -> Iterator[None]:
 
 
 def test_faults_of_the_tests_do_what_they_say(tmp_path: Path) -> None:
-    from tests.aggregation.test_weighting import trained
+    def of(examples: int) -> Measured:
+        return Measured(examples, 0.25, 2.0)
 
     mishaps = Mishaps(str(tmp_path), raises_at=1, nan_at=2, dies_at=3)
     with pytest.raises(RuntimeError):
-        mishaps(trained(num_examples=1))
-    assert np.isnan(mishaps(trained(num_examples=2)))
-    assert mishaps(trained()) == WerSoftmax()(trained()) != NumExamples()(trained())
+        mishaps(of(1))
+    assert np.isnan(mishaps(of(2)))
+    assert mishaps(of(9)) == WerSoftmax()(of(9)) != NumExamples()(of(9))

@@ -14,12 +14,13 @@ from asr_fed.data.partition import Client, Partition
 from asr_fed.federation.client_app import personalise_speech
 from asr_fed.federation.personalisation import personalise_clients, summarise_gains
 from asr_fed.federation.roster import join
-from asr_fed.federation.strategy import AWAY
 from asr_fed.model.state import read_state, state_sha256
 from asr_fed.reporting.report import describe_gains
 from asr_fed.runs.experiment import Experiment
+from asr_fed.wire.ask import AWAY
+from asr_fed.wire.hosts import RemoteNodes
 from asr_fed.wire.messages import Gained
-from tests.federation.test_server_app import InProcess, Interrupted
+from tests.federation.test_rounds import InProcess, Interrupted
 from tests.tiny import Corpus, settings, typed_config
 
 
@@ -55,7 +56,7 @@ def expected(experiment: Experiment, weights: np.ndarray) -> dict[str, Gained]:
 
 
 def run(experiment: Experiment, weights: np.ndarray, grid: Any = None) -> Any:
-    return personalise_clients(experiment, grid or InProcess(experiment), weights)
+    return personalise_clients(experiment, RemoteNodes(grid or InProcess(experiment)), weights)
 
 
 def test_gains_are_those_of_the_plain_function_on_any_node(holding_back: Experiment, weights: np.ndarray) -> None:
@@ -105,7 +106,7 @@ def test_interrupted_it_goes_on_with_those_who_are_left(
         run(holding_back, weights, grid)
     assert summarise_gains(holding_back, state_sha256(weights)) is None, "it has not come to its end"
     told: list[int] = []
-    state = personalise_clients(holding_back, InProcess(holding_back), weights, None, told.append)  # type: ignore[arg-type]
+    state = personalise_clients(holding_back, RemoteNodes(InProcess(holding_back)), weights, None, told.append)  # type: ignore[arg-type]
     assert told == [4]
     assert state.gains == expected(holding_back, weights)
 
@@ -135,9 +136,9 @@ def test_clients_whose_node_was_away_are_asked_when_it_is_resumed(
     holding_back: Experiment, weights: np.ndarray
 ) -> None:
     grid = InProcess(holding_back, pinned=True)
-    roster = join(holding_back, grid)  # type: ignore[arg-type]
+    roster = join(holding_back, RemoteNodes(grid))  # type: ignore[arg-type]
     grid.nodes = [1]
-    state = personalise_clients(holding_back, grid, weights, roster)  # type: ignore[arg-type]
+    state = personalise_clients(holding_back, RemoteNodes(grid), weights, roster)  # type: ignore[arg-type]
     away = {client.id for client in holding_back.partition.clients[1::2]}
     assert {name for name, reason in state.failures.items() if reason == AWAY} == away
     summary = summarise_gains(holding_back, state_sha256(weights))

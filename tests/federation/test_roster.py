@@ -1,6 +1,6 @@
 """Who is admitted, who hosts whom, and how long the server waits."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pytest
 from flwr.app import Error, Message
@@ -8,14 +8,15 @@ from flwr.app import Error, Message
 from asr_fed.federation.roster import Roster, wait_for_nodes
 from asr_fed.system.errors import UserError
 from asr_fed.wire.flower_private import identify_process, set_message_id
-from asr_fed.wire.messages import Hosted, Report, Setup, report_message
+from asr_fed.wire.joining import report_message
+from asr_fed.wire.messages import ClientSize, Report, SharedConfig
 
-SETUP = Setup("seed: 1\n", b"tokens")
-SPEECH = Hosted(3, 10.0, 1.0)
+SETUP = SharedConfig("seed: 1\n", b"tokens")
+SPEECH = ClientSize(3, 10.0, 1.0)
 
 
 class Network:
-    """A grid whose nodes answer with these reports; None: not yet, a text: an error."""
+    """Hosts whose nodes answer with these reports; None: not yet, a text: an error."""
 
     def __init__(self, **nodes: Report | str | None) -> None:
         identify_process(run_id=1, node_id=0)
@@ -25,7 +26,7 @@ class Network:
     def get_node_ids(self) -> Iterable[int]:
         return list(self.nodes)
 
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+    def send(self, messages: Sequence[Message], patience: float = 1.0) -> list[str]:
         ids = []
         for message in messages:
             ids.append(str(len(self.asked)))
@@ -33,7 +34,7 @@ class Network:
             self.asked[ids[-1]] = message
         return ids
 
-    def pull_messages(self, ids: Iterable[str]) -> list[Message]:
+    def receive(self, ids: Iterable[str]) -> list[Message]:
         answers = []
         for name in ids:
             query = self.asked[name]
@@ -45,7 +46,7 @@ class Network:
         return answers
 
 
-def silo(name: str, *clients: str, setup: Setup = SETUP) -> Report:
+def silo(name: str, *clients: str, setup: SharedConfig = SETUP) -> Report:
     return Report(name, True, setup.sha256, dict.fromkeys(clients, SPEECH))
 
 
@@ -66,7 +67,7 @@ def test_own_clients_are_pinned_and_simulated_ones_run_on_any_node_that_hosts_th
 @pytest.mark.parametrize(
     ("report", "reason"),
     [
-        (silo("clinic", "b", setup=Setup("seed: 2", b"tokens")), "another config or tokenizer"),
+        (silo("clinic", "b", setup=SharedConfig("seed: 2", b"tokens")), "another config or tokenizer"),
         (silo("clinic"), "hosts no client"),
         (silo("clinic", "a"), "hosts a too, and it is not simulated"),
         (virtual("a", "b"), "hosts a too, and it is not simulated"),

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_fed.federation.sampling import cohort_size, place, sample_cohort
+from asr_fed.federation.placement import place
+from asr_fed.federation.sampling import cohort_size, sample_cohort
 from asr_fed.system.errors import UserError
 
 CLIENTS = [f"c{i:02}" for i in range(20)]

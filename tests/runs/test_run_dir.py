@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from asr_fed.config.schema import Decoder, EvaluationConfig
 from asr_fed.model.decoding import decode
+from asr_fed.runs.records import write_history
 from asr_fed.runs.run_dir import (
     claim_run_dir,
     flat,
@@ -21,7 +22,6 @@ from asr_fed.runs.run_dir import (
     may_change,
     read_summary,
     versions,
-    write_history,
     write_summary,
 )
 from asr_fed.system.errors import UserError

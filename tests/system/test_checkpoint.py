@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from asr_fed.runs.run_dir import write_history, write_summary
+from asr_fed.runs.records import write_history
+from asr_fed.runs.run_dir import write_summary
 from asr_fed.system.checkpoint import load_checkpoint, save_checkpoint
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import NoRoom, replacing

@@ -1,6 +1,5 @@
 """Local training of a client: a function of its arguments and of nothing else."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from asr_fed.data.partition import Client
 from asr_fed.model.state import layout, read_state
 from asr_fed.runs.experiment import Experiment
 from asr_fed.training.epoch import TrainingContext
-from asr_fed.training.local import ClientResult, train_client
+from asr_fed.training.local import ClientResult, LocalTask, train_client
 from tests.tiny import typed_config
 
 
@@ -26,20 +25,15 @@ def client(experiment: Experiment) -> Client:
     return max(experiment.partition.clients, key=lambda client: len(client.train))
 
 
-def trained(
+def task(
     context: TrainingContext, client: Client, weights: np.ndarray, *changes: str, server_round: int = 1, lr: float = 0.1
-) -> ClientResult:
+) -> LocalTask:
     config = typed_config({"federation": {"batch": {"max_utterances": 4}}}, "federation.local_epochs=1", *changes)
-    return train_client(
-        context,
-        client,
-        weights,
-        lr=lr,
-        config=config.federation,
-        evaluation=config.evaluation,
-        seed=5,
-        server_round=server_round,
-    )
+    return LocalTask(context, client, weights, lr, server_round, 5, config.federation, config.evaluation)
+
+
+def trained(context: TrainingContext, client: Client, weights: np.ndarray, *changes: str, **more: Any) -> ClientResult:
+    return train_client(task(context, client, weights, *changes, **more))
 
 
 def numbers(result: ClientResult) -> tuple[Any, ...]:
@@ -101,39 +95,6 @@ def test_local_steps_replace_epochs(context: TrainingContext, client: Client, we
     audio = [steps(count).audio_seconds for count in (1, 2, 3, 4)]
     assert audio == sorted(set(audio))
     assert audio[2] == pytest.approx(sum(u.duration for u in client.train))
-
-
-def test_the_proximal_term_pulls_towards_the_global_weights(
-    context: TrainingContext, client: Client, weights: np.ndarray
-) -> None:
-    cut = layout(context.recogniser.model).parameters
-    lengths = [
-        float(
-            np.linalg.norm(
-                trained(context, client, weights, f"federation.prox={mu}", "federation.local_epochs=3").delta[:cut]
-            )
-        )
-        for mu in (0.0, 1.0, 5.0)
-    ]
-    assert lengths[0] > lengths[1] > lengths[2] > 0
-
-
-def test_the_proximal_gradient_is_mu_times_the_distance(
-    experiment: Experiment, context: TrainingContext, client: Client, weights: np.ndarray
-) -> None:
-    """Two steps of plain SGD: with the term, the second adds -lr * mu * (w1 - w0) to the one without it."""
-    still = replace(context, augment=replace(context.augment, time_drops=0, frequency_drops=0))
-    cut = layout(context.recogniser.model).parameters
-    free = ("federation.clip=1e9", "federation.optimizer._target_=torch.optim.SGD")
-    one, plain, prox = (
-        trained(still, client, weights, *free, *more).delta[:cut].astype(np.float64)
-        for more in (
-            ("federation.local_steps=1",),
-            ("federation.local_steps=2",),
-            ("federation.local_steps=2", "federation.prox=2.0"),
-        )
-    )
-    np.testing.assert_allclose(prox - plain, -0.1 * 2.0 * one, atol=2e-6)
 
 
 def test_ctc_takes_part_as_long_as_told(context: TrainingContext, client: Client, weights: np.ndarray) -> None:

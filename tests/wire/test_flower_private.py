@@ -4,13 +4,11 @@ import ast
 from importlib.metadata import version
 from pathlib import Path
 
-from flwr.app import ArrayRecord, Message, MessageType, RecordDict
-from flwr.serverapp import Grid
+from flwr.app import Message, MessageType, RecordDict
 
 import asr_fed
-from asr_fed.aggregation.server_optimizer import FLOWER_STATE
 from asr_fed.wire import flower_private
-from asr_fed.wire.flower_private import Run, identify_process, message_of_no_one, set_message_id
+from asr_fed.wire.flower_private import identify_process, set_message_id
 
 PUBLIC = {"flwr.app", "flwr.serverapp", "flwr.serverapp.strategy", "flwr.clientapp"}
 
@@ -36,28 +34,7 @@ def test_a_message_takes_an_id_that_its_reply_refers_to() -> None:
     assert (reply.metadata.src_node_id, reply.metadata.dst_node_id) == (3, 0)
 
 
-def test_a_message_of_no_one_carries_its_content() -> None:
-    content = RecordDict({"arrays": ArrayRecord()})
-    message = message_of_no_one(content)
-    assert message.content is content
-    assert not message.has_error()
-
-
-def test_a_run_can_be_made_and_a_grid_still_asks_for_the_same() -> None:
-    assert Run.create_empty(run_id=1).run_id == 1
-    expected = {"run", "create_message", "get_node_ids", "push_messages", "pull_messages", "send_and_receive"}
-    assert Grid.__abstractmethods__ - {"set_run"} == expected
-
-
-def test_the_strategies_still_keep_their_state_under_these_names() -> None:
-    from flwr.serverapp.strategy import FedAdam, FedAvgM
-
-    assert {"m_t", "v_t", "current_arrays"} <= vars(FedAdam()).keys()
-    assert {"momentum_vector", "current_arrays"} <= vars(FedAvgM()).keys()
-    assert FLOWER_STATE == ("m_t", "v_t", "momentum_vector")
-
-
-ROOMS_WITH_FLOWER = ("aggregation", "wire", "federation", "engines", "deployment")
+ROOMS_WITH_FLOWER = ("wire", "federation", "engines", "deployment", "interop")
 
 
 def test_private_names_are_imported_in_three_files_and_flower_in_few_packages() -> None:
@@ -71,7 +48,7 @@ def test_private_names_are_imported_in_three_files_and_flower_in_few_packages() 
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             for name in names:
                 if name.split(".")[0] == "flwr":
-                    assert path.parent.name in ("aggregation", "wire", "federation", "engines", "deployment"), (
+                    assert path.parent.name in ("wire", "federation", "engines", "deployment", "interop"), (
                         f"{path} imports {name}"
                     )
                     assert path in private or name in PUBLIC, f"{path} imports {name}"

@@ -12,38 +12,27 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 
 from asr_fed.aggregation.update import Update, add_client, empty
 from asr_fed.wire.flower_private import identify_process
-from asr_fed.wire.messages import (
-    LARGEST_SETUP,
-    TOTALS,
-    Gained,
-    Hosted,
-    Order,
-    Refused,
-    Reply,
-    Report,
-    Setup,
-    Timing,
+from asr_fed.wire.joining import LARGEST_SETUP, query_message, read_query, read_report, report_message
+from asr_fed.wire.messages import TOTALS, ClientSize, Gained, Gains, Order, Refused, Reply, Report, SharedConfig, Timing
+from asr_fed.wire.records import pack_vector, record_bytes
+from asr_fed.wire.rounds import (
     add_failures,
     gains_message,
+    order_arrays,
     order_message,
-    pack_vector,
-    query_message,
     read_gains,
     read_order,
-    read_query,
     read_reply,
-    read_report,
-    record_bytes,
     reply_message,
     reply_ticket,
-    report_message,
-    weights_record,
     without_clients,
 )
 
 WEIGHTS = np.linspace(-1, 1, 7, dtype=np.float32)
+CONTROL = np.array([0.5, -0.5], np.float32)
+OTHERS = {"control": 2}
 CLIENTS = ("client_0002", "client_0000")
-SETUP = Setup("seed: 1\n", b"tokens")
+SETUP = SharedConfig("seed: 1\n", b"tokens")
 
 
 @pytest.fixture(autouse=True)
@@ -58,13 +47,14 @@ def on_the_wire(content: RecordDict) -> RecordDict:
 
 
 def order() -> Message:
-    return order_message(3, 12, 0.25, CLIENTS, weights_record(WEIGHTS), ticket="t1", setup="s1")
+    sent = Order(12, 0.25, CLIENTS, WEIGHTS, {"control": CONTROL}, 3.5, "t1", "s1")
+    return order_message(3, sent, order_arrays(sent))
 
 
 def update(weight: float = 1.5) -> Update:
-    made = empty(len(WEIGHTS))
+    made = empty(len(WEIGHTS), OTHERS)
     numbers = dict.fromkeys(TOTALS[2:], 4) | {"loss": -(1 << 40)}
-    add_client(made, WEIGHTS, weight, numbers)
+    add_client(made, WEIGHTS, weight, numbers, {"control": CONTROL})
     return made
 
 
@@ -73,23 +63,24 @@ def reply(weight: float = 1.5) -> Message:
 
 
 def read(message: Message) -> Reply:
-    return read_reply(message, CLIENTS, len(WEIGHTS))
+    return read_reply(message, CLIENTS, len(WEIGHTS), OTHERS)
 
 
 def test_an_order_arrives() -> None:
     message = order()
     message.content = on_the_wire(message.content)
-    arrived = read_order(message)
+    arrived = read_order(message, OTHERS)
     np.testing.assert_array_equal(arrived.weights, WEIGHTS)
-    assert arrived.weights.dtype == np.float32
-    assert arrived == Order(12, 0.25, CLIENTS, arrived.weights, "t1", "s1")
+    np.testing.assert_array_equal(arrived.others["control"], CONTROL)
+    assert arrived.weights.dtype == arrived.others["control"].dtype == np.float32
+    assert arrived == Order(12, 0.25, CLIENTS, arrived.weights, arrived.others, 3.5, "t1", "s1")
     assert message.metadata.dst_node_id == 3
 
 
 def test_an_order_can_be_made_smaller_without_a_copy_of_the_weights() -> None:
     whole = order()
     smaller = without_clients(whole, {"client_0002"})
-    assert read_order(smaller).clients == ("client_0000",) and read_order(smaller).ticket == "t1"
+    assert read_order(smaller, OTHERS).clients == ("client_0000",) and read_order(smaller, OTHERS).ticket == "t1"
     assert smaller.content["arrays"] is whole.content["arrays"]
     assert smaller.metadata.dst_node_id == 3
 
@@ -97,9 +88,13 @@ def test_an_order_can_be_made_smaller_without_a_copy_of_the_weights() -> None:
 def check_reply(message: Message, sent: Update) -> None:
     arrived = read(message)
     assert arrived.update is not None
-    assert arrived.update.sums.dtype == np.int64
-    np.testing.assert_array_equal(arrived.update.sums, sent.sums)
-    assert (arrived.update.weight, arrived.update.peak, arrived.update.totals) == (sent.weight, sent.peak, sent.totals)
+    assert arrived.update.sums.keys() == sent.sums.keys() and arrived.update.totals == sent.totals
+    for name, each in arrived.update.sums.items():
+        assert each.values.dtype == np.int64 and (each.weight, each.peak) == (
+            sent.sums[name].weight,
+            sent.sums[name].peak,
+        )
+        np.testing.assert_array_equal(each.values, sent.sums[name].values)
     assert arrived.failures == {"client_0000": "a weight of nan"}
     assert arrived.timing == Timing(busy=2.5) and reply_ticket(message) == "t1"
 
@@ -130,9 +125,10 @@ def test_failures_can_be_named_later() -> None:
 
 
 def test_bytes_are_those_of_the_arrays() -> None:
-    bare = len(WEIGHTS) * 4, len(WEIGHTS) * 8
+    numbers = len(WEIGHTS) + len(CONTROL)
+    bare = numbers * 4, numbers * 8
     for message, size in zip((order(), reply()), bare, strict=True):
-        assert size <= record_bytes(message) <= size + 300  # the array's own header
+        assert size <= record_bytes(message) <= size + 600  # the arrays' own headers
 
 
 def test_vectors_are_packed_as_flower_packs_them() -> None:
@@ -142,9 +138,9 @@ def test_vectors_are_packed_as_flower_packs_them() -> None:
 
 def test_nothing_else_leaves_a_node() -> None:
     message = reply()
-    assert set(message.content) == {"arrays", "metrics", "totals", "failures", "node", "timing"}
-    assert set(message.content["arrays"]) == {"sums"}
-    assert set(message.content["metrics"]) == {"weight", "peak"}
+    assert set(message.content) == {"arrays", "weights", "peaks", "totals", "failures", "node", "timing"}
+    for record in ("arrays", "weights", "peaks"):
+        assert set(message.content[record]) == {"delta", "control"}
     assert set(message.content["totals"]) == set(TOTALS)
     assert set(message.content["node"]) == {"ticket"}
     assert set(message.content["timing"]) == {"busy", "start"}
@@ -156,21 +152,23 @@ def test_gains_arrive() -> None:
     message.content = on_the_wire(message.content)
     assert set(message.content) == {"gains", "failures", "node", "timing"}
     assert set(message.content["gains"]) == {"clients", "words", "before", "after"}
-    assert read_gains(message, CLIENTS) == (gains, failures, Timing(busy=1.5, start=0.5))
+    assert read_gains(message, CLIENTS) == Gains(gains, failures, Timing(busy=1.5, start=0.5))
 
 
 def test_a_node_joins() -> None:
     query = query_message(4, SETUP)
     query.content = on_the_wire(query.content)
     assert read_query(query) == SETUP
-    report = Report("clinic", True, SETUP.sha256, {"a": Hosted(3, 12.5, 0.0), "b": Hosted(0, 0.0, 1.0)})
+    report = Report("clinic", True, SETUP.sha256, {"a": ClientSize(3, 12.5, 0.0), "b": ClientSize(0, 0.0, 1.0)})
     message = report_message(query, report)
     message.content = on_the_wire(message.content)
     assert read_report(message) == report
 
 
 def test_a_setup_is_named_by_all_of_its_content() -> None:
-    hashes = {Setup(*content).sha256 for content in (("a", b"b"), ("a", b"c"), ("b", b"b"), ("a\0", b"b"), ("ab", b""))}
+    hashes = {
+        SharedConfig(*content).sha256 for content in (("a", b"b"), ("a", b"c"), ("b", b"b"), ("a\0", b"b"), ("ab", b""))
+    }
     assert len(hashes) == 5
 
 
@@ -186,15 +184,19 @@ def remove(record: str) -> Callable[[Message], None]:
     return lambda message: message.content.__delitem__(record)
 
 
+def with_control(delta: Array, **more: Array) -> ArrayRecord:
+    return ArrayRecord({"delta": delta, "control": Array(np.zeros(2, np.int64)), **more})
+
+
 def sums(array: np.ndarray) -> Callable[[Message], None]:
-    return put("arrays", ArrayRecord({"sums": Array(array)}))
+    return put("arrays", with_control(Array(array)))
 
 
 def forged(shape: tuple[int, ...], data: bytes, descr: str = "<i8") -> ArrayRecord:
     """An array whose header lies."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
-    return ArrayRecord({"sums": Array("int64", (7,), "numpy.ndarray", header.getvalue() + data)})
+    return with_control(Array("int64", (7,), "numpy.ndarray", header.getvalue() + data))
 
 
 class Explosive:
@@ -207,10 +209,10 @@ class Explosive:
 def pickled_array() -> ArrayRecord:
     file = io.BytesIO()
     np.save(file, np.array([Explosive()], dtype=object), allow_pickle=True)
-    return ArrayRecord({"sums": Array("int64", (7,), "numpy.ndarray", file.getvalue())})
+    return with_control(Array("int64", (7,), "numpy.ndarray", file.getvalue()))
 
 
-GOOD = update().sums
+GOOD = update().sums["delta"].values
 FORGERIES: dict[str, tuple[Callable[[Message], None], str]] = {
     "wrong length": (sums(np.zeros(8, np.int64)), "8 numbers for a state of 7"),
     "wrong shape": (sums(np.zeros((7, 1), np.int64)), r"int64\(7, 1\)"),
@@ -220,19 +222,25 @@ FORGERIES: dict[str, tuple[Callable[[Message], None], str]] = {
     "too few bytes": (put("arrays", forged((7,), b"\0" * 48)), "bytes for 7 numbers"),
     "too many bytes": (put("arrays", forged((7,), b"\0" * 4096)), "bytes for 7 numbers"),
     "no header": (
-        put("arrays", ArrayRecord({"sums": Array("int64", (7,), "numpy.ndarray", b"abc")})),
+        put("arrays", with_control(Array("int64", (7,), "numpy.ndarray", b"abc"))),
         "cannot be read",
     ),
-    "another kind": (put("arrays", ArrayRecord({"sums": Array("int64", (7,), "pickle", b"abc")})), "kind pickle"),
+    "another kind": (put("arrays", with_control(Array("int64", (7,), "pickle", b"abc"))), "kind pickle"),
     "another name": (put("arrays", ArrayRecord({"weights": Array(GOOD)})), "weights"),
-    "two arrays": (put("arrays", ArrayRecord({"sums": Array(GOOD), "more": Array(GOOD)})), "more"),
+    "two arrays": (
+        put("arrays", ArrayRecord({"delta": Array(GOOD), "control": Array(GOOD), "more": Array(GOOD)})),
+        "more",
+    ),
     "no arrays": (remove("arrays"), "no record arrays"),
-    "arrays of another kind": (put("arrays", MetricRecord({"sums": 1})), "another kind"),
-    "beyond the peak": (change("metrics", "peak", 1), "peak"),
-    "no weight": (change("metrics", "weight", 0), "weight"),
-    "a negative weight": (change("metrics", "weight", -5), "weight"),
-    "a fraction for a weight": (change("metrics", "weight", 1.5), "weight"),
-    "a weight beyond all sums": (change("metrics", "weight", 1 << 62), "weight"),
+    "arrays of another kind": (put("arrays", MetricRecord({"delta": 1})), "another kind"),
+    "beyond the peak": (change("peaks", "delta", 1), "peak"),
+    "no weight": (change("weights", "delta", 0), "weight"),
+    "a negative weight": (change("weights", "delta", -5), "weight"),
+    "a fraction for a weight": (change("weights", "delta", 1.5), "weight"),
+    "a weight beyond all sums": (change("weights", "delta", 1 << 62), "weight"),
+    "a control that is not counted once": (change("weights", "control", 5), "count once"),
+    "no control": (put("arrays", ArrayRecord({"delta": Array(GOOD)})), "arrays"),
+    "weights of other vectors": (put("weights", MetricRecord({"delta": 1})), "other vectors"),
     "a total missing": (put("totals", ConfigRecord({"clients": "1"})), "totals"),
     "a total that is no number": (change("totals", "words", "many"), "words"),
     "a negative count": (change("totals", "word_errors", "-1"), "word_errors"),
@@ -269,9 +277,17 @@ def test_reasons_are_cut_and_made_readable() -> None:
     assert reason.isprintable() and len(reason) == 300
 
 
+def sent(weights: np.ndarray, control: np.ndarray = CONTROL) -> ArrayRecord:
+    return ArrayRecord({"weights": Array(weights), "control": Array(control)})
+
+
 ODD_ORDERS: dict[str, Callable[[Message], None]] = {
-    "infinite weights": put("arrays", weights_record(np.array([1, np.inf], np.float32))),
-    "double weights": put("arrays", weights_record(np.zeros(7))),
+    "infinite weights": put("arrays", sent(np.array([1, np.inf], np.float32))),
+    "double weights": put("arrays", sent(np.zeros(7))),
+    "an infinite control": put("arrays", sent(WEIGHTS, np.array([1, np.nan], np.float32))),
+    "a control of another length": put("arrays", sent(WEIGHTS, WEIGHTS)),
+    "no control": put("arrays", ArrayRecord({"weights": Array(WEIGHTS)})),
+    "no loss": change("config", "reference_loss", float("nan")),
     "no clients": change("config", "clients", 3),
     "a negative rate": change("config", "lr", -1.0),
     "an infinite rate": change("config", "lr", float("inf")),
@@ -286,7 +302,7 @@ def test_an_odd_order_is_refused(name: str) -> None:
     message = order()
     ODD_ORDERS[name](message)
     with pytest.raises(Refused):
-        read_order(message)
+        read_order(message, OTHERS)
 
 
 ODD_REPORTS: dict[str, Callable[[Message], None]] = {
@@ -305,7 +321,7 @@ ODD_REPORTS: dict[str, Callable[[Message], None]] = {
 @pytest.mark.parametrize("name", ODD_REPORTS)
 def test_an_odd_report_is_refused(name: str) -> None:
     query = query_message(4, SETUP)
-    message = report_message(query, Report("clinic", True, SETUP.sha256, {"a": Hosted(3, 12.5, 0.0)}))
+    message = report_message(query, Report("clinic", True, SETUP.sha256, {"a": ClientSize(3, 12.5, 0.0)}))
     ODD_REPORTS[name](message)
     with pytest.raises(Refused):
         read_report(message)
@@ -318,4 +334,4 @@ def test_an_odd_setup_is_refused() -> None:
         with pytest.raises(Refused, match="without config"):
             read_query(query)
     with pytest.raises(Refused, match="bytes"):
-        read_query(query_message(4, Setup("a", bytes(LARGEST_SETUP))))
+        read_query(query_message(4, SharedConfig("a", bytes(LARGEST_SETUP))))

@@ -8,19 +8,18 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from asr_fed.config.schema import EngineConfig
 from asr_fed.engines.deployment.flower import CONNECTION, environment, flwr, flwr_command, tail, write_connection
-from asr_fed.federation.server_app import ERROR_FILE
+from asr_fed.engines.deployment.server_app import ERROR_FILE
 from asr_fed.runs.experiment import Experiment
+from asr_fed.runs.records import RoundRecord, read_history
 from asr_fed.system.errors import UserError
 
 PAUSE = 0.3  # seconds between two looks at history.jsonl
 PATIENCE = 60  # seconds that a SuperLink may be away
-HISTORY = "history.jsonl"
 APP = """\
 [project]
 name = "asr-fed"
@@ -35,7 +34,7 @@ fab-format-version = 1
 flwr-version-target = "1.41.0"
 
 [tool.flwr.app.components]
-serverapp = "asr_fed.federation.server_app:app"
+serverapp = "asr_fed.engines.deployment.server_app:app"
 clientapp = "asr_fed.engines.deployment.app:app"
 
 [tool.flwr.app.config]
@@ -44,7 +43,7 @@ run-dir = {run_dir}
 
 
 def federate_in_deployment(
-    experiment: Experiment, on_round: Callable[[list[dict[str, Any]]], None] = lambda history: None
+    experiment: Experiment, on_round: Callable[[Sequence[RoundRecord]], None] = lambda history: None
 ) -> None:
     """Run the federation of `experiment` on the SuperLink at `engine.address`.
 
@@ -86,12 +85,6 @@ def write_app(folder: Path, run_dir: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pyproject.toml").write_text(APP.format(run_dir=json.dumps(str(run_dir))), encoding="utf-8")
     (folder / "LICENSE").write_text("Apache-2.0\n", encoding="utf-8")
-
-
-def read_history(run_dir: Path) -> list[dict[str, Any]]:
-    """What history.jsonl holds by now."""
-    path = run_dir / HISTORY
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def _connect(home: Path, engine: EngineConfig) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.utils import get_object
+from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -24,15 +24,14 @@ from asr_fed.data.manifest import read_manifest
 from asr_fed.data.partition import Client, Partition, make_client, read_partition, write_partition
 from asr_fed.data.tokenizer import Tokenizer, describe_unknown, save_tokenizer
 from asr_fed.engines.deployment.settings import Clients, NodeSettings
+from asr_fed.federation.client_app import Shape, shape_of
+from asr_fed.federation.shared_config import SHARED
 from asr_fed.model.encoder import stride
 from asr_fed.model.recogniser import Recogniser
-from asr_fed.model.state import layout
-from asr_fed.runs.experiment import read_config
-from asr_fed.runs.run_dir import write_text
 from asr_fed.system.errors import UserError
+from asr_fed.system.files import write_text
 from asr_fed.system.processes import available_cores
-from asr_fed.wire.messages import Refused, Setup
-from asr_fed.wire.setup import SHARED
+from asr_fed.wire.messages import Refused, SharedConfig
 
 LARGEST_CONFIG = 1 << 16  # characters
 MOST_SPEEDS = 8
@@ -44,7 +43,7 @@ WIDEST, MOST_BLOCKS = 8192, 8  # of any layer; of convolutions
 class NodeExperiment:
     """An experiment in which this node takes part.
 
-    `length` is the number of entries of its model's state, `remark` what the node's owner should know of
+    `shape` says what its orders and answers carry, `remark` what the node's owner should know of
     the texts there, or empty.
     """
 
@@ -52,11 +51,11 @@ class NodeExperiment:
     run_dir: Path
     config: Config
     clients: tuple[Client, ...]
-    length: int
+    shape: Shape
     remark: str
 
 
-def prepare(setup: Setup, settings: NodeSettings) -> NodeExperiment:
+def prepare(setup: SharedConfig, settings: NodeSettings) -> NodeExperiment:
     """Write the node's folder of an experiment, features included.
 
     Raises Refused for a setup that this node does not take part in, UserError where its own speech is not in order.
@@ -64,7 +63,7 @@ def prepare(setup: Setup, settings: NodeSettings) -> NodeExperiment:
     run_dir = Path(settings.folder) / "experiments" / setup.sha256
     config = read_shared(setup.config, settings, run_dir)
     tokenizer = _tokenizer(setup.tokenizer)
-    length = _length(config, tokenizer)
+    shape = _shape(config, tokenizer)
     partition = Partition((), (), (), (), own_clients(settings, config))
     remarks = [describe_unknown(tokenizer, (utterance.text for utterance in partition.utterances))]
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -81,7 +80,7 @@ def prepare(setup: Setup, settings: NodeSettings) -> NodeExperiment:
         remarks.append(describe_impossible(partition))
     write_partition(partition, run_dir / "partition")
     experiment = NodeExperiment(
-        setup.sha256, run_dir, config, partition.clients, length, " ".join(filter(None, remarks))
+        setup.sha256, run_dir, config, partition.clients, shape, " ".join(filter(None, remarks))
     )
     # The setup itself last: it says that all else is there.
     write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True))
@@ -94,8 +93,10 @@ def reopen(sha256: str, settings: NodeSettings) -> NodeExperiment:
     run_dir = Path(settings.folder) / "experiments" / sha256
     if not re.fullmatch(r"[0-9a-f]{64}", sha256) or not (run_dir / "setup.yaml").is_file():
         raise Refused("an order for an experiment that this node has not joined")
-    setup = Setup((run_dir / "setup.yaml").read_text(encoding="utf-8"), (run_dir / "tokenizer.model").read_bytes())
-    if setup.sha256 != sha256 or not read_config(run_dir):
+    setup = SharedConfig(
+        (run_dir / "setup.yaml").read_text(encoding="utf-8"), (run_dir / "tokenizer.model").read_bytes()
+    )
+    if setup.sha256 != sha256:
         raise Refused("an order for an experiment that this node no longer has")
     return prepare(setup, settings)
 
@@ -193,7 +194,7 @@ def _tokenizer(proto: bytes) -> Tokenizer:
         raise Refused("a tokenizer that SentencePiece cannot read") from error
 
 
-def _length(config: Config, tokenizer: Tokenizer) -> int:
+def _shape(config: Config, tokenizer: Tokenizer) -> Shape:
     model = config.model
     widths = (model.rnn_neurons, model.dnn_neurons, model.decoder_neurons, model.attention_dim, model.embedding)
     sizes = (*model.cnn_channels, *model.cnn_kernel, *widths, model.attention_channels, model.attention_kernel)
@@ -206,6 +207,6 @@ def _length(config: Config, tokenizer: Tokenizer) -> int:
     if max(sizes) > WIDEST or len(model.cnn_channels) > MOST_BLOCKS or numbers > LARGEST_MODEL:
         raise Refused("a model that is too large for this node")
     try:
-        return layout(Recogniser.create(model, config.features, tokenizer).model).length
+        return shape_of(instantiate(config.algorithm), Recogniser.create(model, config.features, tokenizer))
     except Exception as error:
         raise Refused(f"a model that cannot be built: {type(error).__name__}") from error

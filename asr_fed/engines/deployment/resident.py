@@ -4,6 +4,7 @@ import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from flwr.app import Error, Message, MessageType
 
@@ -12,33 +13,23 @@ from asr_fed.engines.deployment.node_experiment import NodeExperiment, prepare, 
 from asr_fed.engines.deployment.settings import NodeSettings
 from asr_fed.engines.local_pool import LocalPool
 from asr_fed.engines.worker_count import default_workers
-from asr_fed.engines.worker_grid import WorkerGrid
-from asr_fed.federation.client_app import describe_client, open_worker
+from asr_fed.engines.workers import Workers
+from asr_fed.federation.client_app import client_size, open_worker
 from asr_fed.federation.personalisation import ask_to_personalise, personal_seconds
 from asr_fed.federation.roster import wait_for_nodes
-from asr_fed.federation.sampling import place
-from asr_fed.federation.strategy import audio_seconds
+from asr_fed.federation.round import assign, audio_seconds
+from asr_fed.federation.shared_config import shared_config
 from asr_fed.runs.experiment import open_experiment, pick_device
 from asr_fed.system.errors import UserError
-from asr_fed.wire.exchange import exchange
-from asr_fed.wire.messages import (
-    Hosted,
-    Order,
-    Refused,
-    Report,
-    Timing,
-    gains_message,
-    order_message,
-    read_order,
-    read_query,
-    read_reply,
-    reply_message,
-    report_message,
-)
-from asr_fed.wire.setup import setup_of
+from asr_fed.wire.ask import Asked, Assignment, ask
+from asr_fed.wire.joining import read_query, report_message
+from asr_fed.wire.messages import Answer, ClientSize, Order, Refused, Reply, Report, Timing
+from asr_fed.wire.rounds import gains_message, order_setup, read_order, read_reply, reply_message
 
 REFUSED, NOT_IN_ORDER = 1, 2
 LOST = "its worker was lost"
+
+A = TypeVar("A", bound=Answer)
 
 
 @dataclass
@@ -48,7 +39,7 @@ class Resident:
     settings: NodeSettings
     say: Callable[[str], None] = field(default=print)
     _experiment: NodeExperiment | None = field(default=None, init=False)
-    _grid: WorkerGrid | None = field(default=None, init=False)
+    _workers: Workers | None = field(default=None, init=False)
 
     def __enter__(self) -> "Resident":
         return self
@@ -81,7 +72,7 @@ class Resident:
             self.say("joining: preparing features")
             self._enter(prepare(setup, self.settings))
         assert self._experiment is not None
-        clients = self._hosted()
+        clients = self._sizes()
         seconds = sum(client.train_seconds for client in clients.values())
         personal = ", to personalise at the end" if self._experiment.config.personalise else ""
         self.say(
@@ -96,92 +87,77 @@ class Resident:
     def _train(self, message: Message) -> Message:
         started = time.perf_counter()
         order = self._own_order(message)
-        update, failures, busy = self._on_workers(order, message)
-        whole = time.perf_counter() - started
-        failed = f", {len(failures)} failed: {failures}" if failures else ""
-        self.say(f"round {order.server_round}: trained {len(order.clients)} client(s) in {whole:.1f} s{failed}")
-        return reply_message(message, update, failures, Timing(busy=busy, start=whole - busy))
+        asked = self._on_workers(order)
+        updates = [answer.update for _, answer in sorted(asked.answers.items()) if answer.update is not None]
+        update = merge(updates) if updates else self._nothing()
+        timing = _timing(started, asked)
+        self.say(f"round {order.server_round}: trained {len(order.clients)} client(s) in {_told(timing, asked)}")
+        return reply_message(message, update, asked.failures, timing)
 
     def _personalise(self, message: Message) -> Message:
         started = time.perf_counter()
         order = self._own_order(message)
-        assert self._experiment is not None and self._grid is not None
-        config = self._experiment.config
+        experiment, workers = self._opened()
+        config = experiment.config
         if not config.personalise:
             raise Refused("an order to personalise in an experiment that does not")
-        gains, failures, busy = ask_to_personalise(
-            self._grid,
-            self._shares(order, lambda client: personal_seconds(client, config)),
-            self._hosted(),
-            message.content["arrays"],  # type: ignore[arg-type]
-            order.setup,
+        asked = ask_to_personalise(
+            workers,
+            self._assign(order, lambda client: personal_seconds(client, config)),
+            self._sizes(),
+            order,
             config,
             reason_of=lambda reply: LOST,  # its text may name files
         )
-        whole = time.perf_counter() - started
-        failed = f", {len(failures)} failed: {failures}" if failures else ""
-        self.say(f"personalised {len(order.clients)} client(s) in {whole:.1f} s{failed}")
-        return gains_message(message, gains, failures, Timing(busy=busy, start=whole - busy))
+        gains = {client: gained for answer in asked.answers.values() for client, gained in answer.gained.items()}
+        timing = _timing(started, asked)
+        self.say(f"personalised {len(order.clients)} client(s) in {_told(timing, asked)}")
+        return gains_message(message, gains, asked.failures, timing)
 
     def _own_order(self, message: Message) -> Order:
         """An order for clients of this node, whose experiment is then open. Raises Refused."""
-        order = read_order(message)
-        if self._experiment is None or self._experiment.setup != order.setup:
-            self._enter(reopen(order.setup, self.settings))  # joined before this node was last started
+        setup = order_setup(message)
+        if self._experiment is None or self._experiment.setup != setup:
+            self._enter(reopen(setup, self.settings))  # joined before this node was last started
         assert self._experiment is not None
-        if len(order.weights) != self._experiment.length:
-            raise Refused(f"{len(order.weights)} weights for a model of {self._experiment.length}")
+        order = read_order(message, self._experiment.shape.sent)
+        if len(order.weights) != self._experiment.shape.state:
+            raise Refused(f"{len(order.weights)} weights for a model of {self._experiment.shape.state}")
         if strangers := set(order.clients) - {client.id for client in self._experiment.clients}:
             raise Refused(f"an order for {min(strangers)!r:.80}, whom this node does not host")
         if len(set(order.clients)) < len(order.clients):
             raise Refused("an order for a client twice")
         return order
 
-    def _hosted(self) -> dict[str, Hosted]:
+    def _opened(self) -> tuple[NodeExperiment, Workers]:
+        assert self._experiment is not None and self._workers is not None
+        return self._experiment, self._workers
+
+    def _nothing(self) -> Update:
+        shape = self._opened()[0].shape
+        return empty(shape.state, shape.summed)
+
+    def _sizes(self) -> dict[str, ClientSize]:
         """How much speech each client of this node has."""
-        assert self._experiment is not None
-        return {client.id: describe_client(client) for client in self._experiment.clients}
+        return {client.id: client_size(client) for client in self._opened()[0].clients}
 
-    def _shares(self, order: Order, seconds: Callable[[Hosted], float]) -> dict[int, list[str]]:
+    def _assign(self, order: Order, seconds: Callable[[ClientSize], float]) -> tuple[Assignment, ...]:
         """The clients of each worker; `seconds` says how much work a client is."""
-        assert self._grid is not None
-        work = {name: seconds(client) for name, client in self._hosted().items()}
-        workers = list(self._grid.get_node_ids())
-        return place(order.clients, dict.fromkeys(order.clients, workers), lambda worker, client: work[client])
+        work = {name: seconds(client) for name, client in self._sizes().items()}
+        workers = list(self._opened()[1].get_node_ids())
+        return assign(order.clients, dict.fromkeys(order.clients, workers), lambda worker, client: work[client])
 
-    def _on_workers(self, order: Order, message: Message) -> tuple[Update, dict[str, str], float]:
-        """One update of all workers, the clients that failed, and the seconds of the busiest worker."""
-        assert self._experiment is not None and self._grid is not None
-        settings, length = self._experiment.config.federation, self._experiment.length
-        shares = self._shares(order, lambda client: audio_seconds(client, settings))
-        orders = [
-            order_message(
-                worker,
-                order.server_round,
-                order.lr,
-                share,
-                message.content["arrays"],  # type: ignore[arg-type]
-                setup=order.setup,
-            )
-            for worker, share in shares.items()
-        ]
-        result = exchange(self._grid, orders, timeout=settings.round_timeout)
-        self._grid.give_up(result.unanswered, "no answer in time")
-        answered = {reply.metadata.src_node_id: reply for reply in result.replies}
-        updates: list[Update] = []
-        failures: dict[str, str] = {}
-        busy = 0.0
-        for worker, share in shares.items():
-            reply = answered.get(worker)
-            if reply is None or reply.has_error():
-                failures |= dict.fromkeys(share, "no answer in time" if reply is None else LOST)
-                continue
-            read = read_reply(reply, share, length)
-            failures |= read.failures
-            busy = max(busy, read.timing.busy)
-            if read.update is not None:
-                updates.append(read.update)
-        return merge(updates) if updates else empty(length), failures, busy
+    def _on_workers(self, order: Order) -> Asked[Reply]:
+        experiment, workers = self._opened()
+        settings, shape = experiment.config.federation, experiment.shape
+        return ask(
+            workers,
+            order,
+            self._assign(order, lambda client: audio_seconds(client, settings)),
+            lambda reply, clients: read_reply(reply, clients, shape.state, shape.summed),
+            timeout=settings.round_timeout,
+            reason_of=lambda reply: LOST,  # its text may name files
+        )
 
     def _enter(self, experiment: NodeExperiment) -> None:
         """Start workers on an experiment, in place of another one's."""
@@ -189,11 +165,22 @@ class Resident:
         config = experiment.config
         workers = self.settings.workers or default_workers(pick_device(config.device), self.settings.threads)
         pool = LocalPool(functools.partial(open_worker, str(experiment.run_dir)), self.settings.threads)
-        self._grid = WorkerGrid(pool, workers, client_timeout=config.federation.client_timeout)
-        wait_for_nodes(self._grid, setup_of(open_experiment(experiment.run_dir)), workers, seconds=None)
+        self._workers = Workers(pool, workers, client_timeout=config.federation.client_timeout)
+        wait_for_nodes(self._workers, shared_config(open_experiment(experiment.run_dir)), workers, seconds=None)
         self._experiment = experiment
 
     def _leave(self) -> None:
-        if self._grid is not None:
-            self._grid.__exit__()
-        self._grid = self._experiment = None
+        if self._workers is not None:
+            self._workers.__exit__()
+        self._workers = self._experiment = None
+
+
+def _timing(started: float, asked: Asked[A]) -> Timing:
+    """`busy` is that of the busiest worker."""
+    busy = max((answer.timing.busy for answer in asked.answers.values()), default=0.0)
+    return Timing(busy, start=max(0.0, time.perf_counter() - started - busy))
+
+
+def _told(timing: Timing, asked: Asked[A]) -> str:
+    failed = f", {len(asked.failures)} failed: {asked.failures}" if asked.failures else ""
+    return f"{timing.busy + timing.start:.1f} s{failed}"

@@ -15,7 +15,7 @@ from asr_fed.data.text_file import read_text
 from asr_fed.system.errors import UserError
 
 PATHS = ("certificate", "key", "manifest", "partition", "folder")
-TRUST = ("torch.optim.", "asr_fed.aggregation.weighting.")
+TRUST = ("torch.optim.", "asr_fed.aggregation.weighting.", "asr_fed.algorithms.")
 
 
 class Clients(Enum):

@@ -11,8 +11,8 @@ from hydra.utils import get_object
 
 from asr_fed.config.schema import EngineConfig, EngineKind
 from asr_fed.engines.deployment import engine as deployment
-from asr_fed.engines.deployment.engine import _connect, _reason, federate_in_deployment, read_history, write_app
-from asr_fed.federation.server_app import ERROR_FILE
+from asr_fed.engines.deployment.engine import _connect, _reason, federate_in_deployment, write_app
+from asr_fed.engines.deployment.server_app import ERROR_FILE
 from asr_fed.runs.experiment import Experiment
 from asr_fed.system.errors import UserError
 from tests.engines.deployment.machine import free_port
@@ -77,9 +77,3 @@ def test_the_reason_of_a_failure_is_what_the_serverapp_left(tmp_path: Path) -> N
 
 def test_a_log_that_was_never_written_is_no_further_error(tmp_path: Path) -> None:
     assert "started badly" in _reason(tmp_path, tmp_path / "server.log", "finished:failed", "started badly")
-
-
-def test_history_is_empty_before_the_first_round(tmp_path: Path) -> None:
-    assert read_history(tmp_path) == []
-    (tmp_path / "history.jsonl").write_text('{"round": 1}\n{"round": 2}\n')
-    assert read_history(tmp_path) == [{"round": 1}, {"round": 2}]

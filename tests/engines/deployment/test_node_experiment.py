@@ -13,19 +13,20 @@ from asr_fed.data.manifest import Utterance, write_manifest
 from asr_fed.data.partition import Client, make_client, read_partition
 from asr_fed.engines.deployment.node_experiment import LARGEST_CONFIG, own_clients, prepare, reopen
 from asr_fed.engines.deployment.settings import Clients, NodeSettings
+from asr_fed.federation.client_app import Shape
+from asr_fed.federation.shared_config import shared_config
 from asr_fed.model.recogniser import Recogniser
 from asr_fed.model.state import layout
 from asr_fed.runs.experiment import Experiment, open_experiment
 from asr_fed.system.errors import UserError
-from asr_fed.wire.messages import Refused, Setup
-from asr_fed.wire.setup import setup_of
+from asr_fed.wire.messages import Refused, SharedConfig
 
 Change = Callable[[dict[str, Any]], None]
 
 
 @pytest.fixture(scope="module")
-def setup(experiment: Experiment) -> Setup:
-    return setup_of(experiment)
+def setup(experiment: Experiment) -> SharedConfig:
+    return shared_config(experiment)
 
 
 @pytest.fixture
@@ -56,33 +57,37 @@ def like_those_of_a_manifest(client: Client) -> Client:
 
 
 def test_a_silo_has_the_same_client_as_the_server_would_have_made(
-    experiment: Experiment, setup: Setup, silo: NodeSettings, owner: Client
+    experiment: Experiment, setup: SharedConfig, silo: NodeSettings, owner: Client
 ) -> None:
     prepared = prepare(setup, silo)
     assert prepared.clients == (like_those_of_a_manifest(owner),)
     assert prepared.setup == setup.sha256
     opened = open_experiment(prepared.run_dir)
-    assert opened.partition.clients == prepared.clients and setup_of(opened) == setup
+    assert opened.partition.clients == prepared.clients and shared_config(opened) == setup
     theirs, ours = experiment.config, opened.config
     assert (ours.model, ours.federation, ours.seed) == (theirs.model, theirs.federation, theirs.seed)
     model = Recogniser.create(ours.model, ours.features, opened.tokenizer).model
-    assert prepared.length == layout(model).length
+    assert prepared.shape == Shape(layout(model).length)
     for utterance, same in zip(owner.train, prepared.clients[0].train, strict=True):
         np.testing.assert_array_equal(experiment.cache[utterance.id, 1.0], opened.cache[same.id, 1.0])
 
 
-def test_a_setup_is_reopened_as_it_was_prepared(setup: Setup, silo: NodeSettings) -> None:
+def test_a_setup_is_reopened_as_it_was_prepared(setup: SharedConfig, silo: NodeSettings) -> None:
     prepared = prepare(setup, silo)
     assert reopen(setup.sha256, silo) == prepared
 
 
-def test_text_that_the_recogniser_cannot_write_is_remarked(setup: Setup, silo: NodeSettings, owner: Client) -> None:
+def test_text_that_the_recogniser_cannot_write_is_remarked(
+    setup: SharedConfig, silo: NodeSettings, owner: Client
+) -> None:
     assert prepare(setup, silo).remark == ""
     write_manifest(Path(str(silo.manifest)), [replace(each, text=each.text.upper()) for each in owner.utterances])
     assert "It writes lower case" in prepare(setup, silo).remark
 
 
-def test_a_silo_leaves_out_what_ctc_cannot_align_and_says_so(setup: Setup, owner: Client, tmp_path: Path) -> None:
+def test_a_silo_leaves_out_what_ctc_cannot_align_and_says_so(
+    setup: SharedConfig, owner: Client, tmp_path: Path
+) -> None:
     impossible = replace(owner.train[0], text=" ".join(["ba du ki mo ne ra su ti"] * 40))
     prepared = prepare(setup, node(tmp_path, (impossible, *owner.train[1:]), name=owner.id))
     assert [u.id for u in prepared.clients[0].train] == [u.id for u in owner.train[1:]]
@@ -98,7 +103,7 @@ def test_an_experiment_that_was_not_joined_is_not_opened(silo: NodeSettings, sha
         reopen(sha256, silo)
 
 
-def test_a_setup_that_was_changed_on_disk_is_not_opened(setup: Setup, silo: NodeSettings) -> None:
+def test_a_setup_that_was_changed_on_disk_is_not_opened(setup: SharedConfig, silo: NodeSettings) -> None:
     run_dir = prepare(setup, silo).run_dir
     (run_dir / "setup.yaml").write_text(setup.config.replace("seed: 7", "seed: 8"))
     with pytest.raises(Refused, match="no longer has"):
@@ -127,7 +132,9 @@ def test_speech_for_dev_and_test_is_left_out(experiment: Experiment, owner: Clie
         own_clients(node(tmp_path, kept[:2], name="town"), experiment.config)
 
 
-def test_a_virtual_node_has_the_clients_of_its_partition(experiment: Experiment, setup: Setup, tmp_path: Path) -> None:
+def test_a_virtual_node_has_the_clients_of_its_partition(
+    experiment: Experiment, setup: SharedConfig, tmp_path: Path
+) -> None:
     given = str(experiment.run_dir / "partition")
     settings = NodeSettings("virtual", "here:1", str(tmp_path), partition=given, device="cpu", workers=1)
     prepared = prepare(setup, settings)
@@ -184,11 +191,11 @@ def optimizer(target: Any, **arguments: Any) -> Change:
     ],
 )
 def test_a_config_that_is_not_trusted_is_refused_and_nothing_is_written(
-    setup: Setup, silo: NodeSettings, change: Change, told: str
+    setup: SharedConfig, silo: NodeSettings, change: Change, told: str
 ) -> None:
     content = yaml.safe_load(setup.config)
     change(content)
-    refuse(Setup(yaml.safe_dump(content), setup.tokenizer), silo, told)
+    refuse(SharedConfig(yaml.safe_dump(content), setup.tokenizer), silo, told)
 
 
 @pytest.mark.parametrize(
@@ -205,29 +212,29 @@ def test_a_config_that_is_not_trusted_is_refused_and_nothing_is_written(
         ("x" * (LARGEST_CONFIG + 1), "characters"),
     ],
 )
-def test_text_that_is_no_plain_config_is_refused(setup: Setup, silo: NodeSettings, text: str, told: str) -> None:
-    refuse(Setup(text, setup.tokenizer), silo, told)
+def test_text_that_is_no_plain_config_is_refused(setup: SharedConfig, silo: NodeSettings, text: str, told: str) -> None:
+    refuse(SharedConfig(text, setup.tokenizer), silo, told)
 
 
-def test_one_tag_in_a_good_config_is_refused(setup: Setup, silo: NodeSettings) -> None:
-    refuse(Setup(setup.config.replace("seed: 7", "seed: !!int 7"), setup.tokenizer), silo, "anchors or tags")
+def test_one_tag_in_a_good_config_is_refused(setup: SharedConfig, silo: NodeSettings) -> None:
+    refuse(SharedConfig(setup.config.replace("seed: 7", "seed: !!int 7"), setup.tokenizer), silo, "anchors or tags")
 
 
 @pytest.mark.parametrize("tokenizer", [b"", b"\x00" * 99, b"no model"])
-def test_a_broken_tokenizer_is_refused(setup: Setup, silo: NodeSettings, tokenizer: bytes) -> None:
-    refuse(Setup(setup.config, tokenizer), silo, "tokenizer")
+def test_a_broken_tokenizer_is_refused(setup: SharedConfig, silo: NodeSettings, tokenizer: bytes) -> None:
+    refuse(SharedConfig(setup.config, tokenizer), silo, "tokenizer")
 
 
-def test_an_owner_may_trust_more_or_less(setup: Setup, silo: NodeSettings) -> None:
+def test_an_owner_may_trust_more_or_less(setup: SharedConfig, silo: NodeSettings) -> None:
     refuse(setup, replace(silo, trust=["torch.optim."]), "WerSoftmax")
     content = yaml.safe_load(setup.config)
     content["weighting"] = {"_target_": "tests.faults.Mishaps", "folder": "", "raises_at": 0, "nan_at": 0, "dies_at": 0}
-    own = Setup(yaml.safe_dump(content), setup.tokenizer)
+    own = SharedConfig(yaml.safe_dump(content), setup.tokenizer)
     refuse(own, silo, "tests.faults.Mishaps")
     prepare(own, replace(silo, trust=[*silo.trust, "tests.faults."]))
 
 
-def refuse(setup: Setup, settings: NodeSettings, told: str) -> None:
+def refuse(setup: SharedConfig, settings: NodeSettings, told: str) -> None:
     with pytest.raises(Refused, match=told):
         prepare(setup, settings)
     assert not Path(settings.folder).exists()

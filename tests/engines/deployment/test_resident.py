@@ -12,20 +12,14 @@ from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 
 from asr_fed.engines.deployment.resident import NOT_IN_ORDER, REFUSED, Resident
 from asr_fed.engines.deployment.settings import NodeSettings
+from asr_fed.federation.shared_config import shared_config
 from asr_fed.model.state import read_state
 from asr_fed.runs.experiment import Experiment
 from asr_fed.wire.flower_private import identify_process
-from asr_fed.wire.messages import (
-    Order,
-    Setup,
-    order_message,
-    pack_vector,
-    query_message,
-    read_reply,
-    read_report,
-    reply_ticket,
-)
-from asr_fed.wire.setup import setup_of
+from asr_fed.wire.joining import query_message, read_report
+from asr_fed.wire.messages import Order, SharedConfig
+from asr_fed.wire.records import pack_vector
+from asr_fed.wire.rounds import order_message, read_reply, reply_ticket
 from tests.federation.plain_node import PlainNode, content
 
 NODE = 4
@@ -40,14 +34,14 @@ class Server:
     weights: np.ndarray
 
     @property
-    def setup(self) -> Setup:
-        return setup_of(self.experiment)
+    def setup(self) -> SharedConfig:
+        return shared_config(self.experiment)
 
     @property
     def clients(self) -> list[str]:
         return list(self.plain.clients)
 
-    def query(self, setup: Setup | None = None) -> Message:
+    def query(self, setup: SharedConfig | None = None) -> Message:
         identify_process(run_id=1, node_id=0)
         return query_message(NODE, setup or self.setup)
 
@@ -168,7 +162,7 @@ def test_a_node_does_not_personalise_where_the_setup_that_it_joined_does_not(nod
 
 
 def test_a_refused_setup_leaves_the_node_in_the_experiment_that_it_joined(node: Node, server: Server) -> None:
-    code, reason = node.error(server.query(Setup("a: ${oc.env:HOME}", b"")))
+    code, reason = node.error(server.query(SharedConfig("a: ${oc.env:HOME}", b"")))
     assert code == REFUSED and "other sections" in reason
     answer = node.resident.answer(server.order(clients=server.clients[:1]))
     assert read_reply(answer, server.clients[:1], len(server.weights)).update is not None

@@ -19,6 +19,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.run import Run
 from flwr.supernode import start_client_internal as loop
 from flwr.supernode.main import create_app
 from flwr.supernode.nodestate import NodeState, NodeStateFactory
@@ -27,7 +28,7 @@ from flwr.supernode.start_client_internal import _insert_message
 from asr_fed.engines.deployment import supernode_tasks
 from asr_fed.engines.deployment.supernode_loop import REST, mend
 from asr_fed.engines.deployment.supernode_tasks import SuperNodeTasks
-from asr_fed.wire.flower_private import Run, identify_process
+from asr_fed.wire.flower_private import identify_process
 from tests.engines.deployment.machine import free_port
 from tests.waiting import PATIENCE, wait_until
 

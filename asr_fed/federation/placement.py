@@ -1,4 +1,6 @@
-"""How long a client keeps a node busy, learned from the rounds already run: the idea of Pollen, arXiv 2306.17453.
+"""Which node trains which client, so that the last one finishes early: the idea of Pollen, arXiv 2306.17453.
+
+How long a client keeps a node busy is learned from the rounds already run.
 
 The time of a client with x seconds of audio is modelled as t(x) = a x + b log(1 + x) + d with a, b, d >= 0, so
 it is never negative and never falls with x. The model is linear in (x, log(1 + x), 1): the time of several
@@ -7,18 +9,44 @@ squares as one of a single client, and a worker's real against predicted time a 
 """
 
 import math
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 
 import numpy as np
+from scipy.optimize import nnls
 
 FEW = 8  # so many measurements it takes to fit a curve
 ALIKE = 2.0  # and audio a client that differs by this factor between them
 CARRY = 0.25  # share of a round in the next one's correction: a worker twice as slow is seen as 1.94x after two rounds
 
-_TERMS = [list(terms) for count in (1, 2, 3) for terms in combinations(range(3), count)]
+
+def place(
+    cohort: Sequence[str], hosts: Mapping[str, Sequence[int]], seconds: Callable[[int, str], float]
+) -> dict[int, list[str]]:
+    """Deal clients to nodes that host them, longest first, each to the node that would finish it first.
+
+    `hosts[client]` are the nodes that may train a client, `seconds(node, client)` is the time it would take there;
+    a client counts as long as its fastest host takes. Those with a single host leave no choice and are dealt before
+    all others. On equal nodes this is the longest-processing-time rule: the last node to finish takes at most 4/3
+    of the best possible time (Graham, 1969).
+
+    Returns the clients of each node, longest first; nodes without clients are left out. It does not depend on the
+    order of `cohort` or of hosts. Raises ValueError where no node hosts a client.
+    """
+    times = {client: {node: seconds(node, client) for node in sorted(hosts[client])} for client in cohort}
+    if homeless := [client for client, there in times.items() if not there]:
+        raise ValueError(f"no node hosts {', '.join(homeless[:3])}")
+    finish: dict[int, float] = defaultdict(float)
+    placed: dict[int, list[str]] = defaultdict(list)
+    for client in sorted(times, key=lambda client: (len(times[client]) > 1, -min(times[client].values()), client)):
+        finished, node = min((finish[node] + time, node) for node, time in times[client].items())
+        finish[node] = finished
+        placed[node].append(client)
+    return {
+        node: sorted(clients, key=lambda client: (-times[client][node], client))
+        for node, clients in sorted(placed.items())
+    }
 
 
 @dataclass
@@ -102,12 +130,4 @@ def _fit(measured: Iterable[np.ndarray]) -> np.ndarray:
         return np.array([rows[:, 3].sum() / max(rows[:, 0].sum(), 1.0), 0.0, 0.0])
     rows /= rows[:, :1] + rows[:, 2:3]  # x + 1 for each client stands for its time: short clients count as much
     terms, seconds = rows[:, :3], rows[:, 3]
-    gram, moment = terms.T @ terms, terms.T @ seconds
-    best, explained = np.zeros(3), 0.0
-    for chosen in _TERMS:  # non-negative least squares: the best of all ordinary ones that come out non-negative
-        solution = np.linalg.lstsq(gram[np.ix_(chosen, chosen)], moment[chosen], rcond=None)[0]
-        gain = float(moment[chosen] @ solution)
-        if (solution >= 0).all() and gain > explained:
-            best, explained = np.zeros(3), gain
-            best[chosen] = solution
-    return best
+    return nnls(terms, seconds)[0]

@@ -1,6 +1,6 @@
 """The rounds, over a grid in this process: annealing, best weights, fallback, held-out training, resuming."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,18 +9,22 @@ import pytest
 import torch
 from flwr.app import Context, Error, Message, MessageType, RecordDict
 
-from asr_fed.aggregation.weighting import Uniform
-from asr_fed.federation.client_app import build_client_app, describe_client
-from asr_fed.federation.server_app import FederationState, run_federation, train_on_server
+from asr_fed.aggregation.weighting import Uniform, Weighting
+from asr_fed.federation.client_app import build_client_app, client_size
+from asr_fed.federation.held_out import train_on_server
+from asr_fed.federation.rounds import run_federation
+from asr_fed.federation.shared_config import shared_config
+from asr_fed.federation.state import FederationState
 from asr_fed.model.recogniser import load_recogniser, save_recogniser
-from asr_fed.model.state import layout, read_state
+from asr_fed.model.state import read_state
 from asr_fed.runs.experiment import Experiment
+from asr_fed.runs.records import RoundRecord
 from asr_fed.system.errors import UserError
 from asr_fed.training.annealing import NewBob, anneal
-from asr_fed.training.local import ClientResult
 from asr_fed.wire.flower_private import identify_process, set_message_id
-from asr_fed.wire.messages import Report, read_order
-from asr_fed.wire.setup import setup_of
+from asr_fed.wire.hosts import RemoteNodes
+from asr_fed.wire.messages import Report
+from asr_fed.wire.rounds import read_order
 from tests.federation.plain_node import PlainNode
 from tests.runs.test_run_dir import LATER
 from tests.tiny import TIMED, Corpus, settings, typed_config
@@ -39,20 +43,21 @@ class InProcess:
     def __init__(
         self,
         experiment: Experiment,
-        weighting: Callable[[ClientResult], float] | None = None,
+        weighting: Weighting | None = None,
         *,
         pinned: bool = False,
     ) -> None:
         identify_process(run_id=1, node_id=0)
         self.plain = PlainNode.of(experiment, weighting or Uniform())
-        length = layout(self.plain.training.recogniser.model).length
-        setup = setup_of(experiment).sha256
-        every = {name: describe_client(client) for name, client in self.plain.clients.items()}
+        setup = shared_config(experiment).sha256
+        every = {name: client_size(client) for name, client in self.plain.clients.items()}
         self.apps = {}
         for node in (1, 2):
             hosted = {name: every[name] for name in list(every)[node - 1 :: 2]} if pinned else every
             report = Report(str(node), pinned, setup, hosted)
-            self.apps[node] = build_client_app(self.plain.train, report, length, personalise=self.plain.personalise)
+            self.apps[node] = build_client_app(
+                self.plain.train, report, self.plain.shape, personalise=self.plain.personalise
+            )
         self.waiting: dict[str, Message] = {}
         self.rates: dict[str, float] = {}  # by round
         self.nodes = [1, 2]
@@ -69,7 +74,7 @@ class InProcess:
             self.waiting[str(self.pushed)] = message
             ids.append(str(self.pushed))
             if message.metadata.message_type == MessageType.TRAIN:
-                self.rates[message.metadata.group_id] = read_order(message).lr
+                self.rates[message.metadata.group_id] = read_order(message, self.plain.shape.sent).lr
         return ids
 
     def answer(self, message: Message) -> Message | None:
@@ -99,11 +104,11 @@ def make(experiment: Experiment, corpus: Corpus, prepared: Path, tmp_path: Path)
 
 
 def run(experiment: Experiment, **more: Any) -> FederationState:
-    return run_federation(experiment, InProcess(experiment), **more)  # type: ignore[arg-type]
+    return run_federation(experiment, RemoteNodes(InProcess(experiment)), **more)  # type: ignore[arg-type]
 
 
-def untimed(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in record.items() if k not in TIMED} for record in history]
+def untimed(history: Sequence[RoundRecord]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in vars(record).items() if k not in TIMED} for record in history]
 
 
 def best(experiment: Experiment) -> bytes:
@@ -113,12 +118,12 @@ def best(experiment: Experiment) -> bytes:
 def test_the_rate_that_clients_get_follows_the_dev_wer(make: Callable[..., Experiment]) -> None:
     experiment = make("federation.rounds=5", "federation.annealing.factor=0.5")
     grid = InProcess(experiment)
-    state = run_federation(experiment, grid, lambda history: None)  # type: ignore[arg-type]
+    state = run_federation(experiment, RemoteNodes(grid), lambda history: None)  # type: ignore[arg-type]
     still = make("federation.rounds=0", name="still")
     schedule = anneal(NewBob(0.1), run(still).best_wer, experiment.config.federation.annealing)
     for record, rate in zip(state.history, grid.rates.values(), strict=True):
-        assert record["lr"] == rate == schedule.lr
-        schedule = anneal(schedule, record["wer"], experiment.config.federation.annealing)
+        assert record.lr == rate == schedule.lr
+        schedule = anneal(schedule, record.wer, experiment.config.federation.annealing)
     assert len(set(grid.rates.values())) > 1, "the test needs a WER that stands still at times"
 
 
@@ -128,8 +133,8 @@ def test_the_planned_fall_comes_on_top_of_the_dev_wers(make: Callable[..., Exper
     experiment = make("federation.rounds=4", *falls)
     grid = InProcess(experiment)
     state = run_federation(experiment, grid)  # type: ignore[arg-type]
-    assert [record["annealed_lr"] for record in state.history] == [0.1, 0.05, 0.025, 0.0125]
-    assert list(grid.rates.values()) == [record["lr"] for record in state.history] == [0.1, 0.05, 0.025, 0.0125 / 2]
+    assert [record.annealed_lr for record in state.history] == [0.1, 0.05, 0.025, 0.0125]
+    assert list(grid.rates.values()) == [record.lr for record in state.history] == [0.1, 0.05, 0.025, 0.0125 / 2]
 
 
 def test_the_planned_fall_goes_on_where_it_was(make: Callable[..., Experiment]) -> None:
@@ -145,13 +150,13 @@ def test_the_planned_fall_goes_on_where_it_was(make: Callable[..., Experiment]) 
     resumed = run(experiment)
     assert untimed(resumed.history) == untimed(expected.history)
     assert resumed.weights.tobytes() == expected.weights.tobytes()
-    assert len({record["lr"] for record in resumed.history}) == 3
+    assert len({record.lr for record in resumed.history}) == 3
 
 
 def test_the_best_round_is_kept(make: Callable[..., Experiment]) -> None:
     experiment = make("federation.rounds=4")
     state = run(experiment)
-    wers = [record["wer"] for record in state.history]
+    wers = [record.wer for record in state.history]
     assert state.best_wer <= min(wers)
     if state.best_round:
         assert state.best_wer == wers[state.best_round - 1] == min(wers)
@@ -159,7 +164,7 @@ def test_the_best_round_is_kept(make: Callable[..., Experiment]) -> None:
 
 
 SERVERS = {
-    "FedAdam": ["server={_target_: flwr.serverapp.strategy.FedAdam, eta: 0.01}"],
+    "FedAdam": ["server={_target_: asr_fed.aggregation.server_optimizer.FedAdam, eta: 0.01}"],
     "Lamb": ["server={_target_: asr_fed.aggregation.server_optimizer.Lamb}", "federation.fallback_after=1"],
 }
 
@@ -169,7 +174,7 @@ def test_interrupted_after_every_round_it_ends_in_the_same_bits(make: Callable[.
     straight = make(*SERVERS[name], name="straight")
     expected = run(straight)
 
-    def interrupt(history: list[dict[str, Any]]) -> None:
+    def interrupt(history: Sequence[RoundRecord]) -> None:
         raise Interrupted
 
     experiment = make(*SERVERS[name], name="resumed")
@@ -187,7 +192,7 @@ def test_resumed_with_other_values_of_what_may_change_it_ends_in_the_same_bits(m
     straight = run(make(*start, name="straight"))
     experiment = make(*start, name="resumed")
 
-    def interrupt(history: list[dict[str, Any]]) -> None:
+    def interrupt(history: Sequence[RoundRecord]) -> None:
         raise Interrupted
 
     with pytest.raises(Interrupted):
@@ -230,8 +235,8 @@ def test_the_servers_rate_falls_with_the_clients_where_told(make: Callable[..., 
     steady, falling = (
         run(make(*falls, f"federation.held_out.annealed={told}", name=told)) for told in ("false", "true")
     )
-    rates = [record["lr"] for record in falling.history]
-    assert rates == [0.1, 0.05] == [record["lr"] for record in steady.history]
+    rates = [record.lr for record in falling.history]
+    assert rates == [0.1, 0.05] == [record.lr for record in steady.history]
     assert steady.weights.tobytes() != falling.weights.tobytes()
 
 
@@ -250,7 +255,7 @@ def test_the_servers_annealed_rate_is_its_own_times_the_share_that_the_clients_h
 
 def test_evaluation_is_as_rare_as_told_but_never_misses_the_end(make: Callable[..., Experiment]) -> None:
     state = run(make("federation.rounds=3", "federation.evaluate_every=2"))
-    assert [record["wer"] is not None for record in state.history] == [False, True, True]
+    assert [record.wer is not None for record in state.history] == [False, True, True]
 
 
 def test_a_last_round_between_two_evaluations_does_not_steer(make: Callable[..., Experiment]) -> None:
@@ -261,14 +266,14 @@ def test_a_last_round_between_two_evaluations_does_not_steer(make: Callable[...,
     idle = (*often, "federation.lr=1e-9", "federation.held_out.epochs=0", "federation.annealing.factor=0.5")
     straight, ended = make(*idle, "federation.rounds=4", name="straight"), make(*idle, "federation.rounds=3")
     expected, last = run(straight), run(ended)
-    assert [record["wer"] is not None for record in last.history] == [False, True, True]
+    assert [record.wer is not None for record in last.history] == [False, True, True]
     assert last.newbob.lr == 0.5e-9, "once, after the second round"
     assert last.weights.tobytes() != last.best_weights.tobytes(), "they have returned"
     ended.config.federation.rounds = 4
     longer = run(ended)
     assert longer.weights.tobytes() == expected.weights.tobytes() == expected.best_weights.tobytes()
     assert longer.newbob == expected.newbob
-    assert [record["lr"] for record in longer.history] == [record["lr"] for record in expected.history]
+    assert [record.lr for record in longer.history] == [record.lr for record in expected.history]
 
 
 def test_a_round_without_any_update_stops_the_run_by_name_and_can_be_resumed(
@@ -277,7 +282,7 @@ def test_a_round_without_any_update_stops_the_run_by_name_and_can_be_resumed(
     experiment = make()
     broken = InProcess(experiment, weighting=lambda result: float("nan"))
     with pytest.raises(UserError, match=r"Round 1 failed 2 times: 0% .* of 2 clients .*a weight of nan"):
-        run_federation(experiment, broken)  # type: ignore[arg-type]
+        run_federation(experiment, RemoteNodes(broken))  # type: ignore[arg-type]
     assert len(run(experiment).history) == 3
 
 
@@ -309,10 +314,10 @@ def make_all(make: Callable[..., Experiment]) -> Callable[..., Experiment]:
 
 def test_a_round_counts_with_enough_of_its_cohort(make_all: Callable[..., Experiment]) -> None:
     experiment = make_all("federation.min_success=0.6")
-    state = run_federation(experiment, WithAFault(experiment, burnt_down))  # type: ignore[arg-type]
+    state = run_federation(experiment, RemoteNodes(WithAFault(experiment, burnt_down)))  # type: ignore[arg-type]
     for record in state.history:
-        assert (record["success"], record["clients"], record["attempts"]) == (pytest.approx(0.6), 3, 1)
-        assert list(record["failures"].values()) == ["the silo burnt down"] * 2
+        assert (record.success, record.clients, record.attempts) == (pytest.approx(0.6), 3, 1)
+        assert list(record.failures.values()) == ["the silo burnt down"] * 2
 
 
 def test_a_round_with_too_little_of_its_cohort_is_tried_again_and_then_stops_the_run(
@@ -326,10 +331,10 @@ def test_a_round_with_too_little_of_its_cohort_is_tried_again_and_then_stops_the
 
     strict = make_all("federation.min_success=0.9", "federation.rounds=1")
     grid = WithAFault(strict, once)
-    assert [record["attempts"] for record in run_federation(strict, grid).history] == [2]  # type: ignore[arg-type]
+    assert [record.attempts for record in run_federation(strict, RemoteNodes(grid)).history] == [2]  # type: ignore[arg-type]
     strict = make_all("federation.min_success=0.9", "federation.rounds=1", name="second")
     with pytest.raises(UserError, match=r"Round 1 failed 2 times: 60% .*min_success is 90%.*burnt down.*resumed"):
-        run_federation(strict, WithAFault(strict, burnt_down))  # type: ignore[arg-type]
+        run_federation(strict, RemoteNodes(WithAFault(strict, burnt_down)))  # type: ignore[arg-type]
 
 
 def test_a_round_closes_in_time_and_a_late_update_is_dropped_and_counted(make_all: Callable[..., Experiment]) -> None:
@@ -340,10 +345,10 @@ def test_a_round_closes_in_time_and_a_late_update_is_dropped_and_counted(make_al
         return None if message.metadata.group_id == "1" and "2" not in grid.rates else grid.whole(message)
 
     grid = WithAFault(experiment, late)
-    history = run_federation(experiment, grid).history  # type: ignore[arg-type]
-    assert [record["clients"] for record in history] == [3, 5, 5]
-    assert [record["dropped"] for record in history] == [0, 1, 0]
-    assert list(history[0]["failures"].values()) == ["its node did not answer in time"] * 2
+    history = run_federation(experiment, RemoteNodes(grid)).history  # type: ignore[arg-type]
+    assert [record.clients for record in history] == [3, 5, 5]
+    assert [record.dropped for record in history] == [0, 1, 0]
+    assert list(history[0].failures.values()) == ["its node did not answer in time"] * 2
 
 
 def test_an_update_given_twice_counts_once(make_all: Callable[..., Experiment]) -> None:
@@ -356,15 +361,15 @@ def test_an_update_given_twice_counts_once(make_all: Callable[..., Experiment]) 
         return Message(first[0].content, reply_to=message)
 
     grid = WithAFault(experiment, replay)
-    history = run_federation(experiment, grid).history  # type: ignore[arg-type]
-    assert [record["clients"] for record in history] == [5, 3, 3]
-    assert [record["dropped"] for record in history] == [0, 1, 1]
+    history = run_federation(experiment, RemoteNodes(grid)).history  # type: ignore[arg-type]
+    assert [record.clients for record in history] == [5, 3, 3]
+    assert [record.dropped for record in history] == [0, 1, 1]
 
 
 FORGERIES: dict[str, tuple[str, str, object, str]] = {
-    "a weight beyond its bound": ("metrics", "weight", 3 << 32, "a weight of 3 for 2 client"),
-    "a weight below its bound": ("metrics", "weight", 1 << 32, "a weight of 1 for 2 client"),
-    "a peak that is too low": ("metrics", "peak", 0, "peak"),
+    "a weight beyond its bound": ("weights", "delta", 3 << 32, "a weight of 3 for 2 client"),
+    "a weight below its bound": ("weights", "delta", 1 << 32, "a weight of 1 for 2 client"),
+    "a peak that is too low": ("peaks", "delta", 0, "peak"),
     "more clients than it was asked for": ("totals", "clients", "3", "3 clients for 2"),
     "a WER that cannot be": ("totals", "word_errors", "-4", "word_errors"),
 }
@@ -381,11 +386,14 @@ def test_a_forged_update_is_refused_and_harms_nobody(name: str, make_all: Callab
 
     experiment = make_all("federation.rounds=1", "weighting={_target_: asr_fed.aggregation.weighting.Uniform}")
     grid = WithAFault(experiment, forge)
-    state = run_federation(experiment, grid)  # type: ignore[arg-type]
-    reasons = list(state.history[0]["failures"].values())
+    state = run_federation(experiment, RemoteNodes(grid))  # type: ignore[arg-type]
+    reasons = list(state.history[0].failures.values())
     assert len(reasons) == 2 and all(text.startswith("refused: ") and reason in text for text in reasons)
     without = make_all("federation.rounds=1", name="without")
-    assert run_federation(without, WithAFault(without, burnt_down)).weights.tobytes() == state.weights.tobytes()  # type: ignore[arg-type]
+    assert (
+        run_federation(without, RemoteNodes(WithAFault(without, burnt_down))).weights.tobytes()
+        == state.weights.tobytes()
+    )  # type: ignore[arg-type]
 
 
 def test_a_node_that_leaves_takes_nobody_along_whom_another_hosts(make_all: Callable[..., Experiment]) -> None:
@@ -393,12 +401,12 @@ def test_a_node_that_leaves_takes_nobody_along_whom_another_hosts(make_all: Call
     experiment = make_all("federation.rounds=2")
     grid = InProcess(experiment)
 
-    def leave(history: list[dict[str, Any]]) -> None:
+    def leave(history: Sequence[RoundRecord]) -> None:
         grid.nodes = [1]
 
-    state = run_federation(experiment, grid, leave)  # type: ignore[arg-type]
-    assert [record["clients"] for record in state.history] == [5, 5]
-    assert [share["node"] for share in state.history[1]["workers"]] == [1]
+    state = run_federation(experiment, RemoteNodes(grid), leave)  # type: ignore[arg-type]
+    assert [record.clients for record in state.history] == [5, 5]
+    assert [share.node for share in state.history[1].workers] == [1]
     assert state.weights.tobytes() == straight.weights.tobytes()
 
 
@@ -406,17 +414,17 @@ def test_a_silo_that_leaves_is_missed_until_it_is_back(make_all: Callable[..., E
     experiment = make_all("federation.rounds=3")
     grid = InProcess(experiment, pinned=True)
 
-    def leave_and_return(history: list[dict[str, Any]]) -> None:
+    def leave_and_return(history: Sequence[RoundRecord]) -> None:
         grid.nodes = [1] if len(history) == 1 else [1, 2]
 
-    history = run_federation(experiment, grid, leave_and_return).history  # type: ignore[arg-type]
-    assert [record["clients"] for record in history] == [5, 3, 5]
-    assert list(history[1]["failures"].values()) == ["no node that hosts it is there"] * 2
+    history = run_federation(experiment, RemoteNodes(grid), leave_and_return).history  # type: ignore[arg-type]
+    assert [record.clients for record in history] == [5, 3, 5]
+    assert list(history[1].failures.values()) == ["no node that hosts it is there"] * 2
 
 
 def test_over_commitment_takes_the_first_updates_that_hold_a_cohort(make: Callable[..., Experiment]) -> None:
     experiment = make("federation.rounds=1", "federation.over_commit=1.6", "federation.cohort=3")
     grid = WithAFault(experiment, lambda message: None)  # never answers, and there is no timeout
-    [record] = run_federation(experiment, grid).history  # type: ignore[arg-type]
-    assert record["clients"] == 3 and record["success"] == 1.0
-    assert list(record["failures"].values()) == ["its node did not answer in time"] * 2
+    [record] = run_federation(experiment, RemoteNodes(grid)).history  # type: ignore[arg-type]
+    assert record.clients == 3 and record.success == 1.0
+    assert list(record.failures.values()) == ["its node did not answer in time"] * 2

@@ -9,24 +9,18 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
-from asr_fed.aggregation.update import Update, mean_delta, merge
+from asr_fed.aggregation.update import Update, mean, merge
 from asr_fed.engines.local_pool import LocalPool
-from asr_fed.engines.worker_grid import TIMED_OUT, WORKER_ERROR, WorkerGrid
+from asr_fed.engines.workers import WORKER_ERROR, Workers
 from asr_fed.federation.client_app import open_worker
+from asr_fed.federation.shared_config import shared_config
 from asr_fed.model.state import read_state, state_sha256
 from asr_fed.runs.experiment import Experiment, prepare_experiment
 from asr_fed.runs.run_dir import claim_run_dir
-from asr_fed.wire.messages import (
-    Order,
-    Reply,
-    order_clients,
-    order_message,
-    query_message,
-    read_reply,
-    read_report,
-    weights_record,
-)
-from asr_fed.wire.setup import setup_of
+from asr_fed.wire.joining import query_message, read_report
+from asr_fed.wire.messages import Order, Reply
+from asr_fed.wire.rounds import order_clients, read_reply
+from tests.exchanging import order_to, replies_to
 from tests.federation.plain_node import PlainNode, content
 from tests.tiny import Corpus, settings, typed_config
 from tests.waiting import PATIENCE, wait_until
@@ -35,17 +29,17 @@ from tests.waiting import PATIENCE, wait_until
 class Federation:
     """A grid of two workers over an experiment with mishaps, and what each round brought."""
 
-    def __init__(self, experiment: Experiment, folder: Path, grid: WorkerGrid, done: list[str]) -> None:
+    def __init__(self, experiment: Experiment, folder: Path, grid: Workers, done: list[str]) -> None:
         self.experiment, self.folder, self.grid, self.done = experiment, folder, grid, done
         self.plain = PlainNode.of(experiment)
         self.weights = read_state(self.plain.training.recogniser.model)
         self.names = {len(client.train): client.id for client in experiment.partition.clients}
-        self.setup = setup_of(experiment)
+        self.setup = shared_config(experiment)
 
     def order(self, worker: int, server_round: int, sizes: list[int], setup: str | None = None) -> Message:
         clients = [self.names[size] for size in sizes]
-        record, setup = weights_record(self.weights), setup or self.setup.sha256
-        return order_message(worker, server_round, 0.1, clients, record, ticket=f"t{server_round}", setup=setup)
+        told = {"ticket": f"t{server_round}", "setup": setup or self.setup.sha256}
+        return order_to(worker, clients, self.weights, server_round=server_round, **told)
 
     def orders(self, server_round: int) -> list[Message]:
         """The clients that behave on worker 1 with the one that raises; the others on worker 2, the deadly one last."""
@@ -78,8 +72,7 @@ def federation(corpus: Corpus, prepared: Path, tmp_path_factory: pytest.TempPath
     with claim_run_dir(config):
         experiment = prepare_experiment(config)
         pool = LocalPool(functools.partial(open_worker, str(run_dir)), threads=1)
-        with WorkerGrid(pool, 2, on_client=done.append, client_timeout=1) as grid:
-            grid.stretch = PATIENCE  # on a busy machine nobody is to be stuck but who is meant to
+        with Workers(pool, 2, on_client=done.append, client_timeout=1) as grid:
             yield Federation(experiment, folder, grid, done)
     assert multiprocessing.active_children() == []
 
@@ -88,7 +81,7 @@ def federation(corpus: Corpus, prepared: Path, tmp_path_factory: pytest.TempPath
 def first_round(federation: Federation) -> list[Message]:
     """In which a worker dies over its second client."""
     federation.done.clear()
-    return list(federation.grid.send_and_receive(federation.orders(1)))
+    return replies_to(federation.grid, federation.orders(1))
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +91,7 @@ def first_replies(federation: Federation, first_round: list[Message]) -> list[Re
 
 def test_workers_tell_which_clients_they_host(federation: Federation) -> None:
     queries = [query_message(node, federation.setup) for node in (1, 2)]
-    for answer in federation.grid.send_and_receive(queries):
+    for answer in replies_to(federation.grid, queries):
         report = read_report(answer)
         assert report.clients.keys() == set(federation.names.values()) and not report.own
         assert {name: hosted.examples for name, hosted in report.clients.items()} == {
@@ -129,7 +122,7 @@ def test_a_killed_worker_is_replaced_and_the_round_ends_in_the_same_bits(
     merged = merge(reply.update for reply in first_replies if reply.update is not None)
     expected = federation.expected(1, [9, 4, 10])
     assert content(merged) == content(expected)
-    hashes = [state_sha256(federation.weights + mean_delta(update)) for update in (merged, expected)]
+    hashes = [state_sha256(federation.weights + mean(update)) for update in (merged, expected)]
     assert hashes[0] == hashes[1] != state_sha256(federation.weights)
 
 
@@ -137,19 +130,19 @@ def test_progress_names_every_client_once_and_the_grid_knows_how_long_each_took(
     federation: Federation, first_replies: list[Reply]
 ) -> None:
     assert sorted(federation.done) == sorted(federation.names.values())
-    trained = federation.grid.trained()
+    trained = federation.grid.client_seconds()
     assert {(node, client) for node, client, _ in trained} == {
         *((1, federation.names[size]) for size in (4, 5, 10)),
         *((2, federation.names[size]) for size in (6, 9)),
     }
     assert all(0 < seconds < PATIENCE for *_, seconds in trained)
-    assert federation.grid.trained() == []
+    assert federation.grid.client_seconds() == []
 
 
-def answer_of(grid: WorkerGrid, message_id: str) -> Message:
+def answer_of(grid: Workers, message_id: str) -> Message:
     replies: list[Message] = []
-    wait_until(lambda: replies.extend(grid.pull_messages([message_id])) or replies)  # type: ignore[func-returns-value]
-    assert list(grid.pull_messages([message_id])) == []
+    wait_until(lambda: replies.extend(grid.receive([message_id])) or replies)  # type: ignore[func-returns-value]
+    assert list(grid.receive([message_id])) == []
     return replies[0]
 
 
@@ -158,23 +151,23 @@ def test_a_newer_message_supersedes_an_older_one(federation: Federation, first_r
     grid, newer = federation.grid, federation.order(1, 3, [4])
     federation.done.clear()
     (federation.folder / "slow").touch()
-    [old] = grid.push_messages([federation.order(1, 2, [9, 10, 5])])
-    [new] = grid.push_messages([newer])
+    [old] = grid.send([federation.order(1, 2, [9, 10, 5])], PATIENCE)
+    [new] = grid.send([newer], PATIENCE)
     (federation.folder / "slow").unlink()
     reply = answer_of(grid, new)
     assert reply.metadata.reply_to_message_id == new
     update = federation.read(reply, newer).update
     assert update is not None and content(update) == content(federation.expected(3, [4]))
-    assert list(grid.pull_messages([old])) == []
+    assert list(grid.receive([old])) == []
     assert not {federation.names[10], federation.names[5]} & set(federation.done)
 
 
 def test_an_order_for_another_setup_is_an_error_and_the_worker_lives_on(federation: Federation) -> None:
     before = workers()
-    [reply] = federation.grid.send_and_receive([federation.order(1, 3, [4], setup="another")])
+    [reply] = replies_to(federation.grid, [federation.order(1, 3, [4], setup="another")])
     assert reply.error.code == WORKER_ERROR and "setup" in str(reply.error.reason)
     order = federation.order(1, 3, [4])
-    [reply] = federation.grid.send_and_receive([order])
+    [reply] = replies_to(federation.grid, [order])
     assert federation.read(reply, order).update is not None
     assert workers() == before, "it was started again"
 
@@ -186,14 +179,11 @@ def workers() -> set[int | None]:
 def test_a_client_that_hangs_is_left_out_and_takes_nobody_along(
     federation: Federation, first_round: list[Message]
 ) -> None:
-    grid = federation.grid
-    list(grid.send_and_receive([federation.order(2, 4, [10])]))
-    slowest = max(seconds for *_, seconds in grid.trained())
+    replies_to(federation.grid, [federation.order(2, 4, [10])])
+    slowest = max(seconds for *_, seconds in federation.grid.client_seconds())
     (federation.folder / "stuck").touch()
-    order = federation.order(2, 4, [9, 10])
-    grid.stretch = limit = round(3 + 20 * slowest)
-    [reply] = grid.send_and_receive([order])
-    grid.stretch = PATIENCE
+    order, limit = federation.order(2, 4, [9, 10]), round(3 + 20 * slowest)
+    [reply] = replies_to(federation.grid, [order], patience=limit)
     (federation.folder / "stuck").unlink()
     read = federation.read(reply, order)
     assert list(read.failures) == [federation.names[9]] and f"{limit} s" in read.failures[federation.names[9]]
@@ -203,13 +193,14 @@ def test_a_client_that_hangs_is_left_out_and_takes_nobody_along(
 def test_a_worker_that_does_not_answer_in_time_is_given_up(federation: Federation, first_round: list[Message]) -> None:
     (federation.folder / "stuck").touch()
     first, second = federation.orders(5)
-    ids = list(federation.grid.push_messages([first, second]))
+    ids = federation.grid.send([first, second], PATIENCE)
     assert federation.read(answer_of(federation.grid, ids[0]), first).update is not None
     federation.grid.give_up(ids, "too late")
     (federation.folder / "stuck").unlink()
-    reply = answer_of(federation.grid, ids[1])
-    assert (reply.error.code, reply.error.reason) == (TIMED_OUT, "too late")
-    assert reply.metadata.src_node_id == 2
+    assert federation.grid.receive(ids) == [], "nobody waits for it any longer"
+    again = federation.order(2, 5, [4])
+    [reply] = replies_to(federation.grid, [again])  # by its successor
+    assert federation.read(reply, again).update is not None
 
 
 def test_a_client_that_kills_its_workers_is_left_out_and_takes_nobody_along(
@@ -217,19 +208,19 @@ def test_a_client_that_kills_its_workers_is_left_out_and_takes_nobody_along(
 ) -> None:
     (federation.folder / "always").touch()
     order = federation.order(2, 6, [10, 9, 4])
-    [reply] = federation.grid.send_and_receive([order])
+    [reply] = replies_to(federation.grid, [order])
     alone = federation.order(2, 6, [9])
-    [nothing] = federation.grid.send_and_receive([alone])
+    [nothing] = replies_to(federation.grid, [alone])
     (federation.folder / "always").unlink()
     read = federation.read(reply, order)
     assert list(read.failures) == [federation.names[9]] and "exit code -9" in read.failures[federation.names[9]]
     assert read.update is not None and content(read.update) == content(federation.expected(6, [10, 4]))
-    assert np.isfinite(mean_delta(read.update)).all()
+    assert np.isfinite(mean(read.update)).all()
     assert federation.read(nothing, alone).update is None
 
 
 def test_workers_that_cannot_start_say_why(tmp_path: Path) -> None:
     pool = LocalPool(functools.partial(open_worker, str(tmp_path / "nowhere")))
-    with WorkerGrid(pool, 1) as grid:
-        [reply] = grid.send_and_receive([order_message(1, 1, 0.1, ["a"], weights_record(np.zeros(1, np.float32)))])
+    with Workers(pool, 1) as grid:
+        [reply] = replies_to(grid, [order_to(1, ["a"], np.zeros(1, np.float32))])
     assert reply.error.code == WORKER_ERROR and "is not a run directory" in str(reply.error.reason)

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_fed.federation.cost import CostModel
-from asr_fed.federation.sampling import place
+from asr_fed.federation.placement import CostModel, place
 
 NOISE = 0.1  # standard deviation of a client's log time
 

@@ -3,17 +3,17 @@
 from omegaconf import OmegaConf
 
 from asr_fed.runs.experiment import Experiment
-from asr_fed.wire.messages import Setup
+from asr_fed.wire.messages import SharedConfig
 
 # No section that names a path or a machine. The node adds its own data, device and engine.
 SHARED = (
     *("seed", "precision", "features", "tokenizer", "model", "augment", "loss"),
-    *("federation", "weighting", "personalise", "personalisation", "evaluation"),
+    *("federation", "algorithm", "weighting", "personalise", "personalisation", "evaluation"),
 )
 
 
-def setup_of(experiment: Experiment) -> Setup:
+def shared_config(experiment: Experiment) -> SharedConfig:
     """The same for every process that opened the same experiment, on any machine."""
     config = OmegaConf.structured(experiment.config)
     shared = OmegaConf.create({name: config[name] for name in SHARED})
-    return Setup(OmegaConf.to_yaml(shared, resolve=True, sort_keys=True), experiment.tokenizer.proto)
+    return SharedConfig(OmegaConf.to_yaml(shared, resolve=True, sort_keys=True), experiment.tokenizer.proto)

@@ -1,0 +1,53 @@
+"""What a federated algorithm is: pure functions of a client and of the server, and the vectors that go between them.
+
+Whatever the algorithm, each client's delta is summed with its weight a_k (`weighting=`), and the server optimizer
+(`server=`) moves the global weights by sum(a_k delta_k) / sum(a_k). An algorithm decides how a client arrives at its
+delta, which further vectors travel, and what each side keeps between rounds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from asr_fed.aggregation.update import Update
+from asr_fed.model.state import StateLayout
+from asr_fed.training.local import ClientResult, LocalTask
+
+Vectors = Mapping[str, np.ndarray]  # float32, by name
+
+
+@dataclass(frozen=True)
+class ClientStep:
+    """What a client's round yields.
+
+    summed: vectors that are added over clients besides the delta, each with weight 1.
+    kept: vectors that stay with the client's owner until the client is asked again. They are never sent.
+    """
+
+    result: ClientResult
+    summed: Vectors = field(default_factory=dict)
+    kept: Vectors = field(default_factory=dict)
+
+
+class Algorithm(Protocol):
+    def sent(self, layout: StateLayout) -> dict[str, int]:
+        """Names and lengths of the vectors that clients are sent besides the global weights."""
+        ...
+
+    def summed(self, layout: StateLayout) -> dict[str, int]:
+        """Names and lengths of the vectors that are summed over clients besides the delta."""
+        ...
+
+    def init(self, layout: StateLayout) -> dict[str, np.ndarray]:
+        """The server's state before the first round; clients are sent those of its vectors that `sent` names."""
+        ...
+
+    def client(self, task: LocalTask, sent: Vectors, kept: Vectors) -> ClientStep:
+        """One client's round, from what it was sent and what it kept (nothing at first)."""
+        ...
+
+    def server(self, state: dict[str, np.ndarray], update: Update, population: int) -> dict[str, np.ndarray]:
+        """The server's next state, from the sums over a round's clients; `population` is the number of all clients."""
+        ...

@@ -1,0 +1,41 @@
+"""What an algorithm keeps of each client between rounds, on the disk of the client's owner. It is never sent."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from asr_fed.system.checkpoint import load_checkpoint, save_checkpoint
+
+GENERATIONS = 2  # that are kept: a killed server goes on from the round before the one that was under way
+
+
+class ClientStore:
+    """Vectors by client, as of the round that wrote them.
+
+    A round reads what earlier rounds have left, so that one that is repeated, after a kill or because too few nodes
+    answered, begins where it began the first time. Any worker may write and read: a client may change its worker.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self, client: str, before: int) -> dict[str, np.ndarray]:
+        """What the last round before round `before` kept; nothing where there was none."""
+        rounds = [number for number in self._rounds(client) if number < before]
+        return dict(load_checkpoint(self._path(client, max(rounds)))) if rounds else {}
+
+    def write(self, client: str, server_round: int, kept: Mapping[str, np.ndarray]) -> None:
+        save_checkpoint(dict(kept), self._path(client, server_round))
+        for number in self._rounds(client)[:-GENERATIONS]:
+            self._path(client, number).unlink(missing_ok=True)
+
+    def _home(self, client: str) -> Path:
+        return self._folder / hashlib.sha256(client.encode()).hexdigest()[:32]  # an id may be no file name
+
+    def _path(self, client: str, server_round: int) -> Path:
+        return self._home(client) / f"{server_round}.pt"
+
+    def _rounds(self, client: str) -> list[int]:
+        return sorted(int(path.stem) for path in self._home(client).glob("[0-9]*.pt"))

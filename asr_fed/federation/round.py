@@ -1,0 +1,128 @@
+"""A round as data: its plan before anybody is asked, and what its answers come to. Both are pure functions."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from asr_fed.aggregation.update import ONE, Update, UpdateRefused, merge
+from asr_fed.config.schema import FederationConfig
+from asr_fed.federation.placement import CostModel, place
+from asr_fed.federation.roster import Roster
+from asr_fed.federation.sampling import cohort_size, sample_cohort
+from asr_fed.system.errors import UserError
+from asr_fed.wire.ask import AWAY, Asked, Assignment
+from asr_fed.wire.messages import ClientSize, Refused, Reply
+
+# Least and largest weight of a client with so many utterances.
+Bounds = Callable[[int], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """Who is asked for whom.
+
+    cohort: the sampled clients.
+    wanted: how many of them are enough.
+    assignments: the clients of each node, longest first.
+    away: clients of the cohort whom no node hosts now.
+    """
+
+    cohort: tuple[str, ...]
+    wanted: int
+    assignments: tuple[Assignment, ...]
+    away: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Closed:
+    """What a round came to.
+
+    update: the sum of all that was admitted; None where that is too little of the cohort.
+    success: the share of the cohort's weight that arrived.
+    failures: the reason for each client that is missing.
+    """
+
+    update: Update | None
+    success: float
+    failures: dict[str, str]
+
+
+def plan_round(roster: Roster, cost: CostModel, settings: FederationConfig, seed: int, server_round: int) -> RoundPlan:
+    """Sample a cohort and place it on the nodes that are there, so that the last one finishes early."""
+    clients = roster.clients
+    wanted = cohort_size(settings.cohort, len(clients))
+    asked = min(len(clients), math.ceil(settings.over_commit * wanted))
+    cohort = sample_cohort(list(clients), asked, seed, server_round)
+    hosts = {client: roster.hosts(client) for client in cohort}
+    there = [client for client in cohort if hosts[client]]
+    away = [client for client in cohort if not hosts[client]]
+
+    def seconds(node: int, client: str) -> float:
+        return cost.predict(node, audio_seconds(clients[client], settings))
+
+    return RoundPlan(tuple(cohort), wanted, assign(there, hosts, seconds), tuple(away))
+
+
+def assign(
+    clients: Sequence[str], hosts: Mapping[str, Sequence[int]], seconds: Callable[[int, str], float]
+) -> tuple[Assignment, ...]:
+    """Place clients on nodes (see `place`), with the seconds that each node is expected to take."""
+    placed = place(clients, hosts, seconds)
+    return tuple(
+        Assignment(node, tuple(share), sum(seconds(node, client) for client in share)) for node, share in placed.items()
+    )
+
+
+def close_round(
+    plan: RoundPlan, asked: Asked[Reply], sizes: Mapping[str, ClientSize], bounds: Bounds, settings: FederationConfig
+) -> Closed:
+    """Add up the answers.
+
+    A client counts towards success with the largest weight that it can have: weights of single clients are not known.
+
+    Raises UserError where the sums leave their range.
+    """
+    failures = dict.fromkeys(plan.away, AWAY) | asked.failures
+    worth = {name: bounds(sizes[name].examples)[1] for name in plan.cohort}
+    if not all(map(math.isfinite, worth.values())):
+        worth = dict.fromkeys(worth, 1.0)
+    whole = math.fsum(worth.values()) * min(1.0, plan.wanted / max(1, len(plan.cohort)))
+    arrived = math.fsum(weight for name, weight in worth.items() if name not in failures)
+    success = min(1.0, arrived / max(whole, 1e-9))
+    updates = [answer.update for _, answer in sorted(asked.answers.items()) if answer.update is not None]
+    if not updates or success < settings.min_success:
+        return Closed(None, success, failures)
+    try:
+        return Closed(merge(updates), success, failures)
+    except UpdateRefused as refused:
+        raise UserError(f"The nodes' updates cannot be added: {refused}.") from refused
+
+
+def enough(plan: RoundPlan, answers: Sequence[Reply], settings: FederationConfig) -> bool:
+    """Whether the answers hold as many clients as the cohort was meant to have, before over-commitment."""
+    if settings.over_commit == 1:
+        return False  # then only all are enough
+    trained = sum(answer.update.totals["clients"] for answer in answers if answer.update is not None)
+    return trained >= plan.wanted
+
+
+def check_weight(reply: Reply, clients: Sequence[str], sizes: Mapping[str, ClientSize], bounds: Bounds) -> Reply:
+    """The reply, where its weight is one that its clients can have. Raises Refused."""
+    if reply.update is None:
+        return reply
+    trained = [name for name in clients if name not in reply.failures]
+    least, most = (
+        math.fsum(column) for column in zip(*(bounds(sizes[name].examples) for name in trained), strict=True)
+    )
+    weight, slack = reply.update.weight / ONE, 1e-6 * len(trained)  # each weight was rounded
+    if not least * (1 - 1e-9) - slack <= weight <= most * (1 + 1e-9) + slack:
+        raise Refused(f"a weight of {weight:g} for {len(trained)} client(s), outside {least:g} to {most:g}")
+    return reply
+
+
+def audio_seconds(client: ClientSize, settings: FederationConfig) -> float:
+    """Seconds of audio that a round of this client goes through: training passes and one decoding."""
+    passes: float = settings.local_epochs
+    if settings.local_steps is not None and client.examples:
+        passes = settings.local_steps * settings.batch.max_utterances / client.examples
+    return client.train_seconds * passes + (client.dev_seconds or client.train_seconds)

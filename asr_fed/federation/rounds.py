@@ -1,0 +1,309 @@
+"""The rounds of a federation, from the warm start to the best weights. The loop reads like the paper's algorithm."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from flwr.app import Message
+from hydra.utils import instantiate
+
+from asr_fed.aggregation.server_optimizer import ServerOptimizer, server_step
+from asr_fed.aggregation.update import ONE, Update, mean
+from asr_fed.aggregation.weighting import weight_bounds
+from asr_fed.algorithms.algorithm import Algorithm
+from asr_fed.evaluation.evaluate import Evaluation, evaluate, mean_loss
+from asr_fed.federation.held_out import train_on_server
+from asr_fed.federation.personalisation import personalise_clients
+from asr_fed.federation.placement import CostModel
+from asr_fed.federation.roster import Roster, join
+from asr_fed.federation.round import Bounds, Closed, RoundPlan, audio_seconds, check_weight, close_round, enough
+from asr_fed.federation.round import plan_round as plan
+from asr_fed.federation.state import FederationState, load_federation, save_federation, steer
+from asr_fed.model.recogniser import load_recogniser, save_recogniser
+from asr_fed.model.state import StateLayout, layout, load_state, read_state
+from asr_fed.runs.experiment import Experiment, pick_device
+from asr_fed.runs.records import NodeRecord, RoundRecord
+from asr_fed.system.errors import UserError
+from asr_fed.training.annealing import NewBob, anneal, planned_fall
+from asr_fed.training.epoch import TrainingContext
+from asr_fed.wire.ask import Asked, Assignment, ask
+from asr_fed.wire.hosts import Hosts
+from asr_fed.wire.messages import Order, Reply
+from asr_fed.wire.rounds import read_reply
+
+ATTEMPTS = 2  # of a round
+
+
+@dataclass
+class Federation:
+    """What the rounds of one run share: who hosts clients, and the objects that the config names."""
+
+    experiment: Experiment
+    hosts: Hosts
+    roster: Roster
+    layout: StateLayout
+    algorithm: Algorithm
+    optimizer: ServerOptimizer
+    bounds: Bounds
+    cost: CostModel
+
+    @classmethod
+    def open(cls, experiment: Experiment, hosts: Hosts, state_layout: StateLayout) -> "Federation":
+        """Wait for the nodes. Raises UserError where too few join."""
+        config = experiment.config
+        return cls(
+            experiment,
+            hosts,
+            join(experiment, hosts),
+            state_layout,
+            instantiate(config.algorithm),
+            instantiate(config.server),
+            partial(weight_bounds, instantiate(config.weighting)),
+            CostModel(),
+        )
+
+
+def run_federation(
+    experiment: Experiment,
+    hosts: Hosts,
+    on_round: Callable[[Sequence[RoundRecord]], None] = lambda history: None,
+    on_personalise: Callable[[int], None] = lambda clients: None,
+) -> FederationState:
+    """Train from checkpoints/warm_start.pt to checkpoints/federated.pt, over the nodes of `hosts`.
+
+    Goes on from checkpoints/federation.pt where that exists. `on_round` is given the history after each round,
+    `on_personalise` the number of clients that are to personalise the result, where the config wants that.
+
+    Raises UserError where too few nodes join, or a round fails twice.
+    """
+    config, settings = experiment.config, experiment.config.federation
+    recogniser = load_recogniser(experiment.checkpoints / "warm_start.pt")
+    training = experiment.training_context(recogniser, pick_device(config.device))
+    model, checkpoint = recogniser.model, experiment.checkpoints / "federation.pt"
+    state = load_federation(checkpoint) if checkpoint.is_file() else begin(experiment, training)
+    federation = None
+    if state.round < settings.rounds:
+        federation = Federation.open(experiment, hosts, layout(model))
+        state = with_clients(state, federation)
+
+    while federation is not None and state.round < settings.rounds:
+        started = time.perf_counter()
+        server_round, annealed_lr = state.round + 1, state.newbob.lr
+        lr = annealed_lr * planned_fall(state.round / settings.rounds, settings.decay_from, settings.decay)
+
+        asked = run_round(federation, state, server_round, lr)
+        weights, optimizer, algorithm = apply_update(federation, state, asked.update)
+        load_state(model, weights)
+        trained = time.perf_counter()
+        train_on_server(experiment, training, server_round, annealing=lr / settings.lr)
+        held_out_seconds = time.perf_counter() - trained
+
+        state = replace(
+            state,
+            round=server_round,
+            weights=read_state(model),
+            optimizer=optimizer,
+            algorithm=algorithm,
+            loss=mean_client_loss(asked.update),
+        )
+        evaluated = None
+        if server_round % settings.evaluate_every == 0 or server_round == settings.rounds:
+            evaluated = evaluate_on_dev(experiment, training)
+            state = steer(state, evaluated.wer, settings)
+        record = RoundRecord(
+            round=server_round,
+            lr=lr,
+            annealed_lr=annealed_lr,
+            wer=None if evaluated is None else evaluated.wer,
+            cer=None if evaluated is None else evaluated.cer,
+            held_out_seconds=held_out_seconds,
+            round_seconds=time.perf_counter() - started,
+            best_round=state.best_round,
+            **asked.numbers,
+        )
+        state = replace(state, history=(*state.history, record))
+        save_federation(state, checkpoint)
+        on_round(state.history)
+
+    load_state(model, state.best_weights)
+    save_recogniser(recogniser, experiment.checkpoints / "federated.pt")
+    if config.personalise:
+        roster = None if federation is None else federation.roster
+        personalise_clients(experiment, hosts, state.best_weights, roster, on_personalise)
+    return state
+
+
+def begin(experiment: Experiment, training: TrainingContext) -> FederationState:
+    """The state before the first round: the warm start, and what the server's dev speech says of it."""
+    config = experiment.config
+    weights = read_state(training.recogniser.model)
+    parts = layout(training.recogniser.model)
+    wer = evaluate_on_dev(experiment, training).wer
+    return FederationState(
+        newbob=anneal(NewBob(config.federation.lr), wer, config.federation.annealing),
+        weights=weights,
+        best_weights=weights,
+        best_wer=wer,
+        loss=loss_on_dev(experiment, training),
+        optimizer=instantiate(config.server).init(weights[: parts.parameters]),
+        algorithm=instantiate(config.algorithm).init(parts),
+    )
+
+
+def with_clients(state: FederationState, federation: Federation) -> FederationState:
+    sizes = federation.roster.clients.values()
+    return replace(state, clients=len(sizes), seconds=math.fsum(size.train_seconds for size in sizes))
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """The sums of a round, and its numbers for the record."""
+
+    update: Update
+    numbers: dict[str, Any]
+
+
+def run_round(federation: Federation, state: FederationState, server_round: int, lr: float) -> RoundResult:
+    """Plan, ask, close. A round that fails is tried once more. Raises UserError where it fails again."""
+    config, settings = federation.experiment.config, federation.experiment.config.federation
+    roster, dropped = federation.roster, 0
+    sent = federation.algorithm.sent(federation.layout)
+    for attempt in range(1, ATTEMPTS + 1):
+        roster.refresh(federation.hosts)
+        made = plan(roster, federation.cost, settings, config.seed, server_round)
+        order = Order(
+            server_round,
+            lr,
+            (),
+            state.weights,
+            {name: state.algorithm[name] for name in sent},
+            state.loss,
+            ticket=f"{config.seed} {server_round} {attempt}",
+            setup=roster.setup.sha256,
+        )
+        asked = ask(
+            federation.hosts,
+            order,
+            made.assignments,
+            partial(read_update, federation),
+            enough=partial(enough, made, settings=settings),
+            timeout=settings.round_timeout,
+        )
+        started = time.perf_counter()
+        closed = close_round(made, asked, roster.clients, federation.bounds, settings)
+        aggregate_seconds = time.perf_counter() - started
+        learn(federation, made, asked)
+        dropped += asked.dropped
+        if closed.update is not None:
+            times = {"aggregate_seconds": aggregate_seconds, "attempts": attempt, "dropped": dropped}
+            return RoundResult(closed.update, sums(closed.update) | times | exchanged(made, asked, closed))
+    reasons = "; ".join(f"{client}: {reason}" for client, reason in list(closed.failures.items())[:3])
+    raise UserError(
+        f"Round {server_round} failed {ATTEMPTS} times: {closed.success:.0%} of the weight of {len(made.cohort)} "
+        f"clients arrived, federation.min_success is {settings.min_success:.0%}. First reasons: {reasons}. "
+        "The run can be resumed."
+    )
+
+
+def read_update(federation: Federation, message: Message, clients: tuple[str, ...]) -> Reply:
+    """An answer that may be added. Raises Refused."""
+    parts = federation.layout
+    reply = read_reply(message, clients, parts.length, federation.algorithm.summed(parts))
+    return check_weight(reply, clients, federation.roster.clients, federation.bounds)
+
+
+def apply_update(
+    federation: Federation, state: FederationState, update: Update
+) -> tuple[np.ndarray, dict[str, Any], dict[str, np.ndarray]]:
+    """The next global weights, and the next states of server optimizer and algorithm.
+
+    Raises UserError where the weights would not be finite.
+    """
+    weights, optimizer = server_step(
+        federation.optimizer, state.weights, mean(update), state.optimizer, federation.layout
+    )
+    if not np.isfinite(weights).all():
+        raise UserError(
+            f"Round {state.round + 1} made the global weights infinite. Lower federation.lr or the server's "
+            "learning rate, and resume from the last checkpoint."
+        )
+    return weights, optimizer, federation.algorithm.server(state.algorithm, update, len(federation.roster.clients))
+
+
+def learn(federation: Federation, made: RoundPlan, asked: Asked[Reply]) -> None:
+    """Let the cost model see how long clients took: one by one where that is known, else all of a node together."""
+    settings, cost = federation.experiment.config.federation, federation.cost
+    audio = {name: audio_seconds(size, settings) for name, size in federation.roster.clients.items()}
+    timings = federation.hosts.client_seconds()
+    if timings is not None:
+        for node, client, seconds in timings:
+            if client not in asked.failures:  # which took another time than training would have
+                cost.observe(node, audio[client], seconds)
+    else:
+        for each in made.assignments:
+            if each.node in asked.answers and not asked.failures.keys() & each.clients:
+                # A node may say what it likes: it cannot have worked for longer than it was waited for.
+                busy = min(asked.timing(each.node).busy, asked.waited)
+                cost.observe(each.node, [audio[name] for name in each.clients], busy)
+    cost.end_round()
+
+
+def evaluate_on_dev(experiment: Experiment, training: TrainingContext) -> Evaluation:
+    settings = experiment.config.evaluation
+    return evaluate(
+        training.recogniser, experiment.partition.dev, training.cache, settings.dev_decoder, settings, training.device
+    )
+
+
+def loss_on_dev(experiment: Experiment, training: TrainingContext) -> float:
+    config, dev = experiment.config, experiment.partition.dev
+    return mean_loss(training.recogniser, dev, training.cache, config.loss, config.evaluation, training.device)
+
+
+def mean_client_loss(update: Update) -> float:
+    return update.totals["loss"] / ONE / update.totals["clients"]
+
+
+def sums(update: Update) -> dict[str, Any]:
+    """What the summed numbers say of a round, all independent of the order of summation."""
+    totals, clients = update.totals, update.totals["clients"]
+    squares = totals["weight_squared"] / ONE
+    return {
+        "clients": clients,
+        "weight_sum": update.weight / ONE,
+        "effective_clients": (update.weight / ONE) ** 2 / squares if squares else float(clients),
+        "loss": mean_client_loss(update),
+        "client_wer": 100 * totals["word_errors"] / max(1, totals["words"]),
+        "examples": totals["examples"],
+        "skipped_steps": totals["skipped_steps"],
+        "audio_seconds": totals["audio_milliseconds"] / 1000,
+        "train_seconds": totals["train_milliseconds"] / 1000,
+    }
+
+
+def exchanged(made: RoundPlan, asked: Asked[Reply], closed: Closed) -> dict[str, Any]:
+    """What was sent, who is missing, and how each node spent the round."""
+    return {
+        "success": closed.success,
+        "failures": closed.failures,
+        "bytes_down": asked.bytes_down,
+        "bytes_up": asked.bytes_up,
+        "exchange_seconds": asked.waited,
+        "workers": [node_record(each, asked) for each in made.assignments],
+    }
+
+
+def node_record(each: Assignment, asked: Asked[Reply]) -> NodeRecord:
+    timing = asked.timing(each.node)
+    return NodeRecord(
+        node=each.node,
+        clients=len(each.clients),
+        predicted_seconds=each.predicted,
+        busy_seconds=timing.busy,
+        start_seconds=timing.start,
+        idle=max(0.0, 1 - timing.busy / asked.waited) if asked.waited else 0.0,
+    )

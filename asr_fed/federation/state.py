@@ -1,0 +1,74 @@
+"""All that a killed server needs to go on as if it had not been killed."""
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asr_fed.config.schema import FederationConfig
+from asr_fed.runs.records import RoundRecord
+from asr_fed.system.checkpoint import load_checkpoint, save_checkpoint
+from asr_fed.system.errors import UserError
+from asr_fed.training.annealing import NewBob, anneal
+
+VERSION = 2  # of the file
+
+
+@dataclass(frozen=True)
+class FederationState:
+    """The federation after round `round`, the last finished one.
+
+    weights, best_weights: float32 [state].
+    settled_round: the last one with a gain, or with a return to the best weights.
+    optimizer, algorithm: the server's state of each.
+    loss: the clients' mean training loss in the last round, before the first one that of the server's dev speech.
+    clients, seconds: how many clients the nodes host, and how much training speech these have.
+    """
+
+    newbob: NewBob
+    weights: np.ndarray
+    best_weights: np.ndarray
+    best_wer: float
+    loss: float
+    best_round: int = 0
+    round: int = 0
+    settled_round: int = 0
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    algorithm: dict[str, np.ndarray] = field(default_factory=dict)
+    clients: int = 0
+    seconds: float = 0.0
+    history: tuple[RoundRecord, ...] = ()
+
+
+def steer(state: FederationState, wer: float, settings: FederationConfig) -> FederationState:
+    """Anneal on the dev WER (percent), keep the best weights, and go back to them after too long without gain.
+
+    A last round between two evaluations may be the best, but does not steer: a run with more rounds would not have
+    evaluated it.
+    """
+    gain = wer < state.best_wer
+    if gain:
+        state = replace(state, best_wer=wer, best_weights=state.weights, best_round=state.round)
+    if state.round % settings.evaluate_every:
+        return state
+    state = replace(state, newbob=anneal(state.newbob, wer, settings.annealing))
+    if gain:
+        return replace(state, settled_round=state.round)
+    if settings.fallback_after is not None and state.round - state.settled_round >= settings.fallback_after:
+        return replace(state, weights=state.best_weights, settled_round=state.round)
+    return state
+
+
+def save_federation(state: FederationState, path: Path) -> None:
+    history = [record.to_dict() for record in state.history]
+    save_checkpoint({**vars(state), "newbob": asdict(state.newbob), "history": history, "version": VERSION}, path)
+
+
+def load_federation(path: Path) -> FederationState:
+    """What a killed or finished server left. Raises UserError where another version of asr_fed wrote it."""
+    content = load_checkpoint(path)
+    if content.pop("version", 1) != VERSION:
+        raise UserError(f"{path} was written by another version of asr_fed: finish that run with the version it has.")
+    history = tuple(RoundRecord.from_dict(record) for record in content["history"])
+    return FederationState(**{**content, "newbob": NewBob(**content["newbob"]), "history": history})

@@ -1,0 +1,117 @@
+"""For users of Flower: a strategy that Flower's own loop drives, with our weights, exact sums and server optimizers.
+
+    strategy = WeightedStrategy(WerSoftmax(), optimizer=FedAvgM(server_momentum=0.7), fraction_evaluate=0.0)
+    strategy.start(grid=grid, initial_arrays=ArrayRecord(model.state_dict()), num_rounds=20)
+
+ClientApps are ordinary ones: each reply has one ArrayRecord, the local weights under the names that came, and one
+MetricRecord with `num-examples`, `wer` (a fraction) and `loss`. See docs/flower.md.
+"""
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
+
+from asr_fed.aggregation.server_optimizer import FedAvg, ServerOptimizer, server_step
+from asr_fed.aggregation.update import ONE, UpdateRefused, add_client, empty, mean
+from asr_fed.aggregation.weighting import Measured, Weighting
+from asr_fed.model.state import StateLayout
+
+WER, LOSS, EXAMPLES = "wer", "loss", "num-examples"
+
+
+class WeightedStrategy(FlowerFedAvg):
+    """Global step: sum(a_k * delta_k) / sum(a_k), where a_k is what `weighting` makes of a reply's metrics.
+
+    Sampling, messages and federated evaluation are those of Flower's FedAvg. Sums are exact, so that the weights do not
+    depend on the order of the replies. Arrays of whole numbers, such as BatchNorm's counters, stay as they are.
+
+    Args:
+        weighting: such as WerSoftmax(), LossSoftmax() or NumExamples() of asr_fed.aggregation.weighting.
+        optimizer: such as FedAvgM, FedAdam or Lamb of asr_fed.aggregation.server_optimizer.
+        plain: names of arrays that take the plain mean, whatever the optimizer: running means and variances.
+        flower: arguments of Flower's FedAvg.
+    """
+
+    def __init__(
+        self,
+        weighting: Weighting,
+        optimizer: ServerOptimizer | None = None,
+        plain: Collection[str] = (),
+        **flower: Any,
+    ) -> None:
+        super().__init__(**flower)
+        self._weighting, self._optimizer, self._plain = weighting, optimizer or FedAvg(), frozenset(plain)
+        self._arrays: dict[str, np.ndarray] = {}
+        self._state: dict[str, Any] | None = None
+        self._loss = 0.0  # of the round before, the reference of loss weights
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        self._arrays = {name: array.numpy() for name, array in arrays.items()}
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The next global arrays, and the round's metrics; (None, None) where no reply can be added.
+
+        Raises Flower's InconsistentMessageReplies where replies have other records or names than one another.
+        """
+        valid, _ = self._check_and_log_replies(replies, is_train=True)
+        layout = self._layout()
+        weights = self._flat(self._arrays, layout)
+        if self._state is None:
+            self._state = self._optimizer.init(weights[: layout.parameters])
+        measured = [self._measured(reply) for reply in valid]
+        if server_round == 1 and measured:
+            self._loss = float(np.mean([each.loss for each in measured]))
+        update, added = empty(layout.length), []
+        for reply, each in zip(valid, measured, strict=True):
+            own = {name: array.numpy() for name, array in self._array_record(reply).items()}
+            weight = self._weighting(Measured(each.num_examples, each.wer, each.loss, self._loss))
+            try:
+                add_client(update, self._flat(own, layout) - weights, weight, {})
+            except UpdateRefused:  # it is not finite: named in Flower's log by its node already
+                continue
+            added.append(reply)
+        if not added:
+            return None, None
+        following, self._state = server_step(self._optimizer, weights, mean(update), self._state, layout)
+        self._loss = float(np.mean([self._measured(reply).loss for reply in added]))
+        metrics = self.train_metrics_aggr_fn([reply.content for reply in added], self.weighted_by_key)
+        total = update.weight / ONE
+        metrics["weight-sum"] = total
+        metrics["effective-clients"] = total**2 / (update.totals["weight_squared"] / ONE)
+        return self._unflat(following, layout), metrics
+
+    def _layout(self) -> StateLayout:
+        """Arrays that the optimizer moves first, then those that take the plain mean."""
+        floating = [name for name, array in self._arrays.items() if np.issubdtype(array.dtype, np.floating)]
+        moved = [name for name in floating if name not in self._plain]
+        names = (*moved, *(name for name in floating if name in self._plain))
+        sizes = tuple(self._arrays[name].size for name in names)
+        return StateLayout(names, sizes, sum(sizes[: len(moved)]))
+
+    def _flat(self, arrays: dict[str, np.ndarray], layout: StateLayout) -> np.ndarray:
+        parts = [arrays[name].astype(np.float32, copy=False).ravel() for name in layout.names]
+        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+    def _unflat(self, vector: np.ndarray, layout: StateLayout) -> ArrayRecord:
+        following, start = dict(self._arrays), 0
+        for name, size in zip(layout.names, layout.sizes, strict=True):
+            old = self._arrays[name]
+            following[name] = vector[start : start + size].reshape(old.shape).astype(old.dtype, copy=False)
+            start += size
+        return ArrayRecord({name: Array(array) for name, array in following.items()})
+
+    def _array_record(self, reply: Message) -> ArrayRecord:
+        return next(iter(reply.content.array_records.values()))
+
+    def _measured(self, reply: Message) -> Measured:
+        metrics: Any = next(iter(reply.content.metric_records.values()))
+        return Measured(int(metrics[self.weighted_by_key]), float(metrics.get(WER, 1.0)), float(metrics.get(LOSS, 0.0)))

@@ -1,0 +1,57 @@
+"""How a node joins: the shared config goes down, the clients that the node hosts come up."""
+
+from typing import Any
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+
+from asr_fed.wire.messages import ClientSize, Refused, Report, SharedConfig
+from asr_fed.wire.records import is_amount, is_count, is_id, named_record, read_columns, readable
+
+LARGEST_SETUP = 32 << 20  # bytes of config and tokenizer
+
+
+def query_message(node: int, setup: SharedConfig) -> Message:
+    content = ConfigRecord({"config": setup.config, "tokenizer": setup.tokenizer})
+    return Message(RecordDict({"setup": content}), node, MessageType.QUERY, group_id="join")
+
+
+def read_query(message: Message) -> SharedConfig:
+    """Raises Refused."""
+    record = named_record(message, "setup", ConfigRecord)
+    config, tokenizer = record.get("config"), record.get("tokenizer")
+    if not isinstance(config, str) or not isinstance(tokenizer, bytes):
+        raise Refused("a setup without config or tokenizer")
+    if len(config) + len(tokenizer) > LARGEST_SETUP:
+        raise Refused(f"a setup of {len(config) + len(tokenizer)} bytes")
+    return SharedConfig(config, tokenizer)
+
+
+def report_message(query: Message, report: Report) -> Message:
+    sizes = list(report.clients.values())
+    clients: dict[str, Any] = {
+        "ids": list(report.clients),
+        "examples": [client.examples for client in sizes],
+        "train_seconds": [client.train_seconds for client in sizes],
+        "dev_seconds": [client.dev_seconds for client in sizes],
+    }
+    node: dict[str, Any] = {"name": report.name, "own": report.own, "setup": report.setup}
+    return Message(RecordDict({"clients": ConfigRecord(clients), "node": ConfigRecord(node)}), reply_to=query)
+
+
+def read_report(message: Message) -> Report:
+    """Raises Refused."""
+    node, clients = named_record(message, "node", ConfigRecord), named_record(message, "clients", ConfigRecord)
+    name, own, setup = node.get("name"), node.get("own"), node.get("setup")
+    if not isinstance(name, str) or not isinstance(own, bool) or not isinstance(setup, str):
+        raise Refused("a report without name, own or setup")
+    columns = read_columns(
+        clients, ("ids", "examples", "train_seconds", "dev_seconds"), "a report without a list of clients"
+    )
+    sizes: dict[str, ClientSize] = {}
+    for client, examples, train, dev in zip(*columns, strict=True):
+        if not is_id(client) or client in sizes:
+            raise Refused(f"a client id {client!r:.80}")
+        if not is_count(examples) or not is_amount(train) or not is_amount(dev):
+            raise Refused(f"amounts of speech of {client} that are not numbers of at least 0")
+        sizes[client] = ClientSize(examples, float(train), float(dev))
+    return Report(readable(name)[:80], own, setup, sizes)

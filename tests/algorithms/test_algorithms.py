@@ -1,0 +1,179 @@
+"""Each algorithm against its published formula, written as a plain loop."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from asr_fed.aggregation.update import add_client, empty
+from asr_fed.algorithms.fed_avg import FedAvg
+from asr_fed.algorithms.fed_prox import FedProx
+from asr_fed.algorithms.scaffold import CONTROL, Scaffold
+from asr_fed.config.check import OBJECTS
+from asr_fed.data.batching import collate, training_batches
+from asr_fed.data.partition import Client
+from asr_fed.model.state import layout, load_state, read_state
+from asr_fed.runs.experiment import Experiment
+from asr_fed.system.randomness import seed_everything
+from asr_fed.training.epoch import TrainingContext
+from asr_fed.training.local import LocalTask
+from tests.federation.test_rounds import make, run  # noqa: F401
+from tests.tiny import typed_config
+
+LR, STEPS, SEED = 0.1, 3, 5
+
+
+@pytest.fixture
+def still(context: TrainingContext) -> TrainingContext:
+    """Without SpecAugment: the gradient of a batch is a function of the weights."""
+    context.recogniser.model.encoder.crdnn.eval()
+    return replace(context, augment=replace(context.augment, time_drops=0, frequency_drops=0))
+
+
+@pytest.fixture
+def weights(context: TrainingContext) -> np.ndarray:
+    return read_state(context.recogniser.model)
+
+
+def task_of(context: TrainingContext, client: Client, weights: np.ndarray, server_round: int = 1) -> LocalTask:
+    config = typed_config(
+        {"federation": {"batch": {"max_utterances": 4}}}, f"federation.local_steps={STEPS}", "federation.clip=1e9"
+    )
+    return LocalTask(context, client, weights, LR, server_round, SEED, config.federation, config.evaluation)
+
+
+@pytest.mark.parametrize("mu", [0.5, 2.0])
+def test_the_proximal_gradient_is_mu_times_the_distance(
+    experiment: Experiment, still: TrainingContext, weights: np.ndarray, mu: float
+) -> None:
+    """Two steps of plain SGD: with the term, the second adds -lr * mu * (w1 - w0) to the one without it."""
+    client, cut = experiment.partition.clients[0], layout(still.recogniser.model).parameters
+
+    def moved(algorithm: FedAvg, steps: int) -> np.ndarray:
+        task = task_of(still, client, weights)
+        task = replace(task, settings=replace(task.settings, local_steps=steps))
+        return algorithm.client(task, {}, {}).result.delta[:cut].astype(np.float64)
+
+    one, plain, prox = moved(FedAvg(), 1), moved(FedAvg(), 2), moved(FedProx(mu=mu), 2)
+    np.testing.assert_allclose(prox - plain, -LR * mu * one, atol=2e-6)
+
+
+def test_no_pull_is_fed_avg(experiment: Experiment, still: TrainingContext, weights: np.ndarray) -> None:
+    task = task_of(still, experiment.partition.clients[0], weights)
+    deltas = [algorithm.client(task, {}, {}).result.delta for algorithm in (FedAvg(), FedProx(mu=0.0))]
+    np.testing.assert_array_equal(*deltas)
+
+
+def gradients(context: TrainingContext, chunk: list, rng: np.random.Generator) -> list[torch.Tensor]:
+    """Of one batch at the model's present parameters."""
+    model = context.recogniser.model
+    model.train()
+    drawn = [float(speed) for speed in rng.choice(list(context.augment.speeds), size=len(chunk))]
+    batch = collate(chunk, context.cache, context.recogniser.tokenizer, drawn)
+    loss = model.loss(model.normalise(batch.features), batch, context.loss, with_ctc=True)
+    return list(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True))
+
+
+def scaffold_client(
+    context: TrainingContext, client: Client, x: np.ndarray, c: np.ndarray, c_i: np.ndarray, server_round: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Algorithm 1 of arXiv 1910.06378, lines 7 to 14, with option II, as it stands there: y and c_i+."""
+    model, cut = context.recogniser.model, len(c)
+    load_state(model, x)
+    rng = seed_everything(SEED, "client", server_round, client.id)
+    settings = task_of(context, client, x).settings
+    sizes = [parameter.numel() for parameter in model.parameters()]
+    left = STEPS
+    while left:
+        batches = training_batches(client.train, settings.batch, rng)[:left]
+        left -= len(batches)
+        for chunk in batches:
+            parts = zip(
+                model.parameters(),
+                gradients(context, list(chunk), rng),
+                torch.from_numpy(c_i).split(sizes),
+                torch.from_numpy(c).split(sizes),
+                strict=True,
+            )
+            with torch.no_grad():
+                for y, g, own, everyones in parts:
+                    g = torch.zeros_like(y) if g is None else g
+                    # The paper's y - lr * (g - c_i + c), rounded as torch's SGD rounds it: max-pooling turns the last
+                    # bit of a weight into another gradient now and then.
+                    y.add_(g + (everyones - own).view_as(y), alpha=-LR)
+    y = read_state(model)[:cut]
+    return y, c_i - c + (x[:cut] - y) / np.float32(STEPS * LR)
+
+
+def test_scaffold_is_the_papers_loop(experiment: Experiment, still: TrainingContext, weights: np.ndarray) -> None:
+    """Three rounds over two of five clients each, server learning rate 1."""
+    parts, clients = layout(still.recogniser.model), experiment.partition.clients
+    cut, algorithm = parts.parameters, Scaffold()
+    state, kept = algorithm.init(parts), {client.id: {} for client in clients}
+    x, paper_x = weights.copy(), weights.copy()
+    paper_c, paper_ci = np.zeros(cut, np.float32), {client.id: np.zeros(cut, np.float32) for client in clients}
+
+    for server_round, cohort in enumerate(((0, 1), (1, 3), (0, 3)), start=1):
+        update, moved, changed, buffers = empty(parts.length, algorithm.summed(parts)), [], [], []
+        for client in (clients[index] for index in cohort):
+            sent = {name: state[name] for name in algorithm.sent(parts)}
+            step = algorithm.client(task_of(still, client, x, server_round), sent, kept[client.id])
+            kept[client.id] = step.kept
+            add_client(update, step.result.delta, 1.0, {}, step.summed)
+            buffers.append(step.result.delta[cut:])
+
+            y, new = scaffold_client(still, client, paper_x, paper_c, paper_ci[client.id], server_round)
+            np.testing.assert_allclose(step.kept[CONTROL], new, rtol=1e-3, atol=1e-3)
+            moved.append(y - paper_x[:cut])
+            changed.append(new - paper_ci[client.id])
+            paper_ci[client.id] = new
+
+        state = algorithm.server(state, update, len(clients))
+        delta = np.mean(moved, axis=0)
+        x, paper_x = x.copy(), paper_x.copy()
+        x[:cut] += delta
+        paper_x[:cut] += delta
+        x[cut:] += np.mean(buffers, axis=0)
+        paper_x[cut:] = x[cut:]
+        paper_c = paper_c + len(cohort) / len(clients) * np.mean(changed, axis=0)
+        np.testing.assert_allclose(state[CONTROL], paper_c, rtol=1e-3, atol=1e-3)
+    assert np.abs(state[CONTROL]).max() > 0.01, "the control variates matter"
+
+
+def test_scaffold_in_rounds_needs_its_memory(make) -> None:  # noqa: F811
+    """It trains, differs from FedAvg from the second round on, and keeps one vector per client beside the run."""
+    scaffold = "algorithm={_target_: asr_fed.algorithms.scaffold.Scaffold}"
+    experiment = make(scaffold, "federation.rounds=2", "federation.cohort=null", name="scaffold")
+    ours, plain = run(experiment), run(make("federation.rounds=2", "federation.cohort=null", name="plain"))
+    assert ours.history[0].loss == plain.history[0].loss, "all control variates are zero in the first round"
+    assert ours.history[1].loss != plain.history[1].loss
+    assert set(ours.algorithm) == {CONTROL} and plain.algorithm == {}
+    folders = list((experiment.run_dir / "clients").iterdir())
+    assert len(folders) == len(experiment.partition.clients)
+
+
+def test_scaffold_interrupted_after_every_round_ends_in_the_same_bits(make) -> None:  # noqa: F811
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(history) -> None:
+        raise Interrupted
+
+    scaffold = "algorithm={_target_: asr_fed.algorithms.scaffold.Scaffold}"
+    expected = run(make(scaffold, name="straight"))
+    experiment = make(scaffold, name="resumed")
+    for _ in range(experiment.config.federation.rounds):
+        with pytest.raises(Interrupted):
+            run(experiment, on_round=interrupt)
+    state = run(experiment)
+    assert state.weights.tobytes() == expected.weights.tobytes()
+    assert state.algorithm[CONTROL].tobytes() == expected.algorithm[CONTROL].tobytes()
+
+
+@pytest.mark.parametrize("name", ["fed_avg", "fed_prox", "scaffold"])
+def test_every_algorithm_group_builds(name: str) -> None:
+    made = instantiate(OmegaConf.load(f"hparams/algorithm/{name}.yaml"))
+    assert all(callable(getattr(made, method)) for method in OBJECTS["algorithm"])

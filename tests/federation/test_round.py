@@ -1,0 +1,181 @@
+"""A round as data: fair assignments out, one exact sum in, failures by name."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from asr_fed.aggregation.update import DELTA, add_client, empty, fixed, mean
+from asr_fed.aggregation.weighting import NumExamples, weight_bounds
+from asr_fed.config.schema import FederationConfig
+from asr_fed.federation.client_app import client_size
+from asr_fed.federation.placement import CostModel
+from asr_fed.federation.roster import Roster
+from asr_fed.federation.round import (
+    Closed,
+    RoundPlan,
+    audio_seconds,
+    check_weight,
+    close_round,
+    enough,
+    plan_round,
+)
+from asr_fed.federation.rounds import sums
+from asr_fed.runs.experiment import Experiment
+from asr_fed.wire.ask import AWAY, NO_ANSWER, Asked
+from asr_fed.wire.messages import TOTALS, ClientSize, Refused, Reply, Report, SharedConfig, Timing
+
+SIZES = {f"c{i}": ClientSize(i, float(i), float(i)) for i in range(1, 8)}
+SETUP = SharedConfig("seed: 1", b"")
+DELTAS = {name: np.random.default_rng(i).standard_normal(5).astype(np.float32) for i, name in enumerate(SIZES)}
+SETTINGS = FederationConfig(cohort=None, local_epochs=1, min_success=0.0)
+BOUNDS = partial(weight_bounds, NumExamples())
+
+
+def roster(*nodes: int) -> Roster:
+    reports = {node: Report(f"node {node}", False, SETUP.sha256, SIZES) for node in nodes}
+    return Roster(SETUP, reports, set(nodes), dict(SIZES))
+
+
+def planned(server_round: int = 1, **settings: Any) -> RoundPlan:
+    return plan_round(roster(1, 2), CostModel(), replace(SETTINGS, **settings), 1, server_round)
+
+
+def answer(clients: Iterable[str], without: tuple[str, ...] = ()) -> Reply:
+    """Of a node whose client k has weight k, WER k of 10 words, and loss k."""
+    update, failures = empty(5), {}
+    for name in clients:
+        if name in without:
+            failures[name] = "ill"
+            continue
+        number = int(name[1:])
+        totals = dict.fromkeys(TOTALS[2:], number) | {"loss": fixed(float(number)), "word_errors": number, "words": 10}
+        add_client(update, DELTAS[name], float(number), totals)
+    return Reply(update if update.weight else None, failures, Timing())
+
+
+def answered(plan: RoundPlan, without: tuple[str, ...] = (), lost: tuple[int, ...] = ()) -> Asked[Reply]:
+    asked: Asked[Reply] = Asked()
+    for each in plan.assignments:
+        if each.node in lost:
+            asked.failures |= dict.fromkeys(each.clients, NO_ANSWER)
+            continue
+        asked.answers[each.node] = answer(each.clients, without)
+        asked.failures |= asked.answers[each.node].failures
+    return asked
+
+
+def closed(plan: RoundPlan, asked: Asked[Reply], **settings: Any) -> Closed:
+    return close_round(plan, asked, SIZES, BOUNDS, replace(SETTINGS, **settings))
+
+
+def expected_mean(names: Iterable[str]) -> np.ndarray:
+    weights = np.array([float(name[1:]) for name in names])
+    deltas = np.array([DELTAS[name] for name in names], dtype=np.float64)
+    return weights @ deltas / weights.sum()
+
+
+def test_every_node_is_asked_for_its_share_once() -> None:
+    plan = planned(server_round=4)
+    assert [each.node for each in plan.assignments] == [1, 2]
+    assert sorted(name for each in plan.assignments for name in each.clients) == sorted(SIZES)
+    assert [sum(SIZES[name].examples for name in each.clients) for each in plan.assignments] == [14, 14]
+    assert plan.cohort == tuple(sorted(SIZES)) and plan.away == ()
+
+
+def test_the_cohort_is_what_was_asked_for_and_differs_by_round() -> None:
+    cohorts = [planned(number, cohort=3).cohort for number in range(1, 9)]
+    assert all(len(set(cohort)) == 3 for cohort in cohorts) and len(set(cohorts)) > 1
+    assert planned(8, cohort=3).cohort == cohorts[-1], "as after a resume"
+
+
+def test_more_are_asked_than_are_needed_and_enough_of_them_are_enough() -> None:
+    settings = replace(SETTINGS, cohort=4, over_commit=1.5)
+    plan = planned(cohort=4, over_commit=1.5)
+    assert (len(plan.cohort), plan.wanted) == (6, 4)
+    first, second = (answer(each.clients) for each in plan.assignments)
+    assert not enough(plan, [first], settings) and enough(plan, [first, second], settings)
+    assert not enough(plan, [first, second], replace(settings, over_commit=1.0)), "then only all are"
+
+
+def test_clients_that_no_node_hosts_now_are_away_and_named() -> None:
+    there = roster(1)
+    there.clients["elsewhere"] = ClientSize(5, 5.0, 5.0)
+    plan = plan_round(there, CostModel(), SETTINGS, 1, 1)
+    assert plan.away == ("elsewhere",) and len(plan.cohort) == 8
+    result = close_round(plan, answered(plan), there.clients, BOUNDS, SETTINGS)
+    assert result.failures == {"elsewhere": AWAY}
+    assert result.success == pytest.approx(28 / 33)
+
+
+def test_the_mean_is_weighted_and_the_numbers_are_sums() -> None:
+    plan = planned()
+    result = closed(plan, answered(plan))
+    assert result.update is not None and result.failures == {} and result.success == 1.0
+    np.testing.assert_allclose(mean(result.update), expected_mean(SIZES), rtol=1e-6, atol=1e-6)
+    numbers = sums(result.update)
+    assert (numbers["clients"], numbers["weight_sum"], numbers["examples"]) == (7, 28.0, 28)
+    assert numbers["effective_clients"] == pytest.approx(28**2 / 140)  # (sum a)^2 / sum a^2
+    assert numbers["loss"] == pytest.approx(4.0)
+    assert numbers["client_wer"] == pytest.approx(40.0)
+    assert numbers["audio_seconds"] == numbers["train_seconds"] == 0.028
+
+
+def test_the_order_of_the_answers_does_not_matter() -> None:
+    results = []
+    for turn in (1, -1):
+        plan = planned()
+        asked = answered(plan)
+        asked.answers = dict(list(asked.answers.items())[::turn])
+        update = closed(plan, asked).update
+        assert update is not None
+        results.append((update.sums[DELTA].values.tobytes(), update.weight, update.totals))
+    assert results[0] == results[1]
+
+
+def test_a_failed_client_is_named_and_does_not_count() -> None:
+    plan = planned()
+    result = closed(plan, answered(plan, without=("c2", "c7")))
+    rest = [name for name in SIZES if name not in ("c2", "c7")]
+    assert result.update is not None and result.update.totals["clients"] == 5
+    np.testing.assert_allclose(mean(result.update), expected_mean(rest), rtol=1e-6, atol=1e-6)
+    assert result.failures == {"c2": "ill", "c7": "ill"}
+
+
+def test_a_lost_node_loses_its_clients_only() -> None:
+    plan = planned()
+    first, second = plan.assignments
+    result = closed(plan, answered(plan, lost=(second.node,)))
+    assert result.update is not None
+    np.testing.assert_allclose(mean(result.update), expected_mean(first.clients), rtol=1e-6, atol=1e-6)
+    assert result.failures == dict.fromkeys(second.clients, NO_ANSWER)
+
+
+def test_too_little_of_the_cohort_is_no_update() -> None:
+    plan = planned()
+    assert closed(plan, answered(plan, without=tuple(SIZES))).update is None
+    half = answered(plan, lost=(2,))
+    assert closed(plan, half, min_success=0.6).update is None
+    assert closed(plan, half, min_success=0.5).update is not None
+
+
+def test_a_weight_that_its_clients_cannot_have_is_refused() -> None:
+    names = ("c1", "c2")
+    honest = answer(names)
+    assert check_weight(honest, names, SIZES, BOUNDS) is honest
+    assert check_weight(answer(names, without=names), names, SIZES, BOUNDS).update is None
+    for others in (("c1", "c3"), ("c1", "c1")):
+        with pytest.raises(Refused, match="a weight of"):
+            check_weight(honest, others, SIZES, BOUNDS)
+
+
+def test_a_client_costs_the_audio_it_goes_through(experiment: Experiment) -> None:
+    client = max(experiment.partition.clients, key=lambda client: len(client.train))
+    hosted, config = client_size(client), experiment.config.federation
+    seconds = sum(utterance.duration for utterance in client.train)
+    assert audio_seconds(hosted, replace(config, local_epochs=3)) == pytest.approx(3 * seconds + seconds)
+    # 5 steps of 4 utterances are two passes over ten
+    assert audio_seconds(hosted, replace(config, local_steps=5)) == pytest.approx(2 * seconds + seconds)
