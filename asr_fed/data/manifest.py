@@ -7,7 +7,7 @@ SpeechBrain recipe reads the file; the rest is optional.
 import csv
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +56,11 @@ class Utterance:
 
     def __post_init__(self) -> None:
         for field in NAMES:
-            object.__setattr__(self, field, identity(getattr(self, field)))
-        object.__setattr__(self, "text", unicodedata.normalize("NFC", self.text))
+            given = getattr(self, field)
+            if given and (name := identity(given)) != given:  # there may be millions, and few to change
+                object.__setattr__(self, field, name)
+        if not unicodedata.is_normalized("NFC", self.text):
+            object.__setattr__(self, "text", unicodedata.normalize("NFC", self.text))
 
 
 def read_manifest(path: str | Path) -> list[Utterance]:
@@ -69,13 +72,14 @@ def read_manifest(path: str | Path) -> list[Utterance]:
     return [utterance for utterance, _, _ in read_utterances(path)]
 
 
-def read_utterances(path: str | Path, more: Sequence[str] = ()) -> list[tuple[Utterance, dict[str, str], str]]:
+def read_utterances(path: str | Path, more: Sequence[str] = ()) -> Iterator[tuple[Utterance, dict[str, str], str]]:
     """As `read_manifest`, each with its row and its place; the columns in `more` are needed too."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"There is no manifest at {path}. Prepare the corpus first (see data_prep/).")
     folder = path.parent.absolute()
-    utterances, seen = [], set()
+    ids: set[str] = set()
+    speakers: set[str] = set()
     for line, row in read_table(path, (*REQUIRED, *more)):
         where = f"{path}, line {line}"
         try:
@@ -89,12 +93,12 @@ def read_utterances(path: str | Path, more: Sequence[str] = ()) -> list[tuple[Ut
         utterance = Utterance(row["ID"], duration, wav, row["spk_id"], row["wrd"], **optional)
         if not all((row["wav"], utterance.id, utterance.speaker, utterance.text)):
             raise UserError(f"{where}: a required column is empty ({', '.join(REQUIRED)}).")
-        if utterance.id in seen:
+        if utterance.id in ids:
             raise UserError(f"{where}: the ID {utterance.id!r} occurs twice.")
-        seen.add(utterance.id)
-        utterances.append((utterance, row, where))
-    refuse_look_alikes((utterance.speaker for utterance, _, _ in utterances), str(path))
-    return utterances
+        ids.add(utterance.id)
+        speakers.add(utterance.speaker)
+        yield utterance, row, where
+    refuse_look_alikes(speakers, str(path))
 
 
 def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
