@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -58,6 +59,8 @@ def test_a_loss_is_the_mean_over_utterances_not_over_batches(
         return train_epoch(still, batches, sgd(still, lr=0.0), seed_everything(1, "test"), clip=5.0).loss
 
     many, few = speech[:6], speech[6:8]
+    # Only BatchNorm makes a difference between a batch and its utterances one by one.
+    assert loss(many) == pytest.approx(fmean(loss([each]) for each in many), rel=0.3)
     assert loss(many) != loss(few)
     assert loss(many, few) == pytest.approx((6 * loss(many) + 2 * loss(few)) / 8, rel=1e-6)
 
