@@ -105,10 +105,11 @@ def test_training_draws_a_speed_for_each_utterance(context: TrainingContext, spe
     class Noting(FeatureCache):
         def __getitem__(self, key: tuple[str, float]) -> np.ndarray:
             heard.append(key[1])
-            return super().__getitem__((key[0], 1.0))
+            return super().__getitem__(key)
 
-    fast = replace(context, cache=Noting(context.cache.offsets), augment=replace(STILL, speeds=[0.9, 1.1]))
-    run(fast, speech)
+    speeds, offsets = [0.9, 1.1], context.cache.offsets
+    cache = Noting({(name, speed): place for (name, _), place in offsets.items() for speed in speeds})
+    run(replace(context, cache=cache, augment=replace(STILL, speeds=speeds)), speech)
     assert set(heard) == {0.9, 1.1} and len(heard) == len(speech)
 
 
