@@ -23,13 +23,15 @@ import soundfile
 
 from asr_fed.data.audio import open_recording
 from asr_fed.data.manifest import Utterance
+from asr_fed.data.recordings import recordings_below
 from asr_fed.data.text_file import read_text
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import replacing
 from data_prep.prepare import Clip, Options, run_command, write_corpus
-from data_prep.rows import BAD_FIELDS
+from data_prep.rows import BAD_FIELDS, NO_TRANSCRIPT
 
 DEV_EVERY = 9
+SUFFIXES = (".raw", ".sph")
 GENDERS = {"f": "female", "m": "male"}  # by the first letter of a speaker's name
 RAW = {"samplerate": 16000, "channels": 1, "format": "RAW", "subtype": "PCM_16", "endian": "BIG"}
 RECORDING = re.compile(r"(?:[\w-]+/)+(?P<speaker>[\w-]+)/(?P<id>[\w-]+)")
@@ -48,6 +50,10 @@ def prepare(root: str, manifest: str, **options: Unpack[Options]) -> list[Uttera
         raise UserError(f"{root} is not AN4 as CMU hands it out: it holds neither etc/ nor an4/etc/.")
     bad: dict[str, list[str]] = {}
     clips = [clip for split in ("train", "test") for clip in _clips(corpus, split, bad)]
+    listed = {*(clip.id for clip in clips), *bad.get(NO_TRANSCRIPT, ())}
+    there = [path.stem for path in recordings_below(corpus / "wav", SUFFIXES)]
+    if unlisted := [name for name in there if name not in listed]:
+        bad.setdefault(NO_TRANSCRIPT, []).extend(unlisted)
     training = sorted({clip.speaker for clip in clips if clip.split == "train"})
     dev = set(training[::DEV_EVERY])
     clips = [replace(clip, split="dev") if clip.speaker in dev else clip for clip in clips]
@@ -73,7 +79,7 @@ def _clips(corpus: Path, split: str, bad: dict[str, list[str]]) -> Iterator[Clip
         if match is None:
             bad.setdefault(BAD_FIELDS, []).append(f"{recordings.name}:{number}")
         elif match["id"] not in texts:
-            bad.setdefault("no transcript", []).append(match["id"])
+            bad.setdefault(NO_TRANSCRIPT, []).append(match["id"])
         else:
             suffix = ".raw" if (corpus / "wav" / f"{line}.raw").is_file() else ".sph"
             speaker = match["speaker"]

@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Unpack
 
 from asr_fed.data.manifest import Utterance
+from asr_fed.data.recordings import is_shadow
+from asr_fed.data.text_file import encoding_of
 from asr_fed.system.errors import UserError
+from data_prep.locate import unnamed_beside
 from data_prep.prepare import Clip, Options, run_command, write_corpus
 from data_prep.rows import read_rows
 
@@ -41,9 +44,30 @@ def prepare(
     if not tables:
         raise UserError(f"{release} holds neither train.tsv, dev.tsv, test.tsv nor validated.tsv.")
     bad: dict[str, list[str]] = {}
-    clips = (clip for split, table in tables.items() for clip in _clips(table, split, locale, bad))
+    clips = [clip for split, table in tables.items() for clip in _clips(table, split, locale, bad)]
     # Clips must lie in clips/ itself, which may be a link to another disk.
-    return write_corpus(list(clips), release / "clips", manifest, language=language, bad_rows=bad, **options)
+    folder = release / "clips"
+    unnamed = unnamed_beside(_named(release), folder)
+    return write_corpus(clips, folder, manifest, language=language, bad_rows=bad, unnamed=unnamed, **options)
+
+
+def _named(release: Path) -> Iterator[str]:
+    """The clips that any table of the release names, those of validated, invalidated and other ones too."""
+    for table in release.glob("*.tsv"):
+        if is_shadow(table):
+            continue
+        with table.open(encoding=encoding_of(table), errors="replace") as file:
+            header = next(file, "").rstrip("\n").split("\t")
+            if "path" in header:
+                column = header.index("path")
+                rows = (line.rstrip("\n").split("\t", column + 1) for line in file)
+                yield from (_file_name(fields[column]) for fields in rows if len(fields) > column)
+
+
+def _file_name(path: str) -> str:
+    """The first releases left the suffix out."""
+    name = path.strip()
+    return name if Path(name).suffix or not name else f"{name}.mp3"
 
 
 def _clips(table: Path, split: str, locale: str, bad: dict[str, list[str]]) -> Iterator[Clip]:
@@ -54,12 +78,11 @@ def _clips(table: Path, split: str, locale: str, bad: dict[str, list[str]]) -> I
                 f"{table}, line {line}: the clip is of locale {stated!r}, not {locale!r}. "
                 f"Give language={stated.split('-')[0]}, or locale={stated} to use {locale} text rules on it."
             )
-        name = row["path"].strip()
-        suffix = Path(name).suffix  # the first releases left it out
+        name = _file_name(row["path"])
         gender = row.get("gender", "").strip()
         yield Clip(
             id=Path(name).stem,
-            path=name if suffix or not name else f"{name}.mp3",
+            path=name,
             speaker=row["client_id"],
             sentence=row["sentence"],
             locale=stated or locale,

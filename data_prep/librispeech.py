@@ -5,15 +5,16 @@ python -m data_prep.librispeech /corpora/LibriSpeech libri/manifest.csv --subset
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Unpack
 
 from asr_fed.data.manifest import Utterance
+from asr_fed.data.recordings import is_shadow
 from asr_fed.data.text_file import read_text
 from asr_fed.system.errors import UserError
 from data_prep.prepare import Clip, Options, run_command, write_corpus
-from data_prep.rows import BAD_ENCODING, BAD_FIELDS
+from data_prep.rows import BAD_ENCODING, BAD_FIELDS, NO_TRANSCRIPT
 
 SPLITS = ("train", "dev", "test")
 GENDERS = {"F": "female", "M": "male"}
@@ -48,13 +49,18 @@ def _genders(path: Path) -> dict[str, str]:
     return {reader: GENDERS.get(sex, "") for reader, sex, *_ in (row for row in fields if len(row) > 1)}
 
 
+def _numbered(paths: Iterable[Path]) -> Iterator[tuple[Path, int, str]]:
+    for path in paths:
+        for number, line in enumerate(read_text(path, errors="replace").split("\n"), start=1):
+            yield path, number, line
+
+
 def _clips(folder: Path, subset: str, genders: dict[str, str], bad: dict[str, list[str]]) -> Iterator[Clip]:
     split = subset.split("-")[0]
-    for transcript in sorted((folder / subset).glob("*/*/*.trans.txt")):
-        chapter = transcript.parent
+    for chapter in sorted(path for path in (folder / subset).glob("*/*") if path.is_dir()):
         stated = set()
-        lines = read_text(transcript, errors="replace").split("\n")
-        for number, line in enumerate(lines, start=1):
+        transcripts = sorted(path for path in chapter.glob("*.trans.txt") if not is_shadow(path))
+        for transcript, number, line in _numbered(transcripts):
             name, _, sentence = line.strip().partition(" ")
             if not name:
                 continue
@@ -73,9 +79,9 @@ def _clips(folder: Path, subset: str, genders: dict[str, str], bad: dict[str, li
                 gender=genders.get(reader, ""),
                 split=split if split in SPLITS else "",
             )
-        silent = sorted(path.stem for path in chapter.glob("*.flac") if path.stem not in stated)
-        if silent:
-            bad.setdefault("no transcript", []).extend(silent)
+        recordings = [path.stem for path in chapter.glob("*.flac") if not is_shadow(path)]
+        if untold := sorted(set(recordings) - stated):
+            bad.setdefault(NO_TRANSCRIPT, []).extend(untold)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

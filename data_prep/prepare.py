@@ -9,7 +9,6 @@ import inspect
 import json
 import multiprocessing
 import os
-import stat
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,16 +27,18 @@ from rich.text import Text
 
 from asr_fed.commands.exit_status import exit_status
 from asr_fed.data.audio import BadRecording, open_recording
-from asr_fed.data.identity import identity, on_disk, refuse_look_alikes
+from asr_fed.data.identity import identity, refuse_look_alikes
 from asr_fed.data.manifest import Utterance, hours, write_manifest
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import replacing
 from asr_fed.system.processes import available_cores, deaf_to_ctrl_c, start_worker
+from data_prep.locate import LINK_OUT, SHADOW, File, locate
 from data_prep.text import Rules, normalise, rules_for
 
 CACHE, REPORT = "preparation_cache.jsonl", "preparation.json"  # beside the manifest
 JUDGED_BY = 2  # goes up where a recording is judged otherwise than before: what was measured earlier counts no more
-RULES = ("refused text", "too short", "too long")
+UNNAMED = "not in the table"
+RULES = ("refused text", "too short", "too long", SHADOW, UNNAMED)
 SHOWN = 5  # names kept for each reason
 CHUNK = 32  # clips a worker measures in one go
 FEW = 64  # below this, starting worker processes costs more than it saves
@@ -72,6 +73,7 @@ class Options(TypedDict, total=False):
     workers: int
     digits: str
     case: str
+    follow_links: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +87,6 @@ class Probe:
     problem: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    path: str  # resolved
-    size: int
-    mtime_ns: int
-
-
 def write_corpus(
     clips: Iterable[Clip],
     root: str | Path,
@@ -99,6 +94,7 @@ def write_corpus(
     *,
     language: str,
     bad_rows: Mapping[str, Sequence[str]] | None = None,
+    unnamed: Sequence[str] = (),
     min_seconds: float = 1.0,
     max_seconds: float = 40.0,
     min_kept: float = 0.8,
@@ -106,14 +102,17 @@ def write_corpus(
     workers: int = 0,
     digits: str = "",
     case: str = "",
+    follow_links: bool = False,
 ) -> list[Utterance]:
     """Write the manifest of the good ones among `clips`, in their order, and return it.
 
     `language`, `digits`, `case` choose the text rules (data_prep/text.py). Clips shorter than
     `min_seconds` or longer than `max_seconds` are dropped by rule; clips whose peak stays under
     `silence_db` (dB of full scale) are silent, a defect like missing, broken or empty files, repeated
-    ids, absent speakers, files outside `root` once links are resolved, and `bad_rows` (reason to names:
-    rows of the corpus's own tables that could not be read). `workers` processes decode, 0 for one a core.
+    ids, absent speakers, files outside `root`, links that leave it (unless `follow_links`), and `bad_rows`
+    (reason to names: rows of the corpus's own tables that could not be read, recordings without a text).
+    `unnamed` are recordings that the corpus leaves out itself: shown, and no rows. `workers` processes
+    decode, 0 for one a core.
 
     Beside the manifest lie `preparation.json` (what was dropped and why) and `preparation_cache.jsonl`:
     a later run, also after a kill, measures only files whose size or time of change differ.
@@ -132,7 +131,7 @@ def write_corpus(
     dropped: defaultdict[str, list[str]] = defaultdict(list)
     dropped |= {reason: list(names) for reason, names in (bad_rows or {}).items()}
 
-    candidates = list(_screen(clips, root, rules, dropped))
+    candidates = list(_screen(clips, root, rules, dropped, follow_links))
     probes = _measure([file for _, _, file in candidates], manifest.with_name(CACHE), workers)
 
     utterances = []
@@ -153,6 +152,8 @@ def write_corpus(
 
     refuse_look_alikes((utterance.speaker for utterance in utterances), str(root))
     rows = len(utterances) + sum(map(len, dropped.values()))
+    if unnamed:
+        dropped[UNNAMED] = list(unnamed)
     defects = sum(len(names) for reason, names in dropped.items() if reason not in RULES)
     share = 1 - defects / max(rows, 1)
     stop = ""
@@ -165,22 +166,23 @@ def write_corpus(
     _report(manifest, dropped, utterances, rows=rows, written=not stop)
     if stop:
         counts = [f"{reason} {len(names)} (first: {names[0]})" for reason, names in sorted(dropped.items())]
+        allow = " Links out of it are followed with follow_links (--follow-links)." if LINK_OUT in dropped else ""
         raise UserError(
             f"{root}: {stop}. Dropped: {', '.join(counts) or 'none'}. No manifest was written. "
-            f"Mend the corpus or lower min_kept; details are in {manifest.with_name(REPORT)}."
+            f"Mend the corpus or lower min_kept; details are in {manifest.with_name(REPORT)}.{allow}"
         )
     return utterances
 
 
 def _screen(
-    clips: Iterable[Clip], root: Path, rules: Rules, dropped: defaultdict[str, list[str]]
-) -> Iterator[tuple[Clip, str, _File]]:
+    clips: Iterable[Clip], root: Path, rules: Rules, dropped: defaultdict[str, list[str]], follow_links: bool
+) -> Iterator[tuple[Clip, str, File]]:
     """The clips that are worth decoding, each with its normalised text and its file."""
     seen: set[str] = set()
     resolve = cache(os.path.realpath)  # many clips, few folders
     for clip in clips:
         text = normalise(clip.sentence, rules)
-        file = _locate(on_disk(os.path.join(root, clip.path)), resolve(root), resolve)
+        file = locate(clip.path, resolve(root), resolve, follow_links=follow_links)
         if clip.id in seen:
             dropped["duplicate id"].append(clip.id)
         elif not clip.speaker:
@@ -194,24 +196,7 @@ def _screen(
         seen.add(clip.id)
 
 
-def _locate(path: str, root: str, resolve: Callable[[str], str]) -> _File | str:
-    """Where a clip really lies, or the defect that keeps it from being read."""
-    try:
-        folder, name = os.path.split(os.path.join(root, path))
-        resolved = os.path.join(resolve(folder), name)
-        if os.path.islink(resolved) or name == "..":
-            resolved = os.path.realpath(resolved)
-        if os.path.commonpath((root, resolved)) != root:
-            return "outside the corpus folder"
-        status = os.stat(resolved)
-    except (OSError, ValueError):  # ValueError: a NUL in the name
-        return "missing file"
-    if not stat.S_ISREG(status.st_mode):
-        return "missing file"
-    return _File(resolved, status.st_size, status.st_mtime_ns) if status.st_size else "empty file"
-
-
-def _measure(files: Sequence[_File], cache_path: Path, workers: int) -> dict[str, Probe]:
+def _measure(files: Sequence[File], cache_path: Path, workers: int) -> dict[str, Probe]:
     """Probes by path, from the cache where a file has not changed since (a defective one is tried again)."""
     probes = read_probes(cache_path)
     todo = {}
@@ -260,7 +245,7 @@ def _probe_line(path: str, probe: Probe) -> str:
     return json.dumps([JUDGED_BY, path, probe.size, probe.mtime_ns, probe.seconds, probe.peak, probe.problem]) + "\n"
 
 
-def _decode(files: list[_File], workers: int) -> Iterator[list[tuple[str, Probe]]]:
+def _decode(files: list[File], workers: int) -> Iterator[list[tuple[str, Probe]]]:
     chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
     if workers == 1 or len(files) <= FEW:
         yield from map(_probe_chunk, chunks)
@@ -283,12 +268,12 @@ def _decode(files: list[_File], workers: int) -> Iterator[list[tuple[str, Probe]
         pool.shutdown(cancel_futures=True)
 
 
-def _probe_chunk(files: Sequence[_File]) -> list[tuple[str, Probe]]:
+def _probe_chunk(files: Sequence[File]) -> list[tuple[str, Probe]]:
     with quiet_stderr():
         return [(file.path, _probe(file)) for file in files]
 
 
-def _probe(file: _File) -> Probe:
+def _probe(file: File) -> Probe:
     samples, low, high = 0, float("inf"), float("-inf")
     try:
         with open_recording(file.path) as recording:
@@ -352,6 +337,7 @@ OPTION_HELP = {
     "workers": "processes that decode, 0 for one a core",
     "digits": "refuse|keep, in place of the language's own rule for sentences with digits",
     "case": "lower|upper, in place of the language's own rule",
+    "follow_links": "recordings may be links that lead out of the corpus folder",
 }
 
 
@@ -361,8 +347,9 @@ def run_command(parser: argparse.ArgumentParser, prepare: Callable[..., Any], ar
     for name, meaning in OPTION_HELP.items():
         default = parameters[name].default
         flag = f"--{name.replace('_', '-')}"
-        shown = f" (default {default})" if default != "" else ""
-        parser.add_argument(flag, type=type(default), default=argparse.SUPPRESS, help=meaning + shown)
+        shown = f" (default {default})" if default != "" and default is not False else ""
+        how: dict[str, Any] = {"action": "store_true"} if default is False else {"type": type(default)}
+        parser.add_argument(flag, default=argparse.SUPPRESS, help=meaning + shown, **how)
     arguments = vars(parser.parse_args(argv))
 
     def run() -> None:

@@ -9,6 +9,7 @@ from asr_fed.system.errors import UserError
 
 BAD_ENCODING = "undecodable row"
 BAD_FIELDS = "malformed row"
+NO_TRANSCRIPT = "no transcript"
 
 
 def read_rows(

@@ -14,6 +14,7 @@ from typing import Unpack
 
 from asr_fed.data.manifest import Utterance
 from asr_fed.system.errors import UserError
+from data_prep.locate import unnamed_beside
 from data_prep.prepare import Clip, Options, run_command, write_corpus
 from data_prep.rows import read_rows
 
@@ -39,7 +40,8 @@ def prepare(
     table = Path(root)
     bad: dict[str, list[str]] = {}
     clips = list(_clips(table, (path_column, speaker_column, text_column), language, bad))
-    return write_corpus(clips, table.parent, manifest, language=language, bad_rows=bad, **options)
+    unnamed = unnamed_beside((clip.path for clip in clips), table.parent)
+    return write_corpus(clips, table.parent, manifest, language=language, bad_rows=bad, unnamed=unnamed, **options)
 
 
 def _clips(table: Path, needed: tuple[str, str, str], language: str, bad: dict[str, list[str]]) -> Iterator[Clip]:

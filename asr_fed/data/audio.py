@@ -8,7 +8,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,11 @@ def open_recording(path: str | Path) -> Iterator[Recording]:
     try:
         with _on_disk(path) as file:
             extent = _extent(file)
-            with _Patched(file, extent.patch) if extent.patch else nullcontext(file) as source, _Sound(source) as sound:
+            # By its name libsndfile would take an MP3 for what macOS has put beside it, ._NAME.
+            with (
+                _Patched(file, extent.patch) if extent.patch else io.FileIO(file) as source,
+                _Sound(source if extent.patch else source.fileno(), closefd=False) as sound,
+            ):
                 yield Recording(sound, extent)
     except OSError as error:
         raise BadRecording(f"The recording {path} cannot be read: {error.strerror}.") from error

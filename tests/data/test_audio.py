@@ -153,3 +153,11 @@ def test_an_impossible_sample_rate_is_refused(tmp_path: Path, rate: int) -> None
     soundfile.write(tmp_path / "a.wav", np.full(100, 0.1), rate)
     with pytest.raises(BadRecording, match=f"sample rate of {rate} Hz"):
         read_audio(tmp_path / "a.wav", 16000)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.ogg"])
+def test_what_a_mac_left_beside_a_recording_does_not_harm_it(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, 16000)
+    expected = read_audio(path, 16000)
+    path.with_name(f"._{name}").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(4000))
+    assert torch.equal(read_audio(path, 16000), expected)

@@ -77,6 +77,15 @@ def test_what_does_not_fit_together_is_named(tmp_path: Path, suffix: str) -> Non
     }
 
 
+def test_a_recording_that_no_list_names_is_counted(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "an4", ".sph")
+    write_recording(corpus / "wav" / "an4_clstk" / "f03ab" / "an9-f03ab-b.sph")
+    (corpus / "wav" / "an4_clstk" / "f03ab" / "._an9-f03ab-b.sph").write_bytes(b"Mac OS X")
+    assert len(an4.prepare(str(corpus), str(tmp_path / "m.csv"), min_seconds=0.3)) == 44
+    dropped = json.loads((tmp_path / "preparation.json").read_text())["dropped"]
+    assert dropped == {"no transcript": {"kind": "defect", "clips": 1, "first": ["an9-f03ab-b"]}}
+
+
 def test_another_folder_or_half_a_corpus_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"neither etc/ nor an4/etc/"):
         an4.prepare(str(tmp_path), str(tmp_path / "m.csv"))

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,20 @@ def test_the_clips_folder_may_be_a_link_but_no_clip_may_leave_it(tmp_path: Path)
     (release / "clips").symlink_to(tmp_path / "disk")
     assert len(common_voice.prepare(str(release), str(tmp_path / "m.csv"))) == 5
     assert "outside the corpus folder" in (tmp_path / "preparation.json").read_text()
+
+
+def test_clips_that_no_table_names_are_shown_and_stop_nothing(tmp_path: Path) -> None:
+    tables = {"train.tsv": [row("train0.mp3", "oui"), row("train1.mp3", "oui"), "anne\ttrain3.mp3\toui"]}
+    make_release(tmp_path, tables | {"other.tsv": [row("other0.mp3", "non"), row("other1", "non")]})
+    for path in (tmp_path / "clips").glob("*[4-9].mp3"):
+        path.unlink()
+    (tmp_path / "clips" / "._train0.mp3").write_bytes(b"Mac OS X")
+    (tmp_path / "._other.tsv").write_bytes(b"\xb0\0Mac OS X")
+    assert len(common_voice.prepare(str(tmp_path), str(tmp_path / "m.csv"), min_kept=0.6)) == 2
+    report = json.loads((tmp_path / "preparation.json").read_text())
+    names = ["other2.mp3", "other3.mp3", "train2.mp3"]
+    assert report["dropped"]["not in the table"] == {"kind": "rule", "clips": 3, "first": names}
+    assert report["rows"] == 3  # so that they do not make the others' share look better
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -63,6 +63,23 @@ def test_clips_and_transcripts_without_each_other_are_named(corpus: Path, tmp_pa
     }
 
 
+def test_a_chapter_without_its_transcripts_is_counted(corpus: Path, tmp_path: Path) -> None:
+    (corpus / "dev-other" / "26" / "198" / "26-198.trans.txt").unlink()
+    assert len(librispeech.prepare(str(corpus), str(tmp_path / "m.csv"), min_kept=0.6)) == 8
+    dropped = json.loads((tmp_path / "preparation.json").read_text())["dropped"]
+    names = [f"26-198-{number:04d}" for number in range(4)]
+    assert dropped == {"no transcript": {"kind": "defect", "clips": 4, "first": names}}
+    with pytest.raises(UserError, match=r"66\.7% of 12 rows .* no transcript 4"):
+        librispeech.prepare(str(corpus), str(tmp_path / "m.csv"))
+
+
+def test_what_a_mac_left_beside_each_file_is_passed_over(corpus: Path, tmp_path: Path) -> None:
+    for path in [path for path in corpus.rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
+    assert len(librispeech.prepare(str(corpus), str(tmp_path / "m.csv"))) == 12
+    assert json.loads((tmp_path / "preparation.json").read_text())["dropped"] == {}
+
+
 def test_the_command_takes_subsets_and_shared_options(corpus: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "m.csv"
     arguments = [str(corpus), str(manifest), "--subsets", "dev-other", "test-clean", "--case", "upper"]

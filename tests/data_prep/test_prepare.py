@@ -82,7 +82,7 @@ def write_nan(path: Path) -> None:
         ("x.wav", write_tone, {"path": "../nowhere.wav"}, "outside the corpus folder"),
         ("x.wav", write_tone, {"path": "x\0.wav"}, "missing file"),
         ("x.wav", write_tone, {"path": "sub/../../elsewhere.wav"}, "outside the corpus folder"),
-        ("x.wav", lambda path: path.symlink_to("../elsewhere.wav"), {}, "outside the corpus folder"),
+        ("x.wav", lambda path: path.symlink_to("../elsewhere.wav"), {}, "link out of the corpus folder"),
         ("x.wav", write_tone, {"sentence": "il a 3 ans"}, "refused text"),
         ("x.wav", lambda path: write_tone(path, 0.9), {}, "too short"),
         ("x.wav", lambda path: write_tone(path, 3.1), {}, "too long"),

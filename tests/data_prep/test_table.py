@@ -74,6 +74,58 @@ def test_recordings_outside_the_folder_of_the_table_are_refused(folder: Path) ->
     assert "outside the corpus folder" in (folder / "preparation.json").read_text()
 
 
+def test_paths_count_from_the_table_wherever_the_command_is_given(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "anna" / "t.csv").write_text("path,speaker,text\n0.wav,anna,ciao\n1.wav,anna,ciao\n")
+    monkeypatch.chdir(folder)
+    assert table.main(["anna/t.csv", "out/m.csv", "--language", "it"]) == 0
+    assert [u.wav for u in read_manifest("out/m.csv")] == [str(folder / "anna" / name) for name in ("0.wav", "1.wav")]
+
+
+def test_recordings_that_no_row_names_are_shown_and_stop_nothing(folder: Path) -> None:
+    (folder / "anna" / "notes.txt").write_text("no recording")
+    (folder / "anna" / "._0.wav").write_bytes(b"Mac OS X")
+    (folder / "t.csv").write_text("path,speaker,text\nanna/0.wav,anna,ciao\nanna/1.wav,anna,ciao\n")
+    assert len(table.prepare(str(folder / "t.csv"), str(folder / "m.csv"), language="it")) == 2
+    report = json.loads((folder / "preparation.json").read_text())
+    assert report["rows"] == 2
+    names = ["anna/2.wav", "anna/3.wav"]  # ugo's folder is none of this table's
+    assert report["dropped"] == {"not in the table": {"kind": "rule", "clips": 2, "first": names}}
+
+
+def test_a_table_made_from_a_listing_may_name_what_a_mac_left(folder: Path) -> None:
+    rows = [f"anna/{name}.wav,anna,ciao" for name in ("0", "._0", "1", "._1", "2", "._2", "3", "._3")]
+    (folder / "t.csv").write_text("\n".join(["path,speaker,text", *rows]))
+    assert len(table.prepare(str(folder / "t.csv"), str(folder / "m.csv"), language="it")) == 4
+    assert '"shadow of a file"' in (folder / "preparation.json").read_text()
+
+
+def test_links_out_of_the_folder_are_followed_where_that_is_asked_for(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a NAS, where a corpus is a folder of links to where the recordings lie."""
+    corpus = folder / "corpus"
+    (corpus / "voices").mkdir(parents=True)
+    (corpus / "voices" / "a.wav").symlink_to(folder / "anna" / "0.wav")
+    (corpus / "ugo").symlink_to(folder / "ugo")
+    (corpus / "voices" / "gone.wav").symlink_to(folder / "nowhere.wav")
+    names = ["voices/a.wav", "ugo/1.wav", "voices/gone.wav", "../anna/1.wav", "ugo/../../anna/1.wav"]
+    (corpus / "t.csv").write_text("\n".join(["path,speaker,text", *(f"{name},s,ciao" for name in names)]))
+    arguments = [str(corpus / "t.csv"), str(folder / "m.csv"), "--language", "it", "--min-kept", "0.4"]
+    assert table.main(arguments) == 2
+    assert "link out of the corpus folder 3 (first: voices/a.wav)" in (error := capsys.readouterr().err)
+    assert "--follow-links" in error
+    assert table.main([*arguments, "--follow-links"]) == 0
+    found = {u.id: u.wav for u in read_manifest(folder / "m.csv")}
+    assert found == {"voices/a.wav": str(corpus / "voices" / "a.wav"), "ugo/1.wav": str(corpus / "ugo" / "1.wav")}
+    dropped = json.loads((folder / "preparation.json").read_text())["dropped"]
+    assert {reason: entry["first"] for reason, entry in dropped.items() if entry["kind"] == "defect"} == {
+        "missing file": names[2:3],
+        "outside the corpus folder": names[3:],
+    }
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -50,3 +50,24 @@ def test_nothing_at_all_is_an_error(tmp_path: Path) -> None:
             find_recordings(named)
     with pytest.raises(UserError, match=r"none\.txt"):
         find_recordings([], tmp_path / "none.txt")
+
+
+def test_what_a_mac_left_beside_each_file_is_passed_over(recordings: Path, tmp_path: Path) -> None:
+    (recordings / "._one.wav").write_bytes(b"Mac OS X")
+    assert len(find_recordings([recordings])) == 3
+    (tmp_path / "list.txt").write_text(f"{recordings}/._one.wav\n{recordings}/one.wav\n")
+    assert find_recordings([], tmp_path / "list.txt") == [recordings / "one.wav"]
+
+
+def test_nothing_in_a_folder_vanishes(recordings: Path, tmp_path: Path) -> None:
+    """Linked recordings and folders are heard; what cannot be is found too, so that it is named."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (recordings / "deep" / "three.mp3").rename(elsewhere / "four.mp3")
+    (recordings / "linked").symlink_to(elsewhere)
+    (recordings / "again").symlink_to(recordings)  # a circle
+    (recordings / "five.wav").symlink_to(recordings / "one.wav")
+    (recordings / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    (recordings / "phone.m4a").write_bytes(b"not to be decoded")
+    names = [str(path.relative_to(recordings)) for path in find_recordings([recordings])]
+    assert names == ["deep/two.FLAC", "five.wav", "gone.wav", "linked/four.mp3", "one.wav", "phone.m4a"]
