@@ -46,12 +46,13 @@ def talkative(subtract_mean: bool = False, **changes: object) -> Recogniser:
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[Utterance]:
-    """At several rates; the last in stereo."""
+    """At several rates; the last in stereo, the one before with silence around the words."""
     folder, rng = tmp_path_factory.mktemp("recordings"), np.random.default_rng(3)
     utterances = []
     for number, rate in enumerate((RATE, 8000, 22050, 48000, 44100)):
         words = " ".join(TEXTS[number : number + 1 + number % 3]).split()
         signal = resample(torch.from_numpy(speak(words, 1.0, rng)), RATE, rate).numpy()
+        signal = np.pad(signal, rate if number == 3 else 0)
         path = folder / f"{number}.wav"
         soundfile.write(path, np.stack([signal, 0.5 * signal], axis=1) if number == 4 else signal, rate)
         utterances.append(Utterance(f"u{number}", len(signal) / rate, str(path), "s", " ".join(words)))

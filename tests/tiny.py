@@ -121,7 +121,7 @@ def settings(corpus: Corpus, prepared: Path, run_dir: Path) -> dict[str, Any]:
         "features": {"n_mels": 16},
         "tokenizer": {"kind": "char", "vocab_size": None},
         "model": TINY_MODEL,
-        "augment": {"time_drop_frames": 5, "frequency_drop_bands": 3},
+        "augment": {"pauses": 0.0, "time_drop_frames": 5, "frequency_drop_bands": 3},
         "warm_start": {"epochs": 2, "lr": 0.01},
         "federation": {"rounds": 3, "local_epochs": 1, "lr": 0.1, "batch": {"max_utterances": 4}},
         "evaluation": {"test_decoder": "ctc_greedy"},

@@ -57,6 +57,12 @@ def check_shared(config: DictConfig) -> None:
             f"tokenizer.vocab_size=null is for kind=char, whose pieces are the characters that there are: give a "
             f"number for {settings.tokenizer.kind.name}, such as 500."
         )
+    features, pauses = settings.features, settings.augment.pauses
+    if features.subtract_mean and features.mean_gate_db is None and pauses > 0:
+        raise UserError(
+            f"augment.pauses={pauses:g} with features.mean_gate_db=null would train on pauses as nobody hears them, "
+            "because there they move the mean that is subtracted: set augment.pauses=0."
+        )
     if settings.loss.ctc_weight == 1:
         _check_ctc_epochs(settings)
     check_clients(settings.federation.clients)

@@ -1,5 +1,6 @@
 """Of the corpus: who goes where, and what is heard of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -119,3 +120,11 @@ class FeatureConfig:
     win_ms: int = setting(25, at_least=1)
     hop_ms: int = setting(10, at_least=1)
     subtract_mean: bool = False  # of each utterance, per band: takes the microphone's colour out
+    # Frames farther below the loud ones are pauses and do not count in that mean; null: all count, as for recognisers
+    # of version 0.1.
+    mean_gate_db: float | None = setting(15.0, above=0)
+
+    @classmethod
+    def saved(cls, content: Mapping[str, Any]) -> "FeatureConfig":
+        """The settings that a recogniser was saved with, of version 0.1 too."""
+        return cls(**{**({"mean_gate_db": None} if content.get("subtract_mean") else {}), **content})

@@ -1,6 +1,6 @@
 """From utterances to padded batches, by count or by seconds of audio."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,8 @@ from asr_fed.data.tokenizer import Tokenizer
 # Utterances are shuffled, then sorted by length within pools of this many batches: little padding, yet
 # another composition of batches every epoch.
 POOL_BATCHES = 16
+# Frames of an utterance, float32 [frames, n_mels], and what digital silence would read there, [n_mels] -> other frames.
+Augment = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,23 @@ class Batch:
 
 
 def collate(
-    utterances: Sequence[Utterance], cache: FeatureCache, tokenizer: Tokenizer, speeds: Sequence[float] | None = None
+    utterances: Sequence[Utterance],
+    cache: FeatureCache,
+    tokenizer: Tokenizer,
+    speeds: Sequence[float] | None = None,
+    augment: Augment | None = None,
 ) -> Batch:
-    """Read the frames of `utterances` (each at its own of `speeds`, default 1.0) and pad them into one batch."""
-    matrices = [
-        torch.from_numpy(cache[utterance.id, speed].astype(np.float32))
-        for utterance, speed in zip(utterances, speeds or [1.0] * len(utterances), strict=True)
-    ]
+    """Read the frames of `utterances` (each at its own of `speeds`, default 1.0) and pad them into one batch.
+
+    Args:
+        augment: changes each utterance's frames before they are padded.
+    """
+    matrices = []
+    for utterance, speed in zip(utterances, speeds or [1.0] * len(utterances), strict=True):
+        frames = cache[utterance.id, speed].astype(np.float32)
+        if augment is not None:
+            frames = augment(frames, cache.silence(utterance.id, speed).astype(np.float32))
+        matrices.append(torch.from_numpy(frames))
     tokens = [torch.tensor(tokenizer.encode(utterance.text), dtype=torch.int64) for utterance in utterances]
     pad = torch.nn.utils.rnn.pad_sequence
     return Batch(

@@ -1,10 +1,11 @@
 """Log-mel filterbanks, computed once into a memory-mapped cache that every worker shares.
 
 The cache is a folder of shards. A shard holds the frames of some hundred utterances behind one another
-(float16, [frames, n_mels]) and is named by a hash of all that determines its content: the filterbank's
-settings, the playback speed and the path, size and modification time of each recording. So a change
-of any of them makes a new shard, and nothing is ever overwritten. A shard becomes visible by one rename:
-a killed build leaves finished shards to its successor, and two builders at worst wait for each other.
+(float16, [frames, n_mels]), those of each followed by one of digital silence, and is named by a hash of all
+that determines its content: the filterbank's settings, the playback speed and the path, size and modification
+time of each recording. So a change of any of them makes a new shard, and nothing is ever overwritten. A shard
+becomes visible by one rename: a killed build leaves finished shards to its successor, and two builders at worst
+wait for each other.
 """
 
 import functools
@@ -35,13 +36,21 @@ VERSION = 2  # of the file format and of the computation below
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Frames of every utterance, for every playback speed: `cache[utterance_id, speed]` is [frames, n_mels]."""
+    """Frames of every utterance, for every playback speed: `cache[utterance_id, speed]` is [frames, n_mels].
+
+    offsets: shard, first frame, and the frame of digital silence behind the last one.
+    """
 
     offsets: dict[tuple[str, float], tuple[Path, int, int]]
 
     def __getitem__(self, key: tuple[str, float]) -> np.ndarray:
         shard, start, stop = self.offsets[key]
         return _mapped(shard)[start:stop]
+
+    def silence(self, utterance_id: str, speed: float) -> np.ndarray:
+        """What digital silence in this recording would read: [n_mels]."""
+        shard, _, stop = self.offsets[utterance_id, speed]
+        return _mapped(shard)[stop]
 
     def frames(self, utterance_id: str, speed: float) -> int:
         """How many there are, without reading them."""
@@ -83,7 +92,7 @@ def build_features(
     offsets = {}
     for job in jobs:
         for utterance_id, start, stop in json.loads(job.path.with_suffix(".json").read_text()):
-            offsets[utterance_id, job.speed] = (job.path, start, stop)
+            offsets[utterance_id, job.speed] = (job.path, start, stop - 1)
     return FeatureCache(offsets)
 
 
@@ -138,7 +147,7 @@ def _filterbanks(job: _Job) -> Iterator[np.ndarray]:
             signal = read_audio(utterance.wav, job.config.sample_rate, speed=job.speed)
         except UserError as error:
             raise UserError(f"{error} ({utterance.id}) Prepare the corpus again, or correct the manifest.") from error
-        yield compute(signal).numpy()
+        yield compute(signal, with_silence=True).numpy()
 
 
 def filterbank(config: FeatureConfig) -> Callable:
@@ -154,7 +163,7 @@ def filterbank(config: FeatureConfig) -> Callable:
         win_length=config.win_ms,
         hop_length=config.hop_ms,
     )
-    return functools.partial(log_mel, fbank=fbank, subtract_mean=config.subtract_mean)
+    return functools.partial(log_mel, fbank=fbank, subtract_mean=config.subtract_mean, mean_gate_db=config.mean_gate_db)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -3,15 +3,52 @@
 An exported folder carries this file's source: nothing of asr_fed is imported here.
 """
 
-from collections.abc import Callable
+import math
 
 import torch
+from speechbrain.lobes.features import Fbank
+
+# So many of the loudest frames may be a click: the next one tells how loud the speech is. A number and not a share,
+# because silence around the words makes shares smaller.
+CLICK_FRAMES = 10
 
 
-def log_mel(signal: torch.Tensor, fbank: Callable[[torch.Tensor], torch.Tensor], subtract_mean: bool) -> torch.Tensor:
-    """Waveform [samples] -> float16 [frames, n_mels], as the feature cache holds it; `fbank` is SpeechBrain's."""
+def log_mel(
+    signal: torch.Tensor,
+    fbank: Fbank,
+    subtract_mean: bool,
+    mean_gate_db: float | None,
+    *,
+    with_silence: bool = False,
+) -> torch.Tensor:
+    """Waveform [samples] -> float16 [frames, n_mels], as the feature cache holds it; `fbank` is SpeechBrain's.
+
+    Args:
+        mean_gate_db: how far below the loud frames (`loud_frames`) one may be to count in the mean; None: any.
+        with_silence: add a frame, as the recording would have it where it held digital silence.
+    """
     with torch.no_grad():
         frames = fbank(signal[None])[0]
-        if subtract_mean:
-            frames -= frames.mean(dim=0)
-        return frames.to(torch.float16)
+        silence = digital_silence(frames, fbank) if with_silence else frames[:0]
+        mean = loud_frames(frames, mean_gate_db).mean(dim=0) if subtract_mean else 0.0
+        return (torch.cat([frames, silence]) - mean).to(torch.float16)
+
+
+def loud_frames(frames: torch.Tensor, gate_db: float | None) -> torch.Tensor:
+    """Those of `frames`, in dB [frames, n_mels], with a power of no more than `gate_db` below the loud ones'.
+
+    They are speech: silence and low noise around the words, however long, change nothing. (The gate of ITU-R BS.1770
+    is relative to a mean over time, which pauses of the recording's own noise lower.)
+    """
+    if gate_db is None:
+        return frames
+    decibel = 10 / math.log(10)
+    power = torch.logsumexp(frames / decibel, dim=1) * decibel
+    loud = power.topk(min(CLICK_FRAMES, len(power) - 1) + 1).values[-1]
+    return frames[power >= loud - gate_db]
+
+
+def digital_silence(frames: torch.Tensor, fbank: Fbank) -> torch.Tensor:
+    """What `fbank` makes, [1, n_mels], of zeros in the recording that it has made `frames` of."""
+    zeros = fbank(frames.new_zeros(1, 1))[0]
+    return zeros.clamp(min=frames.max() - fbank.compute_fbanks.top_db)

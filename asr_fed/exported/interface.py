@@ -22,11 +22,17 @@ class SpeechEncoder(nn.Module):
     """
 
     def __init__(
-        self, compute_features: nn.Module, subtract_mean: bool, normalize: nn.Module, model: "Encoder"
+        self,
+        compute_features: nn.Module,
+        subtract_mean: bool,
+        mean_gate_db: float | None,
+        normalize: nn.Module,
+        model: "Encoder",
     ) -> None:
         super().__init__()
         self.compute_features = compute_features
         self.subtract_mean = subtract_mean
+        self.mean_gate_db = mean_gate_db
         self.normalize = normalize
         self.model = model
 
@@ -34,7 +40,7 @@ class SpeechEncoder(nn.Module):
         samples = (wav_lens * wavs.shape[1]).round().int()
         # One after the other, as when the recogniser was trained: their frames do not depend on their neighbours.
         frames = [
-            log_mel(wav[:count], self.compute_features, self.subtract_mean).float()
+            log_mel(wav[:count], self.compute_features, self.subtract_mean, self.mean_gate_db).float()
             for wav, count in zip(wavs, samples, strict=True)
         ]
         counts = torch.tensor([len(one) for one in frames], device=wavs.device)

@@ -181,13 +181,16 @@ def _nodes(value: Any) -> Iterator[Tagged]:
 
 def feature_config(recipe: Recipe) -> FeatureConfig:
     given = recipe.arguments("Fbank")
-    return FeatureConfig(
-        sample_rate=given.get("sample_rate", 16000),
-        n_mels=given.get("n_mels", 40),
-        n_fft=given.get("n_fft", 400),
-        win_ms=given.get("win_length", 25),
-        hop_ms=given.get("hop_length", 10),
-        subtract_mean=recipe.anywhere("subtract_mean", False),
+    ours = {name: value for name in ("subtract_mean", "mean_gate_db") for value in [recipe.anywhere(name, ...)]}
+    return FeatureConfig.saved(
+        {
+            "sample_rate": given.get("sample_rate", 16000),
+            "n_mels": given.get("n_mels", 40),
+            "n_fft": given.get("n_fft", 400),
+            "win_ms": given.get("win_length", 25),
+            "hop_ms": given.get("hop_length", 10),
+            **{name: value for name, value in ours.items() if value is not ...},
+        }
     )
 
 

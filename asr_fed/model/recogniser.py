@@ -131,7 +131,7 @@ class Recogniser:
 
     @classmethod
     def from_dict(cls, content: dict) -> "Recogniser":
-        model_config, features = ModelConfig(**content["model_config"]), FeatureConfig(**content["features"])
+        model_config, features = ModelConfig(**content["model_config"]), FeatureConfig.saved(content["features"])
         recogniser = cls.create(model_config, features, Tokenizer(content["tokenizer"]))
         recogniser.model.load_state_dict(content["model"])
         return recogniser
@@ -140,7 +140,11 @@ class Recogniser:
 def config_keys(features: FeatureConfig, model: ModelConfig) -> list[str]:
     """KEY=VALUE, as on the command line, for each of these settings."""
     parts = {"features": dataclasses.asdict(features), "model": dataclasses.asdict(model)}
-    return [f"{part}.{name}={value}".replace(" ", "") for part in parts for name, value in parts[part].items()]
+    return [
+        f"{part}.{name}={'null' if value is None else value}".replace(" ", "")
+        for part in parts
+        for name, value in parts[part].items()
+    ]
 
 
 def save_recogniser(recogniser: Recogniser, path: Path) -> None:

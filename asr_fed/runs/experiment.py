@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from asr_fed.config.schema import Config, EngineKind, Mode, Start
+from asr_fed.config.schema import Config, EngineKind, FeatureConfig, Mode, Start
 from asr_fed.data.alignable import alignable, keep_alignable
 from asr_fed.data.features import FeatureCache, build_features, feature_statistics
 from asr_fed.data.manifest import Utterance, read_manifest
@@ -111,7 +111,10 @@ def read_config(run_dir: Path) -> Config:
     path = run_dir / "config.yaml"
     if not path.is_file():
         raise UserError(f"{run_dir} is not a run directory: it has no config.yaml.")
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), load_config(path)))  # type: ignore[return-value]
+    content = load_config(path)
+    if "features" in content:
+        content.features = asdict(FeatureConfig.saved(content.features))
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), content))  # type: ignore[return-value]
 
 
 def pick_device(name: str, worker: int = 0) -> torch.device:

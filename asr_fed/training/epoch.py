@@ -16,6 +16,7 @@ from asr_fed.data.manifest import Utterance
 from asr_fed.model.recogniser import Recogniser
 from asr_fed.training.augment import spec_augment
 from asr_fed.training.optimizer import set_lr
+from asr_fed.training.pauses import draw_pauses
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def train_epoch(
     """Train on `batches`.
 
     Args:
-        rng: draws the playback speed of each utterance.
+        rng: draws the playback speed of each utterance, and pauses.
         clip: largest norm of the gradient.
         penalty: a term to add to the loss, such as FedProx's.
         lr: the learning rate of this epoch's n-th step, from 0; None leaves the optimizer's as it is.
@@ -82,7 +83,8 @@ def train_epoch(
         if context.loss.ctc_weight > 0:  # what fits at its own pace may not at a faster one
             pairs = zip(chunk, drawn, strict=True)
             drawn = [speed if fits(utterance, speed) else 1.0 for utterance, speed in pairs]
-        batch = collate(chunk, context.cache, context.recogniser.tokenizer, drawn).to(device)
+        pauses = draw_pauses(context.augment, context.recogniser.features.hop_ms, rng)
+        batch = collate(chunk, context.cache, context.recogniser.tokenizer, drawn, pauses).to(device)
         features = spec_augment(model.normalise(batch.features), context.augment)
         with torch.autocast(device.type, torch.bfloat16, enabled=context.precision is Precision.bf16):
             loss = model.loss(features, batch, context.loss, with_ctc=with_ctc)

@@ -183,6 +183,11 @@ def test_values_that_contradict_each_other_are_named(run, arguments: str, named:
     assert "Traceback" not in outcome.err
 
 
+def test_pauses_in_training_need_a_mean_that_they_do_not_move(run) -> None:
+    outcome = run("features.subtract_mean=true", "features.mean_gate_db=null")
+    assert outcome.code == 2 and "augment.pauses=0" in outcome.err
+
+
 def test_an_unknown_choice_lists_the_choices(run) -> None:
     outcome = run("weighting=wer_softmx")
     assert outcome.code == 2

@@ -9,6 +9,7 @@ import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,6 +116,16 @@ def test_channels_are_averaged_and_the_rate_is_changed(tmp_path: Path) -> None:
     assert middle == pytest.approx(0.25, abs=0.01)
 
 
+def test_digital_silence_is_kept_beside_each_recording(
+    cache: FeatureCache, recordings: list[Utterance], tmp_path: Path
+) -> None:
+    for utterance in recordings[:2]:
+        samples, rate = soundfile.read(utterance.wav, dtype="float32")
+        soundfile.write(tmp_path / "longer.wav", np.concatenate([samples, np.zeros(rate)]), rate, "FLOAT")
+        longer = direct(Utterance("longer", 1.0, str(tmp_path / "longer.wav"), "s", ""))
+        np.testing.assert_allclose(cache.silence(utterance.id, 1.0), longer[-1], rtol=2e-3)
+
+
 def test_a_second_build_computes_nothing(cache: FeatureCache, recordings: list[Utterance], folder: Path) -> None:
     before = shards(folder)
     again = build_features(recordings[::-1], CONFIG, folder, speeds=(1.25,), processes=1)
@@ -163,13 +174,14 @@ def test_a_recording_of_the_same_length_takes_the_place_of_the_old(tmp_path: Pat
 
 
 # One for each setting; n_fft holds the longer window.
-OTHER_FEATURES = {
-    "sample_rate": 8000,
-    "n_mels": 24,
-    "n_fft": 512,
-    "win_ms": 20,
-    "hop_ms": 12,
-    "subtract_mean": True,
+OTHER_FEATURES: dict[str, dict[str, Any]] = {
+    "sample_rate": {"sample_rate": 8000},
+    "n_mels": {"n_mels": 24},
+    "n_fft": {"n_fft": 512},
+    "win_ms": {"win_ms": 20},
+    "hop_ms": {"hop_ms": 12},
+    "subtract_mean": {"subtract_mean": True},
+    "mean_gate_db": {"subtract_mean": True, "mean_gate_db": 0.5},
 }
 
 
@@ -178,8 +190,8 @@ def test_every_setting_of_the_filterbank_has_features_of_its_own(tmp_path: Path)
     utterances = record(tmp_path / "recordings", 1)
     assert OTHER_FEATURES.keys() == {field.name for field in fields(FeatureConfig)}, "a value for each setting"
     found = [build_features(utterances, CONFIG, tmp_path / "features")["u000", 1.0].tobytes()]
-    for name, value in OTHER_FEATURES.items():
-        config = replace(CONFIG, **{name: value})  # type: ignore[arg-type]
+    for name, changes in OTHER_FEATURES.items():
+        config = replace(CONFIG, **changes)
         there, alone = (
             build_features(utterances, config, tmp_path / folder)["u000", 1.0].tobytes()
             for folder in ("features", f"features-{name}")

@@ -3,7 +3,7 @@
 import io
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +267,7 @@ def test_the_rest_of_the_folder(
 
 def test_what_asr_fed_exported_comes_back_bit_by_bit(tmp_path: Path) -> None:
     recogniser = tiny_recogniser(cnn_kernel=[3, 5], time_pooling=2)
+    recogniser = replace(recogniser, features=replace(recogniser.features, subtract_mean=True, mean_gate_db=17.5))
     recogniser.model.feature_mean.normal_()
     recogniser.model.feature_deviation.uniform_(1, 2)
     export_recogniser(recogniser, tmp_path / "folder", Decoder.beam)
@@ -276,6 +277,15 @@ def test_what_asr_fed_exported_comes_back_bit_by_bit(tmp_path: Path) -> None:
     ours, theirs = recogniser.model.state_dict(), back.model.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_what_version_0_1_exported_hears_as_it_did(tmp_path: Path) -> None:
+    recogniser = tiny_recogniser()
+    recogniser = replace(recogniser, features=replace(recogniser.features, subtract_mean=True))
+    export_recogniser(recogniser, tmp_path / "folder")
+    rewrite("mean_gate_db: 15.0\n", "")(tmp_path / "folder")
+    rewrite("    mean_gate_db: !ref <mean_gate_db>\n", "")(tmp_path / "folder")
+    assert open_recogniser(tmp_path / "folder").features == replace(recogniser.features, mean_gate_db=None)
 
 
 def copy(folder: Path, to: Path) -> Path:

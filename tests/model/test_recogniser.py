@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from asr_fed.config.schema import Decoder, EvaluationConfig, LossConfig
+from asr_fed.config.schema import Decoder, EvaluationConfig, FeatureConfig, LossConfig
 from asr_fed.data.batching import Batch
 from asr_fed.data.tokenizer import BOS, EOS
 from asr_fed.model.decoding import decode
@@ -102,6 +102,20 @@ def test_a_checkpoint_needs_nothing_else(recogniser: Recogniser, tmp_path: Path)
     batch = random_batch(FRAMES, recogniser.tokenizer)
     decoded = [decode(r.model, batch, Decoder.ctc_greedy, EvaluationConfig()) for r in (recogniser, loaded)]
     assert decoded[0] == decoded[1]
+
+
+@pytest.mark.parametrize("subtract_mean", [True, False])
+def test_a_recogniser_of_version_0_1_hears_as_it_did(
+    recogniser: Recogniser, tmp_path: Path, subtract_mean: bool
+) -> None:
+    """Its mean is that of every frame; where it subtracts none, it fits a config of today."""
+    content = recogniser.to_dict()
+    content["features"]["subtract_mean"] = subtract_mean
+    del content["features"]["mean_gate_db"]
+    save_checkpoint({"recogniser": content}, tmp_path / "old.pt")
+    features = load_recogniser(tmp_path / "old.pt").features
+    assert features.mean_gate_db == (None if subtract_mean else FeatureConfig().mean_gate_db)
+    assert features.subtract_mean is subtract_mean
 
 
 def test_what_is_no_recogniser_is_refused_by_name(tmp_path: Path, recogniser: Recogniser) -> None:

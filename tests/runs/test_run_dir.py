@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from asr_fed.config.schema import Decoder, EvaluationConfig
 from asr_fed.model.decoding import decode
+from asr_fed.runs.experiment import read_config
 from asr_fed.runs.records import write_history
 from asr_fed.runs.run_dir import (
     claim_run_dir,
@@ -72,6 +73,17 @@ def test_a_used_directory_is_not_written_over(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="resume=true"):
         claim(tmp_path, "seed=5")
     assert (tmp_path / "config.yaml").read_text() == before
+
+
+def test_a_run_of_version_0_1_keeps_the_mean_of_every_frame(tmp_path: Path) -> None:
+    run_dir = claim(tmp_path / "run", "features.subtract_mean=true")
+    config = OmegaConf.load(run_dir / "config.yaml")
+    del config.features["mean_gate_db"]
+    OmegaConf.save(config, run_dir / "config.yaml")
+    assert read_config(run_dir).features.mean_gate_db is None
+    with pytest.raises(UserError, match=r"features\.mean_gate_db"):
+        claim(run_dir, "resume=true", "features.subtract_mean=true")
+    claim(run_dir, "resume=true", "features.subtract_mean=true", "features.mean_gate_db=null")
 
 
 def test_there_must_be_something_to_resume(tmp_path: Path) -> None:

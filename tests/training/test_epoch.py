@@ -19,7 +19,7 @@ from asr_fed.system.randomness import seed_everything
 from asr_fed.training.epoch import EpochResult, TrainingContext, train_epoch
 from tests.tiny import tiny_recogniser
 
-STILL = AugmentConfig(time_drops=0, frequency_drops=0)
+STILL = AugmentConfig(time_drops=0, frequency_drops=0, pauses=0)
 
 
 @pytest.fixture
@@ -89,6 +89,9 @@ def test_training_hears_speech_as_the_normaliser_makes_it(
     class Doubled(FeatureCache):
         def __getitem__(self, key: tuple[str, float]) -> np.ndarray:
             return 2 * super().__getitem__(key).astype(np.float32)
+
+        def silence(self, utterance_id: str, speed: float) -> np.ndarray:
+            return 2 * super().silence(utterance_id, speed).astype(np.float32)
 
     model = context.recogniser.model
     before, mean, deviation = read_state(model), model.feature_mean.numpy().copy(), model.feature_deviation.numpy()
@@ -174,6 +177,8 @@ def test_augmentation_changes_training_and_a_seed_repeats_it(
 
     assert trained(context.augment) == trained(context.augment)
     assert trained(context.augment) != trained(STILL)
+    pauses, unlike = replace(STILL, pauses=1.0), trained(STILL)
+    assert trained(pauses) == trained(pauses) != unlike
 
 
 def test_bf16_trains_fp32_weights(
