@@ -132,7 +132,7 @@ def test_the_planned_fall_comes_on_top_of_the_dev_wers(make: Callable[..., Exper
     falls = ("federation.annealing.factor=0.5", "federation.annealing.threshold=100.0", "federation.decay_from=0.5")
     experiment = make("federation.rounds=4", *falls)
     grid = InProcess(experiment)
-    state = run_federation(experiment, grid)  # type: ignore[arg-type]
+    state = run_federation(experiment, RemoteNodes(grid))  # type: ignore[arg-type]
     assert [record.annealed_lr for record in state.history] == [0.1, 0.05, 0.025, 0.0125]
     assert list(grid.rates.values()) == [record.lr for record in state.history] == [0.1, 0.05, 0.025, 0.0125 / 2]
 
@@ -141,7 +141,7 @@ def test_the_planned_fall_goes_on_where_it_was(make: Callable[..., Experiment]) 
     falls = ("federation.rounds=3", "federation.decay_from=0", "federation.decay=cosine")
     expected, experiment = run(make(*falls, name="straight")), make(*falls)
 
-    def stop(history: list[dict[str, Any]]) -> None:
+    def stop(history: Sequence[RoundRecord]) -> None:
         raise Interrupted
 
     for _ in range(2):
