@@ -143,8 +143,8 @@ def speakers_of(spoken: Speech, seed: int) -> "list[Client]":
 
     Raises UserError where a speaker that was asked for is not there, or none has two utterances.
     """
+    from asr_fed.data.deal import make_client
     from asr_fed.data.manifest import read_manifest
-    from asr_fed.data.partition import make_client
 
     by_speaker: dict[str, list[Utterance]] = {}
     for utterance in sorted(read_manifest(spoken.manifest), key=lambda each: each.id):

@@ -24,7 +24,8 @@ from rich.console import Console
 from rich.table import Table
 from synthetic_clients import make_run
 
-from asr_fed.data.partition import Partition, read_partition, write_partition
+from asr_fed.data.partition import Partition
+from asr_fed.data.partition_files import read_partition, write_partition
 from asr_fed.engines.deployment.credentials import make_certificates, make_node_key
 from asr_fed.engines.deployment.engine import federate_in_deployment
 from asr_fed.engines.deployment.superlink import SuperLink, register, running

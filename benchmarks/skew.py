@@ -30,7 +30,8 @@ LEARNING = 3  # rounds
 
 def regroup(run_dir: Path, sizes: list[int]) -> None:
     """Give the first client the speech of as many of the present ones as `sizes` says, and so on."""
-    from asr_fed.data.partition import Client, read_partition, write_partition
+    from asr_fed.data.partition import Client
+    from asr_fed.data.partition_files import read_partition, write_partition
 
     partition = read_partition(run_dir / "partition")
     ends = np.cumsum(sizes)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
+from asr_fed.data.spread import gini
 from asr_fed.evaluation.evaluate import Evaluation, group_by
 from asr_fed.evaluation.wer import ErrorCounts, Scored, total
-from asr_fed.reporting.partition_report import gini
 
 GROUPS = ("gender", "age", "accent", "locale")  # columns of the manifest
 LENGTHS = (1, 3, 6, 10, 15, 20)  # words of the reference that a bin begins with

@@ -20,6 +20,7 @@ from asr_fed.federation.state import FederationState, load_federation
 from asr_fed.interop.open_recogniser import open_recogniser
 from asr_fed.model.recogniser import Recogniser, load_recogniser, save_recogniser
 from asr_fed.pipeline.results import made_by, test_all, write_results
+from asr_fed.reporting.partition_report import draw_histogram
 from asr_fed.reporting.progress import RunProgress
 from asr_fed.reporting.report import describe_gains
 from asr_fed.reporting.tracking import check_tracking, open_tracking
@@ -48,6 +49,8 @@ def train(config: Config, command: str = "") -> dict[str, Any]:
     check_tracking(config)
     with claim_run_dir(config):
         experiment = prepare_experiment(config)
+        if owners := experiment.partition.clients:
+            draw_histogram(experiment.run_dir / "partition" / "clients.png", [owner.seconds for owner in owners])
         if config.engine.kind is not EngineKind.deployment:  # refused now rather than later
             cohort_size(config.federation.cohort, len(experiment.partition.clients))
             if config.personalise and not any(client.dev for client in experiment.partition.clients):

@@ -1,4 +1,4 @@
-"""How unequal the clients are, in numbers and as a picture."""
+"""How unequal the clients are, as a picture."""
 
 from collections.abc import Sequence
 from math import fsum, isqrt
@@ -6,28 +6,11 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from asr_fed.data.spread import gini
 from asr_fed.system.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-def gini(values: Sequence[float]) -> float:
-    """Gini coefficient of non-negative values: 0 where all are equal, (n - 1) / n where one holds everything.
-
-    G = sum_i (2 i - n - 1) x_i / (n sum_i x_i) with x sorted ascending and i = 1..n; this is half the mean
-    absolute difference of all pairs over the mean (Gini, 1912). Values that sum to 0 are all equal: 0.
-    """
-    n, total = len(values), fsum(values)
-    if total == 0:
-        return 0.0
-    ranked = fsum((2 * i - n - 1) * value for i, value in enumerate(sorted(values), start=1))
-    return ranked / (n * total)
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Minimum, median, maximum and Gini coefficient of at least one value."""
-    return {"min": min(values), "median": median(values), "max": max(values), "gini": gini(values)}
 
 
 def draw_histogram(path: str | Path, seconds: Sequence[float]) -> None:

@@ -12,7 +12,8 @@ from markupsafe import Markup
 
 from asr_fed.data.audio import read_audio
 from asr_fed.data.manifest import Utterance
-from asr_fed.data.partition import Partition, summarise
+from asr_fed.data.partition import Partition
+from asr_fed.data.partition_files import summarise
 from asr_fed.evaluation.breakdown import by_group, by_length, confusions
 from asr_fed.evaluation.evaluate import Evaluation
 from asr_fed.evaluation.wer import Scored

@@ -17,7 +17,9 @@ from asr_fed.config.schema import Config, EngineKind, FeatureConfig, Mode, Start
 from asr_fed.data.alignable import alignable, keep_alignable
 from asr_fed.data.features import FeatureCache, build_features, feature_statistics
 from asr_fed.data.manifest import Utterance, read_manifest
-from asr_fed.data.partition import Partition, partition_speakers, read_partition, write_partition
+from asr_fed.data.partition import Partition
+from asr_fed.data.partition_files import read_partition, write_partition
+from asr_fed.data.split import partition_speakers
 from asr_fed.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from asr_fed.interop.open_recogniser import open_recogniser
 from asr_fed.model.encoder import stride

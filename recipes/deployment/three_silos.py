@@ -33,7 +33,9 @@ from asr_fed.commands.exit_status import exit_status
 from asr_fed.config.files import experiments_folder
 from asr_fed.config.schema import Config
 from asr_fed.data.manifest import Utterance, write_manifest
-from asr_fed.data.partition import Partition, describe, partition_speakers, write_partition
+from asr_fed.data.partition import Partition, describe
+from asr_fed.data.partition_files import write_partition
+from asr_fed.data.split import partition_speakers
 from asr_fed.engines.deployment.flower import CONNECTION, flwr, tail, write_connection
 from asr_fed.system.errors import UserError
 

@@ -12,7 +12,7 @@ from asr_fed.aggregation.update import add_client, empty
 from asr_fed.algorithms.fed_avg import FedAvg
 from asr_fed.algorithms.fed_prox import FedProx
 from asr_fed.algorithms.scaffold import CONTROL, Scaffold
-from asr_fed.config.check import OBJECTS
+from asr_fed.config.targets import METHODS
 from asr_fed.data.batching import collate, training_batches
 from asr_fed.data.partition import Client
 from asr_fed.model.state import layout, load_state, read_state
@@ -176,4 +176,4 @@ def test_scaffold_interrupted_after_every_round_ends_in_the_same_bits(make) -> N
 @pytest.mark.parametrize("name", ["fed_avg", "fed_prox", "scaffold"])
 def test_every_algorithm_group_builds(name: str) -> None:
     made = instantiate(OmegaConf.load(f"hparams/algorithm/{name}.yaml"))
-    assert all(callable(getattr(made, method)) for method in OBJECTS["algorithm"])
+    assert all(callable(getattr(made, method)) for method in METHODS["algorithm"])

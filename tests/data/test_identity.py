@@ -9,7 +9,9 @@ import pytest
 from asr_fed.config.schema import ClientsConfig, Deal, GroupBy, PartsConfig
 from asr_fed.data.identity import identity, refuse_look_alikes
 from asr_fed.data.manifest import COLUMNS, Utterance, read_manifest, write_manifest
-from asr_fed.data.partition import Client, Partition, partition_speakers, read_partition, write_partition
+from asr_fed.data.partition import Client, Partition
+from asr_fed.data.partition_files import read_partition, write_partition
+from asr_fed.data.split import partition_speakers
 from asr_fed.system.errors import UserError
 from asr_fed.transcribe.recordings import find_recordings
 from data_prep.table import prepare

@@ -15,8 +15,11 @@ from omegaconf import OmegaConf
 
 from asr_fed.config.schema import ClientsConfig, Deal, GroupBy, PartsConfig, TooSmall, WarmUpRule
 from asr_fed.data.manifest import Utterance
-from asr_fed.data.partition import Partition, describe, partition_speakers, read_partition, summarise, write_partition
-from asr_fed.reporting.partition_report import draw_histogram, gini, spread
+from asr_fed.data.partition import Partition, describe
+from asr_fed.data.partition_files import read_partition, summarise, write_partition
+from asr_fed.data.split import partition_speakers
+from asr_fed.data.spread import gini, spread
+from asr_fed.reporting.partition_report import draw_histogram
 from asr_fed.system.errors import UserError
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -23,7 +23,8 @@ from asr_fed.config.schema import AugmentConfig, Config, Decoder, EvaluationConf
 from asr_fed.data import features
 from asr_fed.data.batching import Batch
 from asr_fed.data.features import FeatureCache
-from asr_fed.data.partition import Partition, read_partition
+from asr_fed.data.partition import Partition
+from asr_fed.data.partition_files import read_partition
 from asr_fed.engines import workers
 from asr_fed.evaluation import evaluate as evaluation
 from asr_fed.model.recogniser import AcousticModel

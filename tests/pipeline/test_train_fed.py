@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from asr_fed.config.schema import Config
 from asr_fed.data.manifest import read_manifest
-from asr_fed.data.partition import read_partition
+from asr_fed.data.partition_files import read_partition
 from asr_fed.model.recogniser import load_recogniser
 from asr_fed.model.state import layout, read_state, state_sha256
 from asr_fed.reporting.evaluation_files import read_evaluation

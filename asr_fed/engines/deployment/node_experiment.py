@@ -19,9 +19,11 @@ from asr_fed.config.check import check_shared
 from asr_fed.config.explain import explain
 from asr_fed.config.schema import Config
 from asr_fed.data.alignable import alignable, describe_impossible, keep_alignable
+from asr_fed.data.deal import make_client
 from asr_fed.data.features import build_features
 from asr_fed.data.manifest import read_manifest
-from asr_fed.data.partition import Client, Partition, make_client, read_partition, write_partition
+from asr_fed.data.partition import Client, Partition
+from asr_fed.data.partition_files import read_partition, write_partition
 from asr_fed.data.tokenizer import Tokenizer, describe_unknown, save_tokenizer
 from asr_fed.engines.deployment.settings import Clients, NodeSettings
 from asr_fed.federation.client_app import Shape, shape_of

@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 
 from asr_fed.data.manifest import write_manifest
-from asr_fed.data.partition import Client, Partition, read_partition, write_partition
+from asr_fed.data.partition import Client, Partition
+from asr_fed.data.partition_files import read_partition, write_partition
 from tests.tiny import TIMED
 from tests.waiting import PATIENCE, wait_until
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import yaml
 
+from asr_fed.data.deal import make_client
 from asr_fed.data.manifest import Utterance, write_manifest
-from asr_fed.data.partition import Client, make_client, read_partition
+from asr_fed.data.partition import Client
+from asr_fed.data.partition_files import read_partition
 from asr_fed.engines.deployment.node_experiment import LARGEST_CONFIG, own_clients, prepare, reopen
 from asr_fed.engines.deployment.settings import Clients, NodeSettings
 from asr_fed.federation.client_app import Shape
