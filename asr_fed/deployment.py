@@ -1,4 +1,4 @@
-"""`python -m asr_fed.deployment`."""
+"""The command `python -m asr_fed.deployment`."""
 
 import sys
 

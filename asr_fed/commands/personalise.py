@@ -16,7 +16,7 @@ from asr_fed.config.schema import (
     PersonalPart,
 )
 from asr_fed.data.identity import identity
-from asr_fed.personalise import Speech, personalise_speakers
+from asr_fed.pipeline.personalise import Speech, personalise_speakers
 from asr_fed.runs.run_dir import run_of
 from asr_fed.system.errors import UserError
 

@@ -10,7 +10,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from asr_fed.compare import against_first, describe_run, show_comparison, write_comparison
+from asr_fed.reporting.compare import against_first, describe_run, show_comparison, write_comparison
 from asr_fed.system.files import replacing
 
 

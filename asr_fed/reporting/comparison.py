@@ -9,7 +9,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-Record = Mapping[str, Any]  # a run as `asr_fed.compare.describe_run` has it
+Record = Mapping[str, Any]  # a run as `asr_fed.reporting.compare.describe_run` has it
 
 LONGEST = 28  # characters of a run's name in a table
 NOT_ITS_NAME = ("run_dir", "resume")  # keys that tell runs apart and say nothing of them

@@ -437,8 +437,7 @@ def test_files_of_a_partition(tmp_path):
     partition = partition_speakers(utterances, PartsConfig(warm_up_speakers=0), ClientsConfig(), seed=0)
     write_partition(partition, tmp_path / "new" / "folder")
     folder = tmp_path / "new" / "folder"
-    assert sorted(path.name for path in folder.iterdir()) == ["clients.png", "partition.csv", "summary.json"]
-    assert (folder / "clients.png").read_bytes().startswith(PNG)
+    assert sorted(path.name for path in folder.iterdir()) == ["partition.csv", "summary.json"]
 
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     assert summary == summarise(partition)

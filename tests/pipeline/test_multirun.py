@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from asr_fed.compare import describe_run
+from asr_fed.reporting.compare import describe_run
 from tests.tiny import Corpus, settings, write_experiment_file
 
 REPOSITORY = Path(__file__).parents[2]

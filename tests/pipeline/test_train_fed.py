@@ -122,6 +122,7 @@ def test_what_was_reported_is_what_the_files_hold(desk: Desk, finished: subproce
         assert 2 * 4 * length <= record["bytes_down"] <= 2 * (4 * length + 400)
         assert 2 * 8 * length <= record["bytes_up"] <= 2 * (8 * length + 400)
     partition = read_partition(run_dir / "partition")
+    assert (run_dir / "partition" / "clients.png").read_bytes().startswith(b"\x89PNG")
     for name in ("warm_start", "federated"):
         evaluation = read_evaluation(run_dir / "evaluation" / name)
         assert [each.utterance.id for each in evaluation.scored] == [utterance.id for utterance in partition.test]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from asr_fed.compare import FIELDS, show_comparison, write_comparison
+from asr_fed.reporting.compare import FIELDS, show_comparison, write_comparison
 from asr_fed.reporting.comparison import lay_out, markdown, run_labels
 
 LINE = "hparams/an4.yaml data.root=/mnt/corpora/an4_common_voice/en seed=1"

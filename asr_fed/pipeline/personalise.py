@@ -1,0 +1,244 @@
+"""Personalise a recogniser for each speaker of a manifest, one copy each, and measure what that gains."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from asr_fed.config.schema import ClientsConfig, Config, Precision
+from asr_fed.system.errors import UserError
+from asr_fed.system.files import write_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from asr_fed.data.manifest import Utterance
+    from asr_fed.data.partition import Client
+
+HEARD = "heard.jsonl"
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Rows of `manifest`: those of `split` (None: all) by `speakers` (None: all).
+
+    Of each speaker's utterances the share `held_back`, between 0 and 1, is for measuring.
+    """
+
+    manifest: Path
+    split: str | None
+    speakers: Sequence[str] | None
+    held_back: float
+
+
+def personalise_speakers(
+    model: Path,
+    spoken: Speech,
+    config: Config,
+    *,
+    features: Path,
+    output: Path,
+    save: bool,
+    seed: int,
+    device: str,
+    threads: int,
+) -> None:
+    """Write to `output` what `config.personalisation` gains for each speaker, and with `save` the copies.
+
+    Args:
+        model: run directory, checkpoint or SpeechBrain folder.
+        features: folder of the feature cache.
+
+    What an earlier call has written to `output` is not done again. Raises UserError where that was with other
+    settings, or where there is no such speech.
+    """
+    import torch
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from asr_fed.data.alignable import alignable, describe_impossible, keep_alignable
+    from asr_fed.data.features import build_features
+    from asr_fed.data.partition import Partition
+    from asr_fed.data.tokenizer import describe_unknown
+    from asr_fed.interop.open_recogniser import open_recogniser
+    from asr_fed.model.recogniser import save_recogniser
+    from asr_fed.model.state import read_state, state_sha256
+    from asr_fed.runs.experiment import pick_device
+    from asr_fed.system.processes import available_cores, keep_freed_memory
+    from asr_fed.training.epoch import TrainingContext
+    from asr_fed.training.personalise import learning_rate, personalise_client
+
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    place = pick_device(device)
+    settings = config.personalisation
+    clients = speakers_of(spoken, seed)
+    recogniser = open_recogniser(model)
+    weights = read_state(recogniser.model)
+    recogniser.model.to(place)
+    speech = [utterance for client in clients for utterance in client.utterances]
+    cache = build_features(
+        speech, recogniser.features, features, speeds=config.augment.speeds, processes=available_cores()
+    )
+    console = Console(highlight=False)
+    if config.loss.ctc_weight > 0:  # of what is trained on; what is held back stays whole
+        speakers = Partition((), (), (), (), tuple(replace(client, dev=()) for client in clients))
+        fits = alignable(cache, recogniser.tokenizer, recogniser.model.encoder.stride)
+        speakers = keep_alignable(speakers, fits, most=1.0)
+        if impossible := describe_impossible(speakers):
+            console.print(impossible, soft_wrap=True, markup=False)
+        held_back = {client.id: client.dev for client in clients}
+        clients = [replace(client, dev=held_back[client.id]) for client in speakers.clients]
+    context = TrainingContext(recogniser, cache, config.augment, config.loss, Precision.fp32, place)
+    about = {
+        "recogniser": str(model),
+        "weights_sha256": state_sha256(weights),
+        "speech": str(spoken.manifest) + (f", split {spoken.split}" if spoken.split else ""),
+        "held_back": spoken.held_back,
+        "part": settings.part.name,
+        "epochs": settings.epochs,
+        "lr": learning_rate(settings),
+        "ctc_weight": config.loss.ctc_weight,
+        "decoder": config.evaluation.test_decoder.name,
+        "seed": seed,
+        "threads": threads,
+    }
+
+    def copy_of(speaker: str) -> Path:
+        return output / "speakers" / f"{quote(speaker, safe='')}.pt"
+
+    due = {client.id: digest(client) for client in clients if not save or copy_of(client.id).is_file()}
+    heard = heard_before(output / HEARD, about, due)
+    if remark := describe_unknown(recogniser.tokenizer, (utterance.text for utterance in speech)):
+        console.print(remark, soft_wrap=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as bars:
+        bar = bars.add_task("speakers", total=len(clients), completed=len(heard))
+        for client in clients:
+            if client.id in heard:
+                continue
+            gain = personalise_client(
+                context,
+                client,
+                weights,
+                config=settings,
+                decoder=config.evaluation.test_decoder,
+                evaluation=config.evaluation,
+                seed=seed,
+            )
+            if save:
+                save_recogniser(recogniser, copy_of(client.id))
+            heard[client.id] = {"before": gain.before.hypotheses, "after": gain.after.hypotheses}
+            add_line(output / HEARD, {"speaker": client.id, "utterances": digest(client), **heard[client.id]})
+            bars.advance(bar)
+    write_gains(output, clients, heard, about, console)
+
+
+def speakers_of(spoken: Speech, seed: int) -> "list[Client]":
+    """A client for each speaker, with the held-back utterances as its dev part.
+
+    Raises UserError where a speaker that was asked for is not there, or none has two utterances.
+    """
+    from asr_fed.data.deal import make_client
+    from asr_fed.data.manifest import read_manifest
+
+    by_speaker: dict[str, list[Utterance]] = {}
+    for utterance in sorted(read_manifest(spoken.manifest), key=lambda each: each.id):
+        if spoken.split in (None, utterance.split):
+            by_speaker.setdefault(utterance.speaker, []).append(utterance)
+    if missing := set(spoken.speakers or ()) - by_speaker.keys():
+        raise UserError(f"{spoken.manifest} has no speaker {', '.join(sorted(missing))}.")
+    rule = ClientsConfig(dev_fraction=spoken.held_back, dev_min_utterances=2)
+    clients = [
+        make_client(speaker, tuple(own), rule, seed)
+        for speaker, own in sorted(by_speaker.items())
+        if len(own) >= 2 and (spoken.speakers is None or speaker in spoken.speakers)
+    ]
+    if not clients:
+        raise UserError(f"{spoken.manifest} has no speaker with two utterances: one to train on, one to hold back.")
+    return clients
+
+
+def digest(client: "Client") -> str:
+    """Of what a speaker's copy is trained and judged on."""
+    parts = [[(utterance.id, utterance.text) for utterance in part] for part in (client.train, client.dev)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def heard_before(path: Path, about: Mapping[str, Any], due: Mapping[str, str]) -> dict[str, dict[str, dict[str, str]]]:
+    """By speaker, what an earlier run of the same command has heard; a first line in `path` tells which command.
+
+    What is about other speakers or utterances than `due` (a digest for each speaker) is dropped.
+
+    Raises UserError where that was another one.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    whole = [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may have cut the last
+    if whole and whole[0] != about:
+        differing = ", ".join(sorted(key for key in about if whole[0].get(key) != about[key]))
+        raise UserError(f"{path.parent} holds the result of another {differing}. Give another --output.")
+    kept = [line for line in whole[1:] if due.get(line["speaker"]) == line["utterances"]]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "".join(json.dumps(line) + "\n" for line in (about, *kept)))
+    return {line["speaker"]: {when: line[when] for when in ("before", "after")} for line in kept}
+
+
+def add_line(path: Path, content: Mapping[str, Any]) -> None:
+    """Raises UserError where it cannot be written."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(content) + "\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error}. The same command then goes on.") from error
+
+
+def write_gains(
+    output: Path,
+    clients: "Sequence[Client]",
+    heard: Mapping[str, Mapping[str, Mapping[str, str]]],
+    about: Mapping[str, Any],
+    console: "Console",
+) -> None:
+    """before/, after/ and personalisation.csv, and the gist of them on `console`."""
+    from asr_fed.evaluation.evaluate import Evaluation
+    from asr_fed.evaluation.statistics import describe_pair, paired_test
+    from asr_fed.evaluation.wer import score
+    from asr_fed.reporting.evaluation_files import numbers, write_evaluation
+    from asr_fed.reporting.progress import result_table
+    from asr_fed.system.files import write_csv
+
+    held_back = [utterance for client in clients for utterance in client.dev]
+    before, after = (
+        Evaluation(score(held_back, [heard[utterance.speaker][when][utterance.id] for utterance in held_back]))
+        for when in ("before", "after")
+    )
+    gain = paired_test(after, before)
+    write_evaluation(output / "before", before, about)
+    write_evaluation(output / "after", after, about, {"before": gain})
+    rows = []
+    for client in clients:
+        old, new = before.speakers[client.id], after.speakers[client.id]
+        rows.append(
+            {
+                "speaker": client.id,
+                "utterances": len(client.train),
+                "seconds": f"{sum(utterance.duration for utterance in client.train):.2f}",
+                "held_back": len(client.dev),
+                "words": old.units,
+                "wer_before": f"{old.percent:.2f}",
+                "wer_after": f"{new.percent:.2f}",
+            }
+        )
+    write_csv(output / "personalisation.csv", rows)
+    better = sum(after.speakers[client.id].errors < before.speakers[client.id].errors for client in clients)
+    worse = sum(after.speakers[client.id].errors > before.speakers[client.id].errors for client in clients)
+    console.print(
+        result_table(
+            {"before": numbers(before), "after": numbers(after)}, f"held-back speech of {len(clients)} speakers"
+        )
+    )
+    console.print(f"{describe_pair(gain)}; better for {better} speakers, worse for {worse}.", soft_wrap=True)
+    console.print(f"Results are in {output}.", soft_wrap=True)

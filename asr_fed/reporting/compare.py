@@ -1,0 +1,146 @@
+"""Runs side by side: `python -m asr_fed.compare RUN RUN ...`, and the end of every sweep."""
+
+import csv
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from asr_fed.reporting.comparison import lay_out, markdown, run_labels, terminal_table
+from asr_fed.runs.records import read_history
+from asr_fed.runs.run_dir import own_system, read_summary
+from asr_fed.system.errors import UserError
+from asr_fed.system.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# What is known of a run, and the columns of comparison.csv.
+FIELDS = (
+    *("overrides", "warm_start_wer", "test_wer", "wer_low", "wer_high"),
+    *("difference", "difference_low", "difference_high", "paired_t_p", "matched_pairs_p"),  # to the first
+    *("test_cer", "decoder", "best_round", "rounds", "clients", "audio_hours", "mb_up", "mb_down", "seconds"),
+    *("run_dir", "failed"),
+)
+# What dev WER is drawn against: the axis, the keys of a round that are added up, and the unit.
+AXES = (
+    ("rounds", (), 1.0),
+    ("seconds", ("round_seconds",), 1.0),
+    ("MB exchanged", ("bytes_up", "bytes_down"), 1e6),
+    ("hours of audio trained on", ("audio_seconds",), 3600.0),
+)
+
+
+def describe_run(overrides: Sequence[str], run_dir: str | None, result: dict[str, Any]) -> dict[str, Any]:
+    """A run as one record, with the keys of FIELDS; what does not apply to it is None.
+
+    `audio_hours` counts the clients' speech once for each time that they trained on it. MB are 10^6 bytes.
+    """
+    rounds = [] if run_dir is None or "failed" in result else read_history(Path(run_dir))
+
+    def total(key: str, unit: float) -> float | None:
+        return sum(getattr(record, key) for record in rounds) / unit if rounds else None
+
+    sums: dict[str, Any] = {
+        "audio_hours": total("audio_seconds", 3600),
+        "mb_up": total("bytes_up", 1e6),
+        "mb_down": total("bytes_down", 1e6),
+    }
+    own = result.get("systems", {}).get(own_system(result), {})
+    interval = {name: own.get(name) for name in ("wer_low", "wer_high")}
+    known = {**result, **sums, **interval, "overrides": list(overrides), "run_dir": run_dir}
+    return {name: known.get(name) for name in FIELDS}
+
+
+def write_comparison(folder: Path, records: Sequence[dict[str, Any]]) -> None:
+    """comparison.md and comparison.html for people, .csv for programs, .png: WER on the way."""
+    from asr_fed.reporting.figures import data_uri
+    from asr_fed.reporting.page import render
+
+    comparison = lay_out(records)
+    with replacing(folder / "comparison.md") as path:
+        path.write_text(markdown(comparison), encoding="utf-8")
+    with replacing(folder / "comparison.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows(record | {"overrides": " ".join(record["overrides"])} for record in records)
+    figure = plot(records)
+    if figure is not None:
+        with replacing(folder / "comparison.png") as path:
+            figure.savefig(path, format="png", dpi=120)
+    with replacing(folder / "comparison.html") as path:
+        page = render("compare.html.j2", comparison=comparison, plot=data_uri(figure) if figure else None)
+        path.write_text(page, encoding="utf-8")
+
+
+def show_comparison(folder: Path, records: Sequence[dict[str, Any]], console: Console | None = None) -> None:
+    console = console or Console(highlight=False)
+    comparison = lay_out(records)
+    for cells in comparison.tables:
+        console.print(terminal_table(cells))
+    for label, what in comparison.runs:
+        console.print(f"{label}: {what}", soft_wrap=True, markup=False)
+    for note in (*comparison.notes, f"This comparison is in {folder}."):
+        console.print(note, soft_wrap=True, markup=False)
+
+
+def against_first(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records with the difference of each from the first, and how sure it is, where both had the same test."""
+    first, *others = records
+    return [first, *(record | _against(record, first) for record in others)]
+
+
+def _against(record: dict[str, Any], first: dict[str, Any]) -> dict[str, Any]:
+    from asr_fed.evaluation.statistics import paired_test
+    from asr_fed.reporting.evaluation_files import read_evaluation
+
+    try:
+        own, other = (
+            read_evaluation(Path(each["run_dir"]) / "evaluation" / own_system(read_summary(Path(each["run_dir"]))))
+            for each in (record, first)
+        )
+        found = paired_test(own, other)
+    except (UserError, ValueError, TypeError):  # a run that failed or is gone, or another test set
+        return {}
+    return {
+        "difference": found.difference,
+        "difference_low": found.interval and found.interval.low,
+        "difference_high": found.interval and found.interval.high,
+        "paired_t_p": found.paired_t_p,
+        "matched_pairs_p": found.matched_pairs_p,
+    }
+
+
+def plot(records: Sequence[dict[str, Any]]) -> "Figure | None":
+    """Dev WER against rounds, seconds, bytes and hours of audio; None where no run has rounds."""
+    from matplotlib.figure import Figure
+
+    head, labels = run_labels([record["overrides"] for record in records])
+    runs = [
+        (label, read_history(Path(record["run_dir"])))
+        for label, record in zip(labels, records, strict=True)
+        if record["failed"] is None
+    ]
+    histories = [(label, history) for label, history in runs if history]
+    if not histories:
+        return None
+    figure = Figure(figsize=(10, 7.5), layout="constrained")
+    for axes, (label, keys, unit) in zip(figure.subplots(2, 2).flat, AXES, strict=True):
+        for name, history in histories:
+            spent = accumulate(sum(getattr(each, key) for key in keys) / unit if keys else 1 for each in history)
+            points = [(x, each.wer) for x, each in zip(spent, history, strict=True) if each.wer is not None]
+            axes.plot(*zip(*points, strict=True), marker=".", label=name)
+        axes.set_xlabel(label)
+        axes.set_ylabel("dev WER %")
+        axes.set_ylim(bottom=0)
+        axes.set_xlim(left=0)
+        axes.grid(color="#eee")
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, names = axes.get_legend_handles_labels()
+    columns = min(4, len(names))
+    figure.legend(
+        handles, names, loc="outside lower center", ncols=columns, title=head or None, frameon=False, fontsize="small"
+    )
+    return figure
