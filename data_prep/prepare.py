@@ -25,11 +25,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from asr_fed.commands.exit_status import exit_status
 from asr_fed.data.audio import BadRecording, open_recording
 from asr_fed.data.identity import identity, refuse_look_alikes
 from asr_fed.data.manifest import Utterance, hours, write_manifest
 from asr_fed.system.errors import UserError
+from asr_fed.system.exit_status import exit_status
 from asr_fed.system.files import replacing
 from asr_fed.system.processes import available_cores, deaf_to_ctrl_c, start_worker
 from data_prep.locate import LINK_OUT, SHADOW, File, locate

@@ -32,9 +32,9 @@ import numpy as np
 from filelock import FileLock
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from asr_fed.commands.exit_status import exit_status
 from asr_fed.data.manifest import Utterance, hours, read_manifest, write_manifest
 from asr_fed.system.errors import UserError
+from asr_fed.system.exit_status import exit_status
 from data_prep.espeak import Espeak
 from data_prep.synthetic_speakers import SAMPLE_RATE, Speaker, draw_speakers, record
 

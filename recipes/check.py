@@ -43,9 +43,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from asr_fed.commands.exit_status import exit_status
 from asr_fed.runs.run_dir import read_summary, write_text
 from asr_fed.system.errors import UserError
+from asr_fed.system.exit_status import exit_status
 from asr_fed.system.files import replacing
 from asr_fed.system.processes import available_cores
 

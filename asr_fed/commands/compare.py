@@ -5,9 +5,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from asr_fed.commands.exit_status import exit_status
 from asr_fed.reporting.compare import against_first, describe_run, show_comparison, write_comparison
 from asr_fed.runs.run_dir import read_summary
+from asr_fed.system.exit_status import exit_status
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from asr_fed.commands.exit_status import exit_status
 from asr_fed.data.identity import identity
+from asr_fed.system.exit_status import exit_status
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asr_fed.commands.exit_status import exit_status
 from asr_fed.commands.options import number_for
 from asr_fed.config.schema import Config, Decoder, EvaluationConfig
 from asr_fed.runs.run_dir import run_of
 from asr_fed.system.errors import UserError
+from asr_fed.system.exit_status import exit_status
 
 if TYPE_CHECKING:
     from asr_fed.data.manifest import Utterance

@@ -4,9 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
-from asr_fed.commands.exit_status import exit_status
 from asr_fed.config.schema import Decoder, EvaluationConfig
 from asr_fed.system.errors import UserError
+from asr_fed.system.exit_status import exit_status
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from asr_fed.commands.exit_status import exit_status
 from asr_fed.commands.options import number_for
 from asr_fed.config.check import check_decoder
 from asr_fed.config.schema import (
@@ -19,6 +18,7 @@ from asr_fed.data.identity import identity
 from asr_fed.pipeline.personalise import Speech, personalise_speakers
 from asr_fed.runs.run_dir import run_of
 from asr_fed.system.errors import UserError
+from asr_fed.system.exit_status import exit_status
 
 DESCRIPTION = """\
 Fine-tune a copy of a recogniser for each speaker of a manifest, on that speaker's own utterances, and measure the word

@@ -26,13 +26,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from asr_fed.commands.exit_status import Stopped, exit_status
 from asr_fed.config.check import check_config
 from asr_fed.config.explain import explain
 from asr_fed.config.files import experiments_folder
 from asr_fed.config.schema import Config
 from asr_fed.data.text_file import check_utf8
 from asr_fed.system.errors import UserError
+from asr_fed.system.exit_status import Stopped, exit_status
 from asr_fed.system.files import NoRoom, is_no_room
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from asr_fed.commands.exit_status import exit_status
 from asr_fed.config.schema import Decoder
 from asr_fed.system.errors import UserError
+from asr_fed.system.exit_status import exit_status
 from asr_fed.transcribe.recordings import find_recordings
 
 SHORTEST_WINDOW = 1.0  # seconds

@@ -29,7 +29,6 @@ from hydra.core.config_store import ConfigStore
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from asr_fed.commands.exit_status import exit_status
 from asr_fed.config.files import experiments_folder
 from asr_fed.config.schema import Config
 from asr_fed.data.manifest import Utterance, write_manifest
@@ -38,6 +37,7 @@ from asr_fed.data.partition_files import write_partition
 from asr_fed.data.split import partition_speakers
 from asr_fed.engines.deployment.flower import CONNECTION, flwr, tail, write_connection
 from asr_fed.system.errors import UserError
+from asr_fed.system.exit_status import exit_status
 
 TRAIN_FED = Path(__file__).parents[2] / "train_fed.py"
 EXPERIMENT = experiments_folder() / "demo_fr.yaml"

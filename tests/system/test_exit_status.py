@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from asr_fed.commands.exit_status import exit_status
 from asr_fed.system.errors import UserError
+from asr_fed.system.exit_status import exit_status
 
 REPOSITORY = Path(__file__).parents[2]
 MODULES = ["compare", "deployment", "evaluation", "export", "personalise", "transcribe"]
@@ -15,7 +15,7 @@ MODULES = ["compare", "deployment", "evaluation", "export", "personalise", "tran
 
 def end(action: str) -> subprocess.CompletedProcess[str]:
     """A process that ends as a command does whose work is `action`; of its output somebody reads one line."""
-    code = f"import os, signal, sys\nfrom asr_fed.commands.exit_status import exit_status\n{action}\n"
+    code = f"import os, signal, sys\nfrom asr_fed.system.exit_status import exit_status\n{action}\n"
     return subprocess.run(
         ["bash", "-c", '"$0" -c "$1" | head -1; exit ${PIPESTATUS[0]}', sys.executable, code],
         cwd=REPOSITORY,

@@ -1,0 +1,53 @@
+"""The house: rooms import downwards only. docs/architecture.md has the picture."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import asr_fed
+
+PACKAGE = Path(asr_fed.__file__).parent
+# From the bottom to the top: a room may import those before it.
+ROOMS = (
+    *("system", "config", "data", "model", "evaluation", "training", "aggregation", "algorithms", "wire", "interop"),
+    *("runs", "federation", "engines", "transcribe", "reporting", "pipeline", "commands"),
+)
+# Modules that only start a command, so that `python -m asr_fed.NAME` works.
+STARTERS = ("compare.py", "deployment.py", "export.py", "personalise.py", "__main__.py")
+
+
+def imports(path: Path) -> list[tuple[int, str]]:
+    """Line and room of each import of ours."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("asr_fed."):
+            found.append((node.lineno, str(node.module).split(".")[1]))
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, name.name.split(".")[1]) for name in node.names if name.name.startswith("asr_fed.")]
+    return found
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_rooms_below_it_only(room: str) -> None:
+    allowed = ROOMS[: ROOMS.index(room) + 1]
+    for path in (PACKAGE / room).rglob("*.py"):
+        if path.name in STARTERS:
+            continue
+        for line, other in imports(path):
+            assert other in allowed, (
+                f"{path.relative_to(PACKAGE)}:{line} imports asr_fed.{other}, which is above {room}"
+            )
+
+
+def test_every_package_is_a_room_and_nothing_stands_loose() -> None:
+    packages = {path.name for path in PACKAGE.iterdir() if path.is_dir() and (path / "__init__.py").is_file()}
+    assert packages - {"exported"} == set(ROOMS)
+    assert {path.name for path in PACKAGE.glob("*.py")} <= {"__init__.py", *STARTERS}
+
+
+def test_data_preparation_needs_nothing_above_the_data() -> None:
+    allowed = ROOMS[: ROOMS.index("data") + 1]
+    for path in Path("data_prep").glob("*.py"):
+        for line, other in imports(path):
+            assert other in allowed, f"{path}:{line} imports asr_fed.{other}"
