@@ -132,6 +132,7 @@ def write_corpus(
     dropped |= {reason: list(names) for reason, names in (bad_rows or {}).items()}
 
     candidates = list(_screen(clips, root, rules, dropped, follow_links))
+    refuse_look_alikes((clip.speaker for clip, *_ in candidates), str(root))
     probes = _measure([file for _, _, file in candidates], manifest.with_name(CACHE), workers)
 
     utterances = []
@@ -150,7 +151,6 @@ def write_corpus(
             more = (clip.locale, clip.gender, clip.age, clip.accent, clip.split)
             utterances.append(Utterance(clip.id, probe.seconds, file.path, clip.speaker, text, *more))
 
-    refuse_look_alikes((utterance.speaker for utterance in utterances), str(root))
     rows = len(utterances) + sum(map(len, dropped.values()))
     if unnamed:
         dropped[UNNAMED] = list(unnamed)

@@ -7,7 +7,7 @@ from pathlib import Path
 from asr_fed.data.text_file import CONVERT, check_columns, encoding_of
 from asr_fed.system.errors import UserError
 
-BAD_ENCODING = "undecodable row"
+BAD_ENCODING = "row that is not UTF-8"
 BAD_FIELDS = "malformed row"
 NO_TRANSCRIPT = "no transcript"
 

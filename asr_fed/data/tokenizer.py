@@ -9,7 +9,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from asr_fed.config.schema import TokenizerConfig
+from asr_fed.config.schema import TokenizerConfig, TokenizerKind
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import replacing
 
@@ -84,13 +84,16 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
             f"{len(texts)} sentences: {error}. Change tokenizer.vocab_size or tokenizer.kind."
         ) from error
     tokenizer = Tokenizer(model.getvalue())
-    if lacking := unknown_characters(tokenizer, texts):  # SentencePiece cuts the alphabet of `char` without a word
-        kept = len(tokenizer) + len(lacking)
+    lacking = "".join(sorted(unknown_characters(tokenizer, texts)))
+    if lacking and config.vocab_size is not None and config.kind is TokenizerKind.char:
+        # SentencePiece cuts the alphabet without a word
         raise UserError(
-            f"tokenizer.vocab_size={config.vocab_size} is too small for {config.kind.name}: the warm-up text has "
-            f"{characters} different characters and needs {kept} pieces; {''.join(sorted(lacking))!r} would be left "
-            f"out. Use tokenizer.vocab_size=null, which is as many as it needs."
+            f"tokenizer.vocab_size={config.vocab_size} is too small for kind=char: the warm-up text has {characters} "
+            f"different characters and needs {len(tokenizer) + len(lacking)} pieces; {lacking!r} would be left out. "
+            "Use tokenizer.vocab_size=null, which is as many as it needs."
         )
+    if lacking:
+        raise UserError(f"The warm-up text has {lacking!r}, which SentencePiece cannot hold: take it out of the text.")
     return tokenizer
 
 

@@ -94,6 +94,12 @@ def test_characters_are_all_kept_or_the_vocabulary_is_refused_saying_what_it_nee
             train_tokenizer(TEXTS, TokenizerConfig(TokenizerKind.char, size))
 
 
+@pytest.mark.parametrize("kind", list(TokenizerKind))
+def test_a_character_that_no_vocabulary_can_hold_is_named(kind: TokenizerKind) -> None:
+    with pytest.raises(UserError, match=r"'\\x00', which SentencePiece cannot hold"):
+        train_tokenizer([*TEXTS, "la\0tarte"], TokenizerConfig(kind, None if kind is TokenizerKind.char else 40))
+
+
 def test_a_very_long_text_takes_part() -> None:
     long = train_tokenizer(["a" * 5000 + "ž", "bc"], TokenizerConfig(TokenizerKind.char, None))
     assert len(long) == 4 + len("ažbc")

@@ -75,7 +75,7 @@ def test_rows_in_another_encoding_or_shape_are_dropped_and_named(tmp_path: Path)
     assert len(common_voice.prepare(str(tmp_path), str(manifest))) == 8
     text = manifest.with_name("preparation.json").read_text()
     assert "train.tsv:10" in text and "malformed row" in text
-    assert "train.tsv:11" in text and "undecodable row" in text
+    assert "train.tsv:11" in text and "row that is not UTF-8" in text
 
 
 def test_a_table_in_another_encoding_altogether_is_an_error(tmp_path: Path) -> None:

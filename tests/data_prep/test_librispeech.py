@@ -59,7 +59,7 @@ def test_clips_and_transcripts_without_each_other_are_named(corpus: Path, tmp_pa
     assert {reason: entry["first"] for reason, entry in dropped.items()} == {
         "missing file": ["26-198-0000"],
         "no transcript": ["26-198-0009"],
-        "undecodable row": ["26-198.trans.txt:5"],
+        "row that is not UTF-8": ["26-198.trans.txt:5"],
     }
 
 

@@ -286,7 +286,7 @@ def test_impossible_counts_are_refused_before_any_work(
     assert not list(tmp_path.iterdir())
     flags = [part for name, value in wrong.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     assert synthetic.main([str(tmp_path), str(tmp_path / "manifest.csv"), *flags]) == 2
-    assert "error:" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_help_names_every_parameter_without_loading_torch() -> None:
