@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr_fed.config.schema import BatchConfig
-from asr_fed.data.batching import collate, consecutive_batches, evaluation_batches, training_batches
+from asr_fed.data.batching import POOL_BATCHES, collate, consecutive_batches, evaluation_batches, training_batches
 from asr_fed.data.manifest import Utterance
 from asr_fed.runs.experiment import Experiment
 
@@ -70,6 +70,17 @@ def test_epochs_differ_in_order_and_a_seed_repeats_them() -> None:
     first, second = (training_batches(utterances, BatchConfig(4), rng) for _ in range(2))
     again = training_batches(utterances, BatchConfig(4), np.random.default_rng(1))
     assert first == again != second
+
+
+def test_epochs_differ_in_who_is_in_a_batch_with_whom() -> None:
+    """More utterances than are sorted by length at a time: else neighbours in length would meet for ever."""
+    utterances = spoken([1.0 + i / 100 for i in range(4 * 4 * POOL_BATCHES)])
+    rng = np.random.default_rng(1)
+    first, second = (
+        {frozenset(u.id for u in batch) for batch in training_batches(utterances, BatchConfig(4), rng)}
+        for _ in range(2)
+    )
+    assert len(first & second) < len(first) / 4
 
 
 def test_a_batch_is_the_cached_frames_padded_with_zeros(experiment: Experiment) -> None:

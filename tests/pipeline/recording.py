@@ -25,7 +25,7 @@ from asr_fed.data.batching import Batch
 from asr_fed.data.features import FeatureCache
 from asr_fed.data.partition import Partition
 from asr_fed.data.partition_files import read_partition
-from asr_fed.engines import workers
+from asr_fed.engines import open_workers
 from asr_fed.evaluation import evaluate as evaluation
 from asr_fed.model.recogniser import AcousticModel
 from asr_fed.pipeline.train import train
@@ -47,6 +47,7 @@ STAGES = {
     "warm start dev": ("warm_start", "evaluate"),
     "held-out training": ("train_on_server", "train_epoch"),
     "round dev": ("run_federation", "evaluate"),
+    "reference loss": ("run_federation", "mean_loss"),
     "central training": ("reference", "train_epoch"),
     "central dev": ("reference", "evaluate"),
     "test": ("test", "evaluate"),
@@ -135,7 +136,7 @@ def _run_workers_here(recording: Recording, patch: pytest.MonkeyPatch) -> None:
         a_message_comes()
 
     pool = functools.partial(InlinePool, on_message=a_message_comes, on_client=a_client_is_done)
-    patch.setattr(workers, "LocalPool", pool)
+    patch.setattr(open_workers, "LocalPool", pool)
     patch.setattr(features, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
 
 

@@ -30,6 +30,7 @@ def test_every_stage_of_a_federated_run_reads_its_own_speech_only(
         "warm start training": ids(whole.warm_up),
         "warm start dev": ids(whole.dev),
         "round dev": ids(whole.dev),
+        "reference loss": ids(whole.dev),
         "central training": ids(*pooled, *server),
         "central dev": ids(whole.dev),
         "test": ids(whole.test),

@@ -43,13 +43,14 @@ def test_every_training_has_its_own_settings(recording: Recording) -> None:
 
 def test_every_evaluation_has_its_own_decoder(recording: Recording) -> None:
     client, dev, test = Decoder.ctc_greedy, Decoder.attention_greedy, Decoder.beam
+    beside = Decoder.ctc_greedy  # in the final table
     assert recording.decoders == {
         "client dev": {client},
         "personalisation dev": {client},
         "warm start dev": {dev},
         "round dev": {dev},
         "central dev": {dev},
-        "test": {test},
+        "test": {test, beside},
     }
 
 
