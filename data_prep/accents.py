@@ -34,7 +34,9 @@ def italian(words: Sequence[str], cut_short: Sequence[str]) -> list[str]:
         words: in lower case, with all their apostrophes.
         cut_short: words that end in an apostrophe of their own, such as po'.
     """
-    return _restore(words, cut_short, ITALIAN, _stressed_on_the_last)
+    restored = _restore(words, cut_short, ITALIAN, _stressed_on_the_last)
+    # ne' is nei of older prose, but né where the writer has no other way to write an accent.
+    return ["né" if word == "ne'" else word for word in restored] if restored != list(words) else restored
 
 
 def portuguese(words: Sequence[str], cut_short: Sequence[str]) -> list[str]:

@@ -82,7 +82,7 @@ LANGUAGES = {
         ),
         clitics=(
             *("po'", "mo'", "be'", "di'", "fa'", "va'", "sta'", "da'", "to'", "te'", "ve'", "vo'"),
-            *("ne'", "de'", "co'", "que'", "fe'", "ca'"),  # of older prose; ne' may also be né
+            *("ne'", "de'", "co'", "que'", "fe'", "ca'"),  # of older prose
         ),
         accents=italian,
     ),

@@ -58,6 +58,7 @@ def test_real_sentences(language: str, sentence: str, expected: str) -> None:
         ("Lunedi' andro' la', pero' di' la verita' a papa'", "lunedì andrò là però di' la verità a papà"),
         ("Un caffe' per i ventitre', affinche' dica si'", "un caffè per i ventitré affinché dica sì"),
         ("un po' di pane, a mo' di be', fa' va' sta' da'", "un po' di pane a mo' di be' fa' va' sta' da'"),
+        ("Non e' ne' bianco ne' nero", "non è né bianco né nero"),
         ("i de' Medici, ne' giorni co' fiori", "i de' medici ne' giorni co' fiori"),
         ("'la vita' e' 'bella', disse 'ma perche'?'", "la vita è bella disse ma perché"),
         ("‘Ora’ la ’ndrangheta e’ in citta’", "ora la ndrangheta è in città"),
