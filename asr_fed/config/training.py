@@ -67,11 +67,16 @@ class LossConfig:
 
 @dataclass
 class NewBobConfig:
-    """lr <- factor * lr where the WER's relative gain is under `threshold`, `patience` such WERs forgiven."""
+    """lr <- factor * lr where the WER's relative gain is under `threshold`, `patience` such WERs forgiven.
+
+    It waits for the first WER below `ceiling`, in percent: above it nothing is recognised yet, and that a WER of 99
+    stands still says nothing about the rate.
+    """
 
     factor: float = setting(0.8, above=0, at_most=1)
     threshold: float = setting(0.0025, at_least=0, below=1)
     patience: int = setting(0, at_least=0)
+    ceiling: float = setting(90.0, at_least=0)
 
 
 @dataclass

@@ -21,6 +21,7 @@ from asr_fed.interop.open_recogniser import open_recogniser
 from asr_fed.model.recogniser import Recogniser, load_recogniser, save_recogniser
 from asr_fed.pipeline.results import made_by, test_all, write_results
 from asr_fed.reporting.partition_report import draw_histogram
+from asr_fed.pipeline.stuck import describe_stuck
 from asr_fed.reporting.progress import RunProgress
 from asr_fed.reporting.report import describe_gains
 from asr_fed.reporting.tracking import check_tracking, open_tracking
@@ -30,6 +31,8 @@ from asr_fed.runs.run_dir import claim_run_dir
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import keep_freed_memory
 from asr_fed.training.central import EpochReport, train_central
+
+LONG = 10  # epochs of a training that says halfway already that it learns nothing
 
 
 def train(config: Config, command: str = "") -> dict[str, Any]:
@@ -129,11 +132,21 @@ def centrally(
 ) -> None:
     config = experiment.config
     bar = progress.bars.add_task(name.replace("_", " "), total=settings.epochs)
+    judged: list[EpochReport] = []
 
     def on_epoch(report: EpochReport) -> None:
         progress.bars.update(bar, completed=report.epoch)
-        if report.wer is not None:
-            progress.epoch(name, report)
+        if report.wer is None:
+            return
+        progress.epoch(name, report)
+        halfway = 2 * report.epoch >= settings.epochs > 2 * (judged[-1].epoch if judged else 0)
+        judged.append(report)
+        if halfway and settings.epochs >= LONG:
+            say_if_stuck()
+
+    def say_if_stuck() -> None:
+        if judged and (advice := describe_stuck(name, judged[-1], config)):
+            progress.say(advice)
 
     train_central(
         experiment.training_context(recogniser, pick_device(config.device)),
@@ -147,6 +160,7 @@ def centrally(
         on_epoch=on_epoch,
     )
     progress.bars.remove_task(bar)
+    say_if_stuck()
     save_recogniser(recogniser, experiment.checkpoints / f"{name}.pt")
 
 

@@ -17,10 +17,13 @@ class NewBob:
 
 def anneal(state: NewBob, wer: float, config: NewBobConfig) -> NewBob:
     """lr <- factor * lr where (previous WER - WER) / previous WER < threshold, `patience` such WERs forgiven (in
-    a row or not).
+    a row or not). WERs are in percent; those before the first one below `ceiling` do not count.
 
-    The rule is SpeechBrain's NewBobScheduler, here as a pure function of a state that a checkpoint can hold.
+    From there on the rule is SpeechBrain's NewBobScheduler, here as a pure function of a state that a checkpoint can
+    hold.
     """
+    if state.previous_wer is None and wer >= config.ceiling:
+        return state
     previous, state = state.previous_wer, replace(state, previous_wer=wer)
     if previous is None or (previous > 0 and (previous - wer) / previous >= config.threshold):
         return state

@@ -37,12 +37,19 @@ class CentralState:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """One line of progress; WER in percent, None where this epoch was not evaluated."""
+    """One line of progress; WERs in percent, `wer` None where this epoch was not evaluated.
+
+    lr: of the last step. annealed_lr: what NewBob has made of the config's, without the schedule.
+    steps: of all epochs so far.
+    """
 
     epoch: int
     loss: float
     lr: float
     wer: float | None
+    best_wer: float
+    annealed_lr: float
+    steps: int
 
 
 def train_central(
@@ -102,7 +109,7 @@ def train_central(
                 state.evaluations_without_gain = 0
         state.optimizer = optimizer.state_dict()
         _save(state, checkpoint)
-        on_epoch(EpochReport(state.epoch, result.loss, lr, wer))
+        on_epoch(EpochReport(state.epoch, result.loss, lr, wer, state.best_wer, state.newbob.lr, state.epoch * steps))
 
     if state.best_weights is not None:
         state.weights = state.best_weights

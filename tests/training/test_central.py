@@ -144,7 +144,8 @@ def test_the_fall_may_follow_a_cosine(experiment: Experiment, tmp_path: Path) ->
 
 
 def test_newbob_lowers_the_rate_on_a_wer_that_stands_still(experiment: Experiment, tmp_path: Path) -> None:
-    config = central_config("central.lr=1e-9", "central.epochs=4", "central.annealing.factor=0.5")
+    still = ("central.lr=1e-9", "central.epochs=4", "central.annealing.factor=0.5")
+    config = central_config(*still, "central.annealing.ceiling=1000.0")
     reports: list[EpochReport] = []
     state = run(experiment, fresh(experiment), config, tmp_path / "c.pt", on_epoch=reports.append)
     assert len({report.wer for report in reports}) == 1 and state.best_epoch == 1, "of equals the first is the best"

@@ -1,0 +1,33 @@
+"""What to try where central training has learned nothing: a federation cannot mend its start."""
+
+from asr_fed.config.schema import Config
+from asr_fed.training.central import EpochReport
+
+FEW_STEPS = 3000  # a small model from scratch needs about as many
+
+
+def describe_stuck(name: str, report: EpochReport, config: Config) -> str:
+    """What to change, the likeliest first; empty where a dev WER has come below the annealing's ceiling.
+
+    `name` is warm_start or central, `report` of the last epoch so far.
+    """
+    settings = getattr(config, name)
+    if report.best_wer < settings.annealing.ceiling:
+        return ""
+    tries = []
+    if not config.features.subtract_mean:
+        tries.append("features.subtract_mean=true")
+    if report.annealed_lr < settings.lr:
+        tries.append(f"{name}.annealing.factor=1 (the rate has fallen to {report.annealed_lr:.2g})")
+    if config.loss.ctc_weight == 0:
+        tries.append("loss.ctc_weight=0.3 (attention alone aligns late)")
+    if report.steps < FEW_STEPS:
+        smaller = f" or a smaller {name}.batch.max_utterances" if settings.batch.max_utterances > 4 else ""
+        tries.append(f"more than {report.steps} steps (a larger {name}.epochs{smaller})")
+    if name == "warm_start":
+        tries.append("more speech (a larger data.parts.warm_up_speakers)")
+    tries.append(f"another {name}.lr")
+    return (
+        f"{name}: next to nothing is recognised after {report.epoch} epochs (dev WER {report.best_wer:.1f} at best), "
+        f"and rounds of federation do not mend that. Try, in this order: {'; '.join(tries)}. See docs/own_corpus.md."
+    )
