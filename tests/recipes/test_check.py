@@ -9,9 +9,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from omegaconf import DictConfig
 
+from asr_fed.commands.train import OurGroups
 from asr_fed.config.check import check_config
-from asr_fed.config.files import experiments_folder
 from asr_fed.config.schema import Config
 from asr_fed.data.manifest import Utterance
 from asr_fed.evaluation.evaluate import Evaluation
@@ -43,6 +45,7 @@ WORDS = "one two three four five six seven eight nine ten"
 def test_every_run_of_our_recipes_is_one_that_would_start(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = check.read_recipe(path.parent)
     monkeypatch.setenv("AN4", "corpus")
+    monkeypatch.setenv("TABLE", "corpus/table.csv")
     for line in recipe.runs.values():
         program, experiment, *overrides = check.command(line, Path("runs"))
         assert (check.RECIPES.parent / program).is_file()
@@ -99,10 +102,15 @@ def every_job(overrides: list[str]) -> list[list[str]]:
     return [first, *others]
 
 
-def compose_and_check(experiment: str, overrides: list[str]) -> None:
+def compose_and_check(experiment: str, overrides: list[str]) -> DictConfig:
+    """Of a file of ours in hparams/, or of another one with its path from the project's folder."""
     ConfigStore.instance().store("schema", Config)
-    with initialize_config_dir(str(experiments_folder()), version_base="1.3"):
-        check_config(compose(Path(experiment).stem, overrides))
+    Plugins.instance().register(OurGroups)
+    folder = (check.RECIPES.parent / experiment).parent
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        config = compose(Path(experiment).stem, overrides)
+    check_config(config)
+    return config
 
 
 @pytest.fixture
