@@ -156,7 +156,7 @@ def test_a_decoder_that_was_not_trained_is_refused(
     config = run_dir / "config.yaml"
     config.write_text(config.read_text().replace("ctc_weight: 0.3", "ctc_weight: 1.0"))
     assert main([str(run_dir), str(tmp_path / "folder"), "--decoder", "beam"]) == 2
-    assert "loss.ctc_weight=1" in capsys.readouterr().err and not (tmp_path / "folder").exists()
+    assert "loss.ctc_weight of 1 does not train" in capsys.readouterr().err and not (tmp_path / "folder").exists()
 
 
 def test_a_folder_in_use_is_left_as_it_is(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

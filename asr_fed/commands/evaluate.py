@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--decoder", choices=[each.name for each in Decoder], help="as the run has it, else ctc_greedy")
     parser.add_argument("--beam-size", type=number_for(EvaluationConfig, "beam_size"))
     parser.add_argument("--beam-ctc-weight", type=number_for(EvaluationConfig, "beam_ctc_weight"))
+    parser.add_argument("--beam-eos-threshold", type=number_for(EvaluationConfig, "beam_eos_threshold"))
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="another evaluation's output, to compare with")
     parser.add_argument(
         "--output",
@@ -52,6 +53,9 @@ def _evaluate(chosen: argparse.Namespace) -> None:
     settings.test_decoder = Decoder[chosen.decoder] if chosen.decoder else settings.test_decoder
     settings.beam_size = settings.beam_size if chosen.beam_size is None else chosen.beam_size
     settings.beam_ctc_weight = settings.beam_ctc_weight if chosen.beam_ctc_weight is None else chosen.beam_ctc_weight
+    settings.beam_eos_threshold = (
+        settings.beam_eos_threshold if chosen.beam_eos_threshold is None else chosen.beam_eos_threshold
+    )
     if chosen.manifest is not None:
         _on_manifest(chosen, run_dir, config, settings)
     elif run_dir is not None and chosen.model == run_dir:
@@ -76,13 +80,14 @@ def _on_manifest(
     from asr_fed.interop.open_recogniser import open_recogniser
     from asr_fed.reporting.evaluation_files import numbers, own_folder, read_evaluation, write_evaluation
     from asr_fed.reporting.progress import result_table
-    from asr_fed.runs.experiment import pick_device
+    from asr_fed.runs.experiment import check_trained, pick_device
     from asr_fed.system.processes import available_cores
 
     device = pick_device(chosen.device)
     earlier = read_evaluation(chosen.against) if chosen.against else None
     speech = _chosen_speech(read_manifest(chosen.manifest), chosen)
     recogniser = open_recogniser(chosen.model)
+    check_trained(recogniser, settings.test_decoder, settings.beam_ctc_weight, run_dir)
     recogniser.model.to(device)
     cache = chosen.features or (
         Path(config.data.prepared) / "features" if config else chosen.manifest.parent / "features"

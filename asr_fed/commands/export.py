@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from asr_fed.config.schema import Decoder, EvaluationConfig
-from asr_fed.system.errors import UserError
+from asr_fed.runs.run_dir import run_of
 from asr_fed.system.exit_status import exit_status
 
 
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _export(model: Path, folder: Path, decoder: str | None) -> None:
     from asr_fed.export import export_recogniser
     from asr_fed.interop.open_recogniser import open_recogniser
-    from asr_fed.runs.experiment import read_config
+    from asr_fed.runs.experiment import check_trained, read_config
 
     recogniser = open_recogniser(model)
     used = Decoder.ctc_greedy if decoder is None else Decoder[decoder]
@@ -38,11 +38,7 @@ def _export(model: Path, folder: Path, decoder: str | None) -> None:
         config = read_config(model)
         evaluation = config.evaluation
         used = evaluation.test_decoder if decoder is None else used
-        if config.loss.ctc_weight == 1 and used is not Decoder.ctc_greedy:
-            raise UserError(
-                f"{model} was trained with loss.ctc_weight=1, so without the attention decoder that {used.name} "
-                "needs. Use --decoder ctc_greedy."
-            )
+    check_trained(recogniser, used, evaluation.beam_ctc_weight, run_of(model))
     if (model / "summary.json").is_file():
         summary = json.loads((model / "summary.json").read_text(encoding="utf-8"))
     export_recogniser(recogniser, folder, used, evaluation, summary)

@@ -66,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _personalise(chosen: argparse.Namespace) -> None:
+    from asr_fed.interop.open_recogniser import open_recogniser
     from asr_fed.interop.speechbrain_folder import HYPERPARAMS
     from asr_fed.runs.experiment import read_config
 
@@ -74,14 +75,17 @@ def _personalise(chosen: argparse.Namespace) -> None:
     if chosen.threads < 1:
         raise UserError(f"--threads {chosen.threads}: at least 1.")
     run_dir = run_of(chosen.model)
-    # A SpeechBrain folder always has an attention decoder; of a checkpoint alone nobody knows.
-    loss = LossConfig() if (chosen.model / HYPERPARAMS).is_file() else LossConfig(ctc_weight=1.0)
+    # A SpeechBrain folder always has an attention decoder; of a checkpoint of 0.1.0, alone, nobody knows.
+    known = None if run_dir else open_recogniser(chosen.model).ctc_weight
+    unknown = LossConfig() if (chosen.model / HYPERPARAMS).is_file() else LossConfig(ctc_weight=1.0)
+    loss = unknown if known is None else LossConfig(ctc_weight=known)
     alone = Config(loss=loss, evaluation=EvaluationConfig(test_decoder=Decoder.ctc_greedy))
     config = read_config(run_dir) if run_dir else alone
     if chosen.ctc_weight is not None:
         config.loss.ctc_weight = chosen.ctc_weight
     config.evaluation.test_decoder = Decoder[chosen.decoder] if chosen.decoder else config.evaluation.test_decoder
-    check_decoder(config.evaluation.test_decoder, config.loss.ctc_weight, "the decoder")
+    evaluation = config.evaluation
+    check_decoder(evaluation.test_decoder, evaluation.beam_ctc_weight, config.loss.ctc_weight, "--decoder")
     config.personalisation = settings = _settings(chosen, config.personalisation)
     output = chosen.output or (run_dir or chosen.model.parent) / "personalised" / (
         f"{chosen.manifest.stem}-{settings.part.name}"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from asr_fed.config.schema import Decoder
+from asr_fed.config.schema import Decoder, EvaluationConfig
 from asr_fed.system.errors import UserError
 from asr_fed.system.exit_status import exit_status
 from asr_fed.transcribe.recordings import find_recordings
@@ -66,7 +66,8 @@ def _run(chosen: argparse.Namespace) -> int:
 
     from asr_fed.interop.open_recogniser import open_recogniser
     from asr_fed.model.state import read_state, state_sha256
-    from asr_fed.runs.experiment import pick_device
+    from asr_fed.runs.experiment import check_trained, pick_device
+    from asr_fed.runs.run_dir import run_of
     from asr_fed.transcribe.output import as_json, json_lines_file
     from asr_fed.transcribe.transcript import Transcript, transcribe
 
@@ -74,6 +75,7 @@ def _run(chosen: argparse.Namespace) -> int:
         torch.set_num_threads(chosen.threads)
     device = pick_device(chosen.device)
     recogniser = open_recogniser(chosen.model)
+    check_trained(recogniser, Decoder[chosen.decoder], EvaluationConfig().beam_ctc_weight, run_of(chosen.model))
     settings = {
         "weights_sha256": state_sha256(read_state(recogniser.model)),
         "decoder": chosen.decoder,

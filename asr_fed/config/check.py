@@ -51,7 +51,8 @@ def check_shared(config: DictConfig) -> None:
     check_targets(config)
     _check_features(settings.features, len(settings.model.cnn_channels))
     for name in ("client_decoder", "dev_decoder", "test_decoder"):
-        check_decoder(getattr(settings.evaluation, name), settings.loss.ctc_weight, f"evaluation.{name}")
+        decoder, search = getattr(settings.evaluation, name), settings.evaluation.beam_ctc_weight
+        check_decoder(decoder, search, settings.loss.ctc_weight, f"evaluation.{name}")
     if settings.tokenizer.vocab_size is None and settings.tokenizer.kind is not TokenizerKind.char:
         raise UserError(
             f"tokenizer.vocab_size=null is for kind=char, whose pieces are the characters that there are: give a "
@@ -105,16 +106,24 @@ def check_clients(clients: ClientsConfig) -> None:
         )
 
 
-def check_decoder(decoder: Decoder, ctc_weight: float, key: str) -> None:
-    """Raises UserError, with the `key` that chose the decoder, where a loss of that weight does not train it."""
-    if ctc_weight == 0 and decoder is Decoder.ctc_greedy:
+def check_decoder(decoder: Decoder, beam_ctc_weight: float, ctc_weight: float | None, key: str) -> None:
+    """Raises UserError, with the `key` that chose the decoder, where it needs a part that was not trained.
+
+    ctc_weight: of the loss that trains or trained the model; None where nobody knows.
+    """
+    searches = decoder is Decoder.beam
+    needs_ctc = decoder is Decoder.ctc_greedy or (searches and beam_ctc_weight > 0)
+    needs_attention = decoder is Decoder.attention_greedy or (searches and beam_ctc_weight < 1)
+    name = f"{key}={decoder.name}" + (f" with a beam_ctc_weight of {beam_ctc_weight:g}" if searches else "")
+    if ctc_weight == 0 and needs_ctc:
         raise UserError(
-            f"{key}={decoder.name} needs the CTC head, which a CTC weight of 0 does not train. Use attention_greedy."
+            f"{name} needs the CTC head, which a loss.ctc_weight of 0 does not train. Use attention_greedy, or beam "
+            "with a beam_ctc_weight of 0."
         )
-    if ctc_weight == 1 and decoder is not Decoder.ctc_greedy:
+    if ctc_weight == 1 and needs_attention:
         raise UserError(
-            f"{key}={decoder.name} needs the attention decoder, which a CTC weight of 1 does not train. Use "
-            "ctc_greedy, or a weight below 1."
+            f"{name} needs the attention decoder, which a loss.ctc_weight of 1 does not train. Use ctc_greedy, or beam "
+            "with a beam_ctc_weight of 1."
         )
 
 

@@ -130,7 +130,7 @@ def run_federation(
         on_round(state.history)
 
     load_state(model, state.best_weights)
-    save_recogniser(recogniser, experiment.checkpoints / "federated.pt")
+    save_recogniser(recogniser.trained_by(experiment.config.loss), experiment.checkpoints / "federated.pt")
     if config.personalise:
         roster = None if federation is None else federation.roster
         personalise_clients(experiment, hosts, state.best_weights, roster, on_personalise)

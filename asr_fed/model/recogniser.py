@@ -108,17 +108,25 @@ class AcousticModel(nn.Module):
 
 @dataclass(frozen=True)
 class Recogniser:
-    """Everything that turns speech into text: a checkpoint of it needs nothing else."""
+    """Everything that turns speech into text: a checkpoint of it needs nothing else.
+
+    ctc_weight: of the loss that has trained it, which tells what it can decode with; None where nobody knows.
+    """
 
     model: AcousticModel
     tokenizer: Tokenizer
     model_config: ModelConfig
     features: FeatureConfig
+    ctc_weight: float | None = None
 
     @classmethod
     def create(cls, model_config: ModelConfig, features: FeatureConfig, tokenizer: Tokenizer) -> "Recogniser":
         """A recogniser with fresh weights, drawn from torch's current random state."""
         return cls(AcousticModel(model_config, features.n_mels, len(tokenizer)), tokenizer, model_config, features)
+
+    def trained_by(self, loss: LossConfig) -> "Recogniser":
+        """The same, in whose checkpoints this loss is noted."""
+        return dataclasses.replace(self, ctc_weight=loss.ctc_weight)
 
     def to_dict(self) -> dict:
         """Plain tensors and values, safe to load with `weights_only`."""
@@ -127,6 +135,7 @@ class Recogniser:
             "tokenizer": self.tokenizer.proto,
             "model_config": dataclasses.asdict(self.model_config),
             "features": dataclasses.asdict(self.features),
+            "ctc_weight": self.ctc_weight,
         }
 
     @classmethod
@@ -134,7 +143,7 @@ class Recogniser:
         model_config, features = ModelConfig(**content["model_config"]), FeatureConfig.saved(content["features"])
         recogniser = cls.create(model_config, features, Tokenizer(content["tokenizer"]))
         recogniser.model.load_state_dict(content["model"])
-        return recogniser
+        return dataclasses.replace(recogniser, ctc_weight=content.get("ctc_weight"))  # 0.1.0 did not note it
 
 
 def config_keys(features: FeatureConfig, model: ModelConfig) -> list[str]:

@@ -130,7 +130,7 @@ def personalise_speakers(
                 seed=seed,
             )
             if save:
-                save_recogniser(recogniser, copy_of(client.id))
+                save_recogniser(recogniser.trained_by(config.loss), copy_of(client.id))
             heard[client.id] = {"before": gain.before.hypotheses, "after": gain.after.hypotheses}
             add_line(output / HEARD, {"speaker": client.id, "utterances": digest(client), **heard[client.id]})
             bars.advance(bar)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from asr_fed.config.check import check_decoder
 from asr_fed.config.schema import Decoder, EvaluationConfig, Mode
 from asr_fed.data.manifest import hours
 from asr_fed.evaluation.breakdown import speaker_spread
@@ -108,6 +109,8 @@ def test_again(run_dir: Path, settings: EvaluationConfig) -> dict[str, Any]:
     earlier = read_summary(run_dir)
     made = {key: value for key, value in earlier.items() if key in OF_THE_PROCESS}
     experiment = open_experiment(run_dir)
+    trained = experiment.config.loss.ctc_weight
+    check_decoder(settings.test_decoder, settings.beam_ctc_weight, trained, "--decoder")
     experiment.config.evaluation = settings
     checkpoint = experiment.checkpoints / "federation.pt"
     federation = load_federation(checkpoint) if checkpoint.is_file() else None

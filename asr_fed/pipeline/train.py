@@ -20,8 +20,8 @@ from asr_fed.federation.state import FederationState, load_federation
 from asr_fed.interop.open_recogniser import open_recogniser
 from asr_fed.model.recogniser import Recogniser, load_recogniser, save_recogniser
 from asr_fed.pipeline.results import made_by, test_all, write_results
-from asr_fed.reporting.partition_report import draw_histogram
 from asr_fed.pipeline.stuck import describe_stuck
+from asr_fed.reporting.partition_report import draw_histogram
 from asr_fed.reporting.progress import RunProgress
 from asr_fed.reporting.report import describe_gains
 from asr_fed.reporting.tracking import check_tracking, open_tracking
@@ -161,7 +161,7 @@ def centrally(
     )
     progress.bars.remove_task(bar)
     say_if_stuck()
-    save_recogniser(recogniser, experiment.checkpoints / f"{name}.pt")
+    save_recogniser(recogniser.trained_by(config.loss), experiment.checkpoints / f"{name}.pt")
 
 
 def federate(experiment: Experiment, progress: RunProgress) -> FederationState:

@@ -13,7 +13,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from asr_fed.config.schema import Config, EngineKind, FeatureConfig, Mode, Start
+from asr_fed.config.check import check_decoder
+from asr_fed.config.schema import Config, Decoder, EngineKind, FeatureConfig, Mode, Start
 from asr_fed.data.alignable import alignable, keep_alignable
 from asr_fed.data.features import FeatureCache, build_features, feature_statistics
 from asr_fed.data.manifest import Utterance, read_manifest
@@ -119,6 +120,17 @@ def read_config(run_dir: Path) -> Config:
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), content))  # type: ignore[return-value]
 
 
+def check_trained(recogniser: Recogniser, decoder: Decoder, beam_ctc_weight: float, run_dir: Path | None) -> None:
+    """Raises UserError where a decoder chosen on the command line needs what was not trained.
+
+    A checkpoint of 0.1.0 does not note it: its `run_dir` does, where there is one.
+    """
+    trained = recogniser.ctc_weight
+    if trained is None and run_dir is not None:
+        trained = read_config(run_dir).loss.ctc_weight
+    check_decoder(decoder, beam_ctc_weight, trained, "--decoder")
+
+
 def pick_device(name: str, worker: int = 0) -> torch.device:
     """`auto` is CUDA (workers dealt over the GPUs in turn), then MPS, then CPU. Raises UserError for one not there."""
     if name == "auto":
@@ -146,6 +158,10 @@ def _tokenizer(config: Config, warm_up: Sequence[Utterance]) -> Tokenizer:
             f"warm_start.checkpoint={config.warm_start.checkpoint} is another model than that of the config. "
             f"It needs {' '.join(differing)}."
         )
+    evaluation = config.evaluation
+    for name in ("client_decoder", "dev_decoder", "test_decoder"):
+        key = f"warm_start.checkpoint={config.warm_start.checkpoint}: evaluation.{name}"
+        check_decoder(getattr(evaluation, name), evaluation.beam_ctc_weight, given.ctc_weight, key)
     return given.tokenizer
 
 

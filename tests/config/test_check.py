@@ -7,7 +7,10 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from asr_fed.commands import train
+from asr_fed.config.check import check_decoder
 from asr_fed.config.files import experiments_folder
+from asr_fed.config.schema import Decoder
+from asr_fed.system.errors import UserError
 
 EXPERIMENT = """
 defaults:
@@ -249,3 +252,33 @@ def test_every_choice_of_a_group_is_valid(
 def test_an_experiment_file_in_another_encoding_is_refused_in_a_sentence(run, encoding: str) -> None:
     outcome = run(yaml="# été", encoding=encoding)
     assert outcome.code == 2 and "mine.yaml is not UTF-8" in outcome.err and outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "decoder, beam_ctc_weight, good",
+    [
+        (Decoder.ctc_greedy, 0.4, {0.3, 1}),
+        (Decoder.attention_greedy, 0.4, {0, 0.3}),
+        (Decoder.beam, 0.4, {0.3}),
+        (Decoder.beam, 0, {0, 0.3}),
+        (Decoder.beam, 1, {0.3, 1}),
+    ],
+)
+def test_a_decoder_needs_what_the_loss_trains(decoder: Decoder, beam_ctc_weight: float, good: set[float]) -> None:
+    check_decoder(decoder, beam_ctc_weight, None, "key")
+    for ctc_weight in (0, 0.3, 1):
+        if ctc_weight in good:
+            check_decoder(decoder, beam_ctc_weight, ctc_weight, "key")
+        else:
+            with pytest.raises(
+                UserError, match=f"key={decoder.name} .*a loss.ctc_weight of {ctc_weight} does not train"
+            ):
+                check_decoder(decoder, beam_ctc_weight, ctc_weight, "key")
+
+
+def test_a_loss_without_ctc_refuses_the_joint_beam_that_is_the_default(run) -> None:
+    outcome = run(
+        "loss.ctc_weight=0", "evaluation.dev_decoder=attention_greedy", "evaluation.client_decoder=attention_greedy"
+    )
+    assert outcome.code == 2
+    assert "evaluation.test_decoder=beam with a beam_ctc_weight of 0.4 needs the CTC head" in outcome.err
