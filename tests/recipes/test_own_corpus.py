@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-import asr_fed.engines.workers as workers
+import asr_fed.engines.open_workers as workers
 from asr_fed.data.manifest import read_manifest
 from asr_fed.pipeline.train import train
 from recipes import check
