@@ -274,15 +274,13 @@ def _probe_chunk(files: Sequence[File]) -> list[tuple[str, Probe]]:
 
 
 def _probe(file: File) -> Probe:
-    samples, low, high = 0, float("inf"), float("-inf")
     try:
         with open_recording(file.path) as recording:
-            for block in recording.blocks():
-                samples += len(block)
-                low, high = min(low, float(block.min())), max(high, float(block.max()))
+            samples = sum(map(len, recording.blocks()))
     except BadRecording as error:
         return Probe(file.size, file.mtime_ns, 0.0, 0.0, error.defect)
-    return Probe(file.size, file.mtime_ns, round(samples / recording.rate, 4), round((high - low) / 2, 6))
+    peak = (recording.highest - recording.lowest) / 2
+    return Probe(file.size, file.mtime_ns, round(samples / recording.rate, 4), round(peak, 6))
 
 
 @contextmanager

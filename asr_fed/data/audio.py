@@ -43,7 +43,7 @@ def read_audio(path: str | Path, sample_rate: int, *, speed: float = 1.0):
     import torch
 
     with open_recording(path) as recording:
-        signal = torch.from_numpy(np.concatenate(list(recording.blocks())))
+        signal = torch.from_numpy(np.concatenate([block.copy() for block in recording.blocks()]))
     # Playing faster is the same as pretending a higher original rate. Rounding it to 100 Hz keeps the
     # resampling kernel small.
     rate = round(recording.rate * speed / 100) * 100 if speed != 1.0 else recording.rate
@@ -62,7 +62,7 @@ def audio_blocks(path: str | Path, sample_rate: int, seconds: int) -> Iterator:
         ratio = _ratio(recording.rate, sample_rate)
         # The shortest time from a second up that begins and ends with a sample at either rate.
         second = ratio.numerator * math.ceil(recording.rate / ratio.numerator)
-        blocks = map(torch.from_numpy, recording.blocks(seconds * second))
+        blocks = (torch.from_numpy(block.copy()) for block in recording.blocks(seconds * second))
         before, block = nothing, next(blocks, nothing)
         while len(block):
             after = next(blocks, nothing)
@@ -80,7 +80,9 @@ def audio_seconds(path: str | Path) -> float:
 
 
 class Recording:
-    """An open file: `rate` in Hz, and `stated`, the number of samples that it says it has (0: it does not say)."""
+    """An open file: `rate` in Hz, `stated`, the number of samples that it says it has (0: it does not say), and the
+    `lowest` and `highest` sample of the blocks that have been read.
+    """
 
     def __init__(self, sound: soundfile.SoundFile, extent: Extent) -> None:
         self._sound = sound
@@ -88,11 +90,13 @@ class Recording:
         self.rate: int = sound.samplerate
         known = sound.frames if extent.samples is None else extent.samples
         self.stated: int = known if known < UNKNOWN else 0
+        self.lowest, self.highest = math.inf, -math.inf
         if not RATES[0] <= self.rate <= RATES[1]:
             raise Unfit(f"has a sample rate of {self.rate} Hz; what can be used is {RATES[0]} to {RATES[1]}.")
 
     def blocks(self, samples: int = BLOCK) -> Iterator[np.ndarray]:
-        """The mean of the channels, float32, in blocks of so many samples (the last is shorter).
+        """The mean of the channels, float32, in blocks of so many samples (the last is shorter): each is good until
+        the next one is read.
 
         In place of an end Unfit is raised where samples are missing, too many, no numbers or none at all, or where the
         channels take each other away.
@@ -102,14 +106,15 @@ class Recording:
         while len(block) == samples:
             block = self._sound.read(out=out)
             if len(block):
-                mono = block.mean(axis=1) if self._sound.channels > 1 else block[:, 0].copy()
-                usable = np.abs(mono) <= LOUDEST  # not where it is NaN
-                if not usable.all():
-                    place = (count + int(np.argmin(usable))) / self.rate
+                mono = block.mean(axis=1) if self._sound.channels > 1 else block[:, 0]
+                low, high = float(mono.min()), float(mono.max())
+                if not (low >= -LOUDEST and high <= LOUDEST):  # NaN is neither
+                    place = (count + int(np.argmin(np.abs(mono) <= LOUDEST))) / self.rate
                     raise Unfit(f"holds samples that are not finite or beyond any scale, the first at {place:.3f} s.")
                 if self._sound.channels > 1:
                     energy += float(np.vdot(mono, mono))
                     energy_if_unrelated += float(np.vdot(block, block)) / self._sound.channels**2
+                self.lowest, self.highest = min(self.lowest, low), max(self.highest, high)
                 count += len(block)
                 yield mono
         if self.stated and abs(count - self.stated) > self._slack:

@@ -124,6 +124,18 @@ def test_an_mp3_of_constant_rate_need_not_state_its_length(path: Path) -> None:
         read_audio(path, RATE)
 
 
+def test_an_mp3_may_state_its_length_a_little_wrong(path: Path) -> None:
+    content = mp3(path, 3, "CONSTANT")
+    place = content.index(b"Info") + 8
+    [stated] = struct.unpack(">I", content[place : place + 4])
+    for wrong in (stated - 1, stated + 1, 0):
+        assert samples_of(path, content[:place] + struct.pack(">I", wrong) + content[place + 4 :]) > 2.9 * RATE
+    for wrong in (stated - 10, stated + 2):
+        path.write_bytes(content[:place] + struct.pack(">I", wrong) + content[place + 4 :])
+        with pytest.raises(BadRecording, match=rf"{wrong} frames"):
+            read_audio(path, RATE)
+
+
 def test_an_mp3_of_varying_rate_has_to(path: Path) -> None:
     """libsndfile guesses the length from the first frame, and would read a third of it."""
     content = mp3(path, 3, "VARIABLE")
