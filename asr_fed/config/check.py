@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from omegaconf import DictConfig, OmegaConf
 
 from asr_fed.config.schema import (
+    AugmentConfig,
     ClientsConfig,
     Config,
     Deal,
@@ -53,6 +54,7 @@ def check_shared(config: DictConfig) -> None:
     for name in ("client_decoder", "dev_decoder", "test_decoder"):
         decoder, search = getattr(settings.evaluation, name), settings.evaluation.beam_ctc_weight
         check_decoder(decoder, search, settings.loss.ctc_weight, f"evaluation.{name}")
+    _check_augment(settings.augment)
     if settings.tokenizer.vocab_size is None and settings.tokenizer.kind is not TokenizerKind.char:
         raise UserError(
             f"tokenizer.vocab_size=null is for kind=char, whose pieces are the characters that there are: give a "
@@ -144,6 +146,15 @@ def _check_features(features: FeatureConfig, cnn_blocks: int) -> None:
             f"features.n_mels={features.n_mels} is too few: each of the {cnn_blocks} blocks of model.cnn_channels "
             f"halves the bands, so it must be at least {2**cnn_blocks}."
         )
+
+
+def _check_augment(augment: AugmentConfig) -> None:
+    for most in ("time_drops", "time_drop_frames", "frequency_drops", "frequency_drop_bands"):
+        if getattr(augment, f"least_{most}") > getattr(augment, most):
+            least = f"augment.least_{most}={getattr(augment, f'least_{most}')}"
+            raise UserError(
+                f"{least} is more than augment.{most}={getattr(augment, most)}: lower one or raise the other."
+            )
 
 
 def _check_ctc_epochs(settings: Config) -> None:

@@ -60,5 +60,8 @@ class EvaluationConfig:
     # A hypothesis may end where log p(end) is at least so many times that of the likeliest token. null: anywhere,
     # which label smoothing, with its floor under the end's probability, makes too short.
     beam_eos_threshold: float | None = setting(1.5, at_least=1)
+    beam_temperature: float = setting(1.0, above=0)  # of the attention decoder's softmax; above 1: a wider search
+    # How many encoder frames the attention's peak may move with a token. null: as far as it likes.
+    beam_max_attention_shift: int | None = setting(None, at_least=1)
     max_seconds_per_batch: float = setting(200.0, above=0)
     report_clips: int = setting(6, at_least=0)  # test recordings to listen to in report.html; 0: no speech in it

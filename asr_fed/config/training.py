@@ -37,7 +37,11 @@ class PersonalPart(Enum):
 
 @dataclass
 class AugmentConfig:
-    """Pauses and SpecAugment at training time, and playback speeds whose features are cached."""
+    """Pauses and SpecAugment at training time, and playback speeds whose features are cached.
+
+    A batch gets from `least_time_drops` to `time_drops` stretches, each utterance at its own places and each of
+    `least_time_drop_frames` to `time_drop_frames` frames, both ends included; of mel bands the same.
+    """
 
     speeds: list[float] = setting([1.0], at_least=0.5, at_most=2, items=1)
     pauses: float = setting(0.3, at_least=0, at_most=1)  # share of the batches with pauses around their utterances
@@ -46,6 +50,10 @@ class AugmentConfig:
     time_drop_frames: int = setting(20, at_least=0)
     frequency_drops: int = setting(2, at_least=0)
     frequency_drop_bands: int = setting(15, at_least=0)
+    least_time_drops: int = setting(0, at_least=0)
+    least_time_drop_frames: int = setting(0, at_least=0)
+    least_frequency_drops: int = setting(0, at_least=0)
+    least_frequency_drop_bands: int = setting(0, at_least=0)
     warp_frames: int = setting(0, at_least=0)
 
 

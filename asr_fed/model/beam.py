@@ -1,10 +1,12 @@
-"""SpeechBrain's beam search, with a rule for when a hypothesis may end.
+"""SpeechBrain's beam search, with other rules for when a hypothesis may end and how far its attention may move.
 
 An exported folder carries this file's source: nothing of asr_fed is imported here when it runs.
 """
 
+from typing import Any
+
 import torch
-from speechbrain.decoders.seq2seq import S2SRNNBeamSearcher
+from speechbrain.decoders.seq2seq import AlivedHypotheses, S2SRNNBeamSearcher
 
 
 class BeamSearcher(S2SRNNBeamSearcher):
@@ -12,7 +14,20 @@ class BeamSearcher(S2SRNNBeamSearcher):
 
     SpeechBrain asks for more (>), which a decoder that is certain of the end, with a log-probability of 0, never
     reaches.
+
+    The attention's peak may move by max_attn_shift frames with a token, but where no hypothesis of an utterance keeps
+    to that: SpeechBrain then goes on with whatever tokens come first in the vocabulary.
     """
+
+    def search_step(self, alived_hyps: AlivedHypotheses, *state: Any) -> Any:
+        self._alive = alived_hyps.sequence_scores > -torch.inf
+        return super().search_step(alived_hyps, *state)
+
+    def _check_attn_shift(self, attn: torch.Tensor, prev_attn_peak: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """bool [hypotheses, 1], whether it may go on, and the attention's peaks."""
+        near, peak = super()._check_attn_shift(attn, prev_attn_peak)
+        some = (near[:, 0] & self._alive).view(-1, self.beam_size).any(1)
+        return near | ~some.repeat_interleave(self.beam_size)[:, None], peak
 
     def _check_eos_threshold(self, log_probs: torch.Tensor) -> torch.Tensor:
         """bool [hypotheses] of log_probs [hypotheses, vocabulary]."""

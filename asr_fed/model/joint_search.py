@@ -104,8 +104,12 @@ def _search(
     found = [_Ended() for _ in counts]
     searched = list(range(len(found)))  # the utterance of each row
     for step in range(1, states.shape[1] + 1):
-        log_probs, beam = _attend(model, speech, beam)
+        peaks = beam.attention.argmax(-1) if step > 1 else 0
+        log_probs, beam = _attend(model, speech, beam, config.beam_temperature)
         log_probs *= 1 - weight
+        if config.beam_max_attention_shift is not None:
+            astray = _astray(beam, beam.attention.argmax(-1) - peaks, config.beam_max_attention_shift)
+            log_probs = log_probs.masked_fill(astray[:, :, None], -math.inf)
         if config.beam_eos_threshold is not None:
             early = log_probs[:, :, EOS] < config.beam_eos_threshold * log_probs.amax(-1)
             log_probs[:, :, EOS] = log_probs[:, :, EOS].masked_fill(early, -math.inf)
@@ -174,7 +178,7 @@ def _begin(model: "AcousticModel", speech: _Speech, size: int) -> _Beam:
     )
 
 
-def _attend(model: "AcousticModel", speech: _Speech, beam: _Beam) -> tuple[torch.Tensor, _Beam]:
+def _attend(model: "AcousticModel", speech: _Speech, beam: _Beam, temperature: float) -> tuple[torch.Tensor, _Beam]:
     """Log-probabilities [B, K, vocabulary] of the next token by the attention decoder, and its state after this one.
 
     2u . sigmoid(2z) stands for u . tanh(z), see teacher_forcing.py.
@@ -192,8 +196,14 @@ def _attend(model: "AcousticModel", speech: _Speech, beam: _Beam) -> tuple[torch
     weights = (2 * attention.scaling * energy).masked_fill(speech.silent, -math.inf).softmax(-1)
     context = weights @ speech.values
     outputs = decoder.proj(torch.cat([context, hidden], dim=2))
-    log_probs = model.decoder_head(outputs).float().log_softmax(-1)
+    log_probs = (model.decoder_head(outputs).float() / temperature).log_softmax(-1)
     return log_probs, replace(beam, hidden=hidden, context=context, attention=weights)
+
+
+def _astray(beam: _Beam, shift: torch.Tensor, most: int) -> torch.Tensor:
+    """bool [B, K]: hypotheses whose attention has moved too far, but where that is all that an utterance has."""
+    far = (shift > most) | (shift <= -most)
+    return far & ~(far | (beam.scores == -math.inf)).all(1, keepdim=True)
 
 
 def _before(forward: torch.Tensor, first: bool) -> torch.Tensor:

@@ -13,13 +13,15 @@ def spec_augment(features: torch.Tensor, config: AugmentConfig) -> torch.Tensor:
     """
     if config.warp_frames:
         features = Warping(warp_window=config.warp_frames)(features)
-    for dim, count, width in (
-        (1, config.time_drops, config.time_drop_frames),
-        (2, config.frequency_drops, config.frequency_drop_bands),
-    ):
+    for dim, what, unit in ((1, "time_drop", "frames"), (2, "frequency_drop", "bands")):
+        count, width = getattr(config, f"{what}s"), getattr(config, f"{what}_{unit}")
         if count:
             drop = SpectrogramDrop(
-                drop_length_low=0, drop_length_high=width + 1, drop_count_low=0, drop_count_high=count, dim=dim
+                drop_length_low=getattr(config, f"least_{what}_{unit}"),
+                drop_length_high=width + 1,  # one more than the longest
+                drop_count_low=getattr(config, f"least_{what}s"),
+                drop_count_high=count,
+                dim=dim,
             )
             features = drop(features)
     return features

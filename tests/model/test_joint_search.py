@@ -1,5 +1,7 @@
 """The joint beam search: SpeechBrain's hypotheses, whatever the company."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from speechbrain.decoders.ctc import CTCPrefixScore
@@ -53,6 +55,9 @@ def speechbrain(model: AcousticModel, states: torch.Tensor, config: EvaluationCo
         beam_size=config.beam_size,
         using_eos_threshold=config.beam_eos_threshold is not None,
         eos_threshold=config.beam_eos_threshold,
+        temperature=config.beam_temperature,
+        using_max_attn_shift=config.beam_max_attention_shift is not None,
+        max_attn_shift=config.beam_max_attention_shift,
         scorer=scorer,
     )
     tokens = searcher(states[None], torch.ones(1))[0][0]
@@ -68,17 +73,39 @@ def test_the_hypotheses_are_those_of_speechbrain_for_each_utterance_alone(
 ) -> None:
     """Of those that end: at its last step SpeechBrain goes on with tokens for which CTC has no frames left."""
     config = EvaluationConfig(beam_size=5, beam_ctc_weight=weight, beam_eos_threshold=threshold)
-    ended = []
+    check_against_speechbrain(config, end)
+
+
+@pytest.mark.parametrize(
+    "weight, temperature, shift, end", [(0.0, 1.5, None, 1.0), (0.0, 1.5, 3, 1.0), (0.4, 0.7, 5, 3.0)]
+)
+def test_so_they_are_with_a_temperature_and_a_bound_on_the_attention(
+    weight: float, temperature: float, shift: int | None, end: float
+) -> None:
+    config = EvaluationConfig(
+        beam_size=5, beam_ctc_weight=weight, beam_temperature=temperature, beam_max_attention_shift=shift
+    )
+    found = check_against_speechbrain(config, end)
+    for name in ("beam_temperature", "beam_max_attention_shift"):
+        without = replace(config, **{name: getattr(EvaluationConfig(), name)})
+        assert without == config or check_against_speechbrain(without, end) != found, f"{name} changes nothing here"
+
+
+def check_against_speechbrain(config: EvaluationConfig, end: float) -> list[list[list[int]]]:
+    """What is found for two models."""
+    ended, found = [], []
     for seed in range(2):
         model, states = build_model(seed, end), draw_states(seed)
         with torch.no_grad():
             ours = beam_search(model, states, COUNTS, config)
+        found.append(ours)
         for row, count in enumerate(COUNTS.tolist()):
             theirs = speechbrain(model, states[row, :count], config)
-            if len(theirs) < count - 1 or weight == 0:
+            if len(theirs) < count - 1 or config.beam_ctc_weight == 0:
                 assert ours[row] == theirs
                 ended.append(tuple(theirs))
     assert len(set(ended)) > 3, "the test needs hypotheses that differ"
+    return found
 
 
 @pytest.mark.parametrize("numbers", [1, 5_000, 10**9])

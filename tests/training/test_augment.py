@@ -37,6 +37,29 @@ def test_what_is_hidden_is_whole_stretches_as_wide_and_as_many_as_told(of_time: 
     assert {length for each in found if len(each) == 2 for length in each} == set(range(1, width + 1))
 
 
+def test_the_fewest_and_the_narrowest_are_as_told_too() -> None:
+    """As the published code of arXiv 2104.14297 has them."""
+    theirs = AugmentConfig(
+        **{"least_time_drops": 5, "time_drops": 5, "least_time_drop_frames": 15, "time_drop_frames": 24},
+        **{"least_frequency_drops": 2, "frequency_drops": 2, "least_frequency_drop_bands": 25},
+        frequency_drop_bands=34,
+    )
+    times, bands = [], []
+    for seed in range(60):
+        torch.manual_seed(seed)
+        for mask in spec_augment(torch.ones(4, 1000, 800), theirs) == 0:
+            times.append(stretches(mask[:, (~mask.all(dim=0)).nonzero()[0, 0]]))
+            bands.append(stretches(mask[(~mask.all(dim=1)).nonzero()[0, 0]]))
+    # Those that neither touch nor are cut at the end: with their number their widths are known.
+    for found, number, widths in ((times, 5, range(15, 25)), (bands, 2, range(25, 35))):
+        assert max(len(each) for each in found) == number
+        whole = [each for each in found if len(each) == number]
+        assert len(whole) > 100
+        widest = [max(each) for each in whole]
+        assert max(widest) == widths[-1]
+        assert sorted(length for each in whole for length in each)[len(whole) // 5] >= widths[0]
+
+
 def test_warping_moves_frames_and_hides_nothing() -> None:
     warped = AugmentConfig(time_drops=0, frequency_drops=0, warp_frames=5)
     rising = torch.arange(1.0, FRAMES + 1)[None, :, None].expand(2, FRAMES, BANDS)
