@@ -79,7 +79,7 @@ def folder_texts(
         "module": f"asr_fed_{hashlib.sha256(source.encode()).hexdigest()[:12]}",
         **{"BLANK": BLANK, "BOS": BOS, "EOS": EOS, "TOKENS_PER_FRAME": TOKENS_PER_FRAME},
     }
-    templates = Environment(
+    templates = Environment(  # noqa: S701  # it writes YAML and Markdown
         loader=PackageLoader("asr_fed", "exported"),
         undefined=StrictUndefined,
         trim_blocks=True,

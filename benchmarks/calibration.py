@@ -56,7 +56,8 @@ def draw(rng: np.random.Generator, speakers: int, apart: float = APART) -> TestS
 def bootstrap(rng: np.random.Generator, errors: np.ndarray, words: np.ndarray) -> np.ndarray:
     """2.5th and 97.5th percentile of the rate of speakers drawn with replacement."""
     drawn = rng.integers(len(words), size=(DRAWS, len(words)))
-    return np.percentile(errors[drawn].sum(axis=1) / words[drawn].sum(axis=1), [2.5, 97.5])
+    interval: np.ndarray = np.percentile(errors[drawn].sum(axis=1) / words[drawn].sum(axis=1), [2.5, 97.5])
+    return interval
 
 
 def over_speakers(rng: np.random.Generator, speakers: int, trials: int) -> list[float]:

@@ -18,6 +18,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -69,7 +70,7 @@ def measure(folder: Path, model: str, rounds: int) -> tuple[int, list[dict[str, 
     return round(history[0]["bytes_down"] / 2 / 4), [split(record) for record in history[1:]]
 
 
-def split(record: dict) -> dict[str, float]:
+def split(record: dict[str, Any]) -> dict[str, float]:
     slowest = max(record["workers"], key=lambda worker: worker["start_seconds"] + worker["busy_seconds"])
     start, training = slowest["start_seconds"], slowest["busy_seconds"]
     return {
@@ -81,7 +82,7 @@ def split(record: dict) -> dict[str, float]:
     }
 
 
-def end(process: subprocess.Popen) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     process.wait()
 

@@ -125,7 +125,8 @@ def record(speech: np.ndarray, sample_rate: int, speaker: Speaker, rng: np.rando
     noise = lfilter([1], [1, -speaker.noise_pole], rng.standard_normal(before + len(samples) + after))
     noise *= np.sqrt(np.mean(samples**2) / np.mean(noise**2)) * 10 ** (-speaker.snr_db / 20)
     noise[before : before + len(samples)] += samples
-    return np.clip(np.round(noise * 32768), -32768, 32767).astype(np.int16)
+    heard: np.ndarray = np.clip(np.round(noise * 32768), -32768, 32767).astype(np.int16)
+    return heard
 
 
 @lru_cache(maxsize=16)

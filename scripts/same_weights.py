@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", help="behind --: settings of the experiment, the same for both")
     arguments, overrides = split(sys.argv[1:])
     chosen = parser.parse_args(arguments)
-    hashes = {}
+    hashes: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, commit in (("before", chosen.before), ("after", chosen.after)):
             with checkout(commit, Path(folder) / name) as tree:

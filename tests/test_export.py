@@ -70,7 +70,7 @@ def our_texts(
 
 
 @pytest.mark.parametrize(
-    "decoder, evaluation, subtract_mean, shape",
+    ("decoder", "evaluation", "subtract_mean", "shape"),
     [
         (Decoder.ctc_greedy, JOINT, True, {"pool_2d": False, "time_pooling": 2}),
         (Decoder.attention_greedy, JOINT, False, {}),

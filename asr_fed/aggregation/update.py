@@ -160,7 +160,8 @@ def mean(update: Update, name: str = DELTA) -> np.ndarray:
     """sum(a_k * x_k) / sum(a_k) of the named vector, float32 [length]."""
     added = update.sums[name]
     result = np.empty(len(added.values), np.float32)
-    return np.divide(added.values, added.weight, out=result, dtype=np.float64, casting="same_kind")
+    np.divide(added.values, added.weight, out=result, dtype=np.float64, casting="same_kind")
+    return result
 
 
 def _add_totals(into: dict[str, int], totals: dict[str, int]) -> None:

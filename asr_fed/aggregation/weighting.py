@@ -78,10 +78,10 @@ class LossSoftmax:
     def __call__(self, client: Measured) -> float:
         least, most = math.log(LEAST), math.log(MOST)
         exponent = (client.reference_loss - client.loss) / self.temperature
-        return math.exp(min(max(exponent, least), most)) * client.num_examples**self.num_examples_power
+        return math.exp(min(max(exponent, least), most)) * math.pow(client.num_examples, self.num_examples_power)
 
     def bounds(self, num_examples: int) -> tuple[float, float]:
-        size = num_examples**self.num_examples_power
+        size = math.pow(num_examples, self.num_examples_power)
         return LEAST * size, MOST * size
 
 
@@ -100,10 +100,10 @@ class WerSoftmax:
 
     def __call__(self, client: Measured) -> float:
         wer = min(max(client.wer, 0.0), 1.0)
-        return math.exp((1 - wer) / self.temperature) * client.num_examples**self.num_examples_power
+        return math.exp((1 - wer) / self.temperature) * math.pow(client.num_examples, self.num_examples_power)
 
     def bounds(self, num_examples: int) -> tuple[float, float]:
-        size = num_examples**self.num_examples_power
+        size = math.pow(num_examples, self.num_examples_power)
         return size, math.exp(1 / self.temperature) * size
 
 

@@ -102,7 +102,7 @@ def stop_on_signals() -> None:
             signal.signal(number, _stop)
 
 
-def _stop(number: int, frame: object) -> None:
+def _stop(number: int, _frame: object) -> None:
     for each in STOP_SIGNALS:
         signal.signal(each, signal.SIG_DFL)
     # Python may lose an exception that comes at a bad moment, or leave a lock behind that everybody waits for then.
@@ -168,7 +168,7 @@ def _command() -> str:
     hydra_config = HydraConfig.get()
     changed = [word for word in hydra_config.overrides.task if word.split("=")[0] not in ("run_dir", "resume")]
     (folder,) = (source.path for source in hydra_config.runtime.config_sources if source.provider == "main")
-    file = os.path.relpath(os.path.join(folder, f"{hydra_config.job.config_name}.yaml"))
+    file = os.path.relpath(Path(folder) / f"{hydra_config.job.config_name}.yaml")
     return shlex.join(["python", "train_fed.py", file, *changed])
 
 

@@ -11,13 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soundfile
 
 from asr_fed.data.containers import Extent, Unfit, find_extent
 from asr_fed.system.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 BLOCK = 1 << 18  # samples of a channel that are decoded at a time
 RATES = 2_000, 384_000  # Hz
@@ -35,7 +38,7 @@ class BadRecording(UserError):
         self.defect = defect
 
 
-def read_audio(path: str | Path, sample_rate: int, *, speed: float = 1.0):
+def read_audio(path: str | Path, sample_rate: int, *, speed: float = 1.0) -> "torch.Tensor":
     """Mono waveform as float32 tensor [samples] at `sample_rate` Hz, played `speed` times as fast.
 
     Raises BadRecording where the file cannot be read from beginning to end.
@@ -50,7 +53,7 @@ def read_audio(path: str | Path, sample_rate: int, *, speed: float = 1.0):
     return _resample(signal, _ratio(rate, sample_rate))
 
 
-def audio_blocks(path: str | Path, sample_rate: int, seconds: int) -> Iterator:
+def audio_blocks(path: str | Path, sample_rate: int, seconds: int) -> "Iterator[torch.Tensor]":
     """What `read_audio` returns, in blocks of so many seconds (the last is shorter); three of them are in memory.
 
     Raises BadRecording as `read_audio` does, on the way too.
@@ -171,7 +174,7 @@ def _extent(path: str) -> Extent:
         return find_extent(data)
 
 
-class _Sound(soundfile.SoundFile):
+class _Sound(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
     """Read on to the end: else soundfile stops at the stated number of samples, and seeks after everything it reads."""
 
     def seekable(self) -> bool:
@@ -202,7 +205,8 @@ def _ratio(rate: int, sample_rate: int) -> Fraction:
     return Fraction(rate, sample_rate).limit_denominator(LARGEST_RATIO)
 
 
-def _resample(signal: Any, ratio: Fraction) -> Any:
+def _resample(signal: "torch.Tensor", ratio: Fraction) -> "torch.Tensor":
     from torchaudio.functional import resample
 
-    return signal if ratio == 1 else resample(signal, ratio.numerator, ratio.denominator)
+    resampled: torch.Tensor = signal if ratio == 1 else resample(signal, ratio.numerator, ratio.denominator)
+    return resampled

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from filelock import FileLock
@@ -29,6 +30,9 @@ from asr_fed.data.manifest import Utterance
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import replacing
 from asr_fed.system.processes import deaf_to_ctrl_c, start_worker
+
+if TYPE_CHECKING:
+    import torch
 
 SHARD_UTTERANCES = 256
 VERSION = 2  # of the file format and of the computation below
@@ -50,7 +54,8 @@ class FeatureCache:
     def silence(self, utterance_id: str, speed: float) -> np.ndarray:
         """What digital silence in this recording would read: [n_mels]."""
         shard, _, stop = self.offsets[utterance_id, speed]
-        return _mapped(shard)[stop]
+        x: np.ndarray = _mapped(shard)[stop]
+        return x
 
     def frames(self, utterance_id: str, speed: float) -> int:
         """How many there are, without reading them."""
@@ -150,7 +155,7 @@ def _filterbanks(job: _Job) -> Iterator[np.ndarray]:
         yield compute(signal, with_silence=True).numpy()
 
 
-def filterbank(config: FeatureConfig) -> Callable:
+def filterbank(config: FeatureConfig) -> "Callable[..., torch.Tensor]":
     """The function that makes features, float16 [frames, n_mels], of a waveform, float32 [samples]."""
     from speechbrain.lobes.features import Fbank
 

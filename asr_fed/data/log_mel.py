@@ -51,4 +51,5 @@ def loud_frames(frames: torch.Tensor, gate_db: float | None) -> torch.Tensor:
 def digital_silence(frames: torch.Tensor, fbank: Fbank) -> torch.Tensor:
     """What `fbank` makes, [1, n_mels], of zeros in the recording that it has made `frames` of."""
     zeros = fbank(frames.new_zeros(1, 1))[0]
-    return zeros.clamp(min=frames.max() - fbank.compute_fbanks.top_db)
+    clamped: torch.Tensor = zeros.clamp(min=frames.max() - fbank.compute_fbanks.top_db)
+    return clamped

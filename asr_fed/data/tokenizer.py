@@ -39,11 +39,13 @@ class Tokenizer:
         return hashlib.sha256(self.proto).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        return self.processor.encode(text)
+        tokens: list[int] = self.processor.encode(text)
+        return tokens
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of the tokens; blank/unk, bos and eos are silent."""
-        return self.processor.decode([int(token) for token in tokens if token > EOS])
+        text: str = self.processor.decode([int(token) for token in tokens if token > EOS])
+        return text
 
 
 def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:

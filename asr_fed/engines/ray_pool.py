@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,7 @@ class RayPool:
             max_restarts=0,  # Workers decides what becomes of a lost worker's clients
             max_concurrency=2,  # one call may wait for news while another brings a message
             scheduling_strategy="SPREAD",
-        ).remote(self._open_worker, node, self._threads, os.getcwd(), careful=old is not None)
+        ).remote(self._open_worker, node, self._threads, str(Path.cwd()), careful=old is not None)
         poll = actor.poll.remote()
         deadline = time.monotonic() + ROOM_TIMEOUT
         self._workers[node] = _Worker(actor, [actor.is_placed.remote(), poll], poll, deadline)

@@ -45,7 +45,7 @@ class SpeechEncoder(nn.Module):
         ]
         counts = torch.tensor([len(one) for one in frames], device=wavs.device)
         padded = nn.utils.rnn.pad_sequence(frames, batch_first=True)
-        states, _ = self.model(self.normalize(padded), counts)
+        states: torch.Tensor = self.model(self.normalize(padded), counts)[0]
         return states
 
 

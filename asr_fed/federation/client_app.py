@@ -104,20 +104,20 @@ def build_client_app(
     app = ClientApp()
 
     @app.query()
-    def join(message: Message, context: Context) -> Message:
+    def join(message: Message, _context: Context) -> Message:
         if read_query(message).sha256 != report.setup:
             raise Refused("a setup that this node was not opened with")
         return report_message(message, report)
 
     @app.train()
-    def train_order(message: Message, context: Context) -> Message:
+    def train_order(message: Message, _context: Context) -> Message:
         started = time.perf_counter()
         order = own_order(message)
         update, failures = train_clients(train, order, shape, on_client, superseded)
         return reply_message(message, update, failures, Timing(busy=time.perf_counter() - started))
 
     @app.evaluate()
-    def personalise_order(message: Message, context: Context) -> Message:
+    def personalise_order(message: Message, _context: Context) -> Message:
         started = time.perf_counter()
         order, gains = own_order(message), dict[str, Gained]()
         if personalise is None:

@@ -130,4 +130,5 @@ def _fit(measured: Iterable[np.ndarray]) -> np.ndarray:
         return np.array([rows[:, 3].sum() / max(rows[:, 0].sum(), 1.0), 0.0, 0.0])
     rows /= rows[:, :1] + rows[:, 2:3]  # x + 1 for each client stands for its time: short clients count as much
     terms, seconds = rows[:, :3], rows[:, 3]
-    return nnls(terms, seconds)[0]
+    curve: np.ndarray = nnls(terms, seconds)[0]
+    return curve

@@ -31,7 +31,7 @@ class Roster:
     online: set[int] = field(default_factory=set)
     clients: dict[str, ClientSize] = field(default_factory=dict)  # all that any node has ever hosted
     refused: dict[int, str] = field(default_factory=dict)
-    _asked: dict[str, int] = field(default_factory=dict)  # queries without an answer, and their nodes
+    asked: dict[str, int] = field(default_factory=dict)  # queries without an answer, and their nodes
     _asked_at: dict[int, float] = field(default_factory=dict)
 
     def hosts(self, client: str) -> list[int]:
@@ -47,10 +47,10 @@ class Roster:
         if newcomers:
             self._asked_at |= dict.fromkeys(newcomers, now)
             queries = [query_message(node, self.setup) for node in sorted(newcomers)]
-            self._asked |= dict(zip(hosts.send(queries), sorted(newcomers), strict=True))
-        if self._asked:
-            for answer in hosts.receive(list(self._asked)):
-                if (node := self._asked.pop(answer.metadata.reply_to_message_id, None)) is not None:
+            self.asked |= dict(zip(hosts.send(queries), sorted(newcomers), strict=True))
+        if self.asked:
+            for answer in hosts.receive(list(self.asked)):
+                if (node := self.asked.pop(answer.metadata.reply_to_message_id, None)) is not None:
                     self._admit(node, answer)
         self.online = there & self.nodes.keys()
 
@@ -73,7 +73,7 @@ class Roster:
             return
         self.nodes[node] = report
         self.refused.pop(node, None)
-        self._asked = {query: other for query, other in self._asked.items() if other != node}
+        self.asked = {query: other for query, other in self.asked.items() if other != node}
         self.clients |= report.clients
         self.online.add(node)
 
@@ -94,8 +94,8 @@ def wait_for_nodes(hosts: Hosts, setup: SharedConfig, needed: int, seconds: floa
     roster, deadline = Roster(setup), None if seconds is None else time.monotonic() + seconds
     while True:
         roster.refresh(hosts)
-        late = not roster._asked if deadline is None else time.monotonic() > deadline
-        if len(roster.online) >= needed and (late or not roster._asked):
+        late = not roster.asked if deadline is None else time.monotonic() > deadline
+        if len(roster.online) >= needed and (late or not roster.asked):
             return roster
         if late:
             raise UserError(_missing(roster, needed, seconds))
@@ -104,8 +104,8 @@ def wait_for_nodes(hosts: Hosts, setup: SharedConfig, needed: int, seconds: floa
 
 def _missing(roster: Roster, needed: int, seconds: float | None) -> str:
     text = f"{len(roster.online)} of {needed} node(s) joined" + ("" if seconds is None else f" within {seconds:g} s")
-    if roster._asked:
-        text += f"; {len(set(roster._asked.values()))} more did not answer yet"
+    if roster.asked:
+        text += f"; {len(set(roster.asked.values()))} more did not answer yet"
     for node, reason in roster.refused.items():
         text += f"; node {node} was not admitted: {reason}"
     if seconds is None:

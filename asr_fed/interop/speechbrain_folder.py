@@ -145,7 +145,7 @@ class Recipe:
         return value
 
 
-class _PlainLoader(yaml.SafeLoader):
+class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
     """Keeps tags that it does not know, as data."""
 
 
@@ -163,7 +163,7 @@ _PlainLoader.add_multi_constructor("", _tagged)
 def read_recipe(path: Path) -> Recipe:
     """Raises UserError where the file is no YAML."""
     try:
-        tree = yaml.load(read_text(path), Loader=_PlainLoader)
+        tree = yaml.load(read_text(path), Loader=_PlainLoader)  # noqa: S506  # a SafeLoader that keeps tags as text
     except (ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not isinstance(tree, dict):

@@ -9,7 +9,7 @@ import torch
 from speechbrain.decoders.seq2seq import AlivedHypotheses, S2SRNNBeamSearcher
 
 
-class BeamSearcher(S2SRNNBeamSearcher):
+class BeamSearcher(S2SRNNBeamSearcher):  # type: ignore[misc]  # SpeechBrain has no types
     """A hypothesis may end where log p(eos) >= eos_threshold * max log p.
 
     SpeechBrain asks for more (>), which a decoder that is certain of the end, with a log-probability of 0, never
@@ -31,4 +31,5 @@ class BeamSearcher(S2SRNNBeamSearcher):
 
     def _check_eos_threshold(self, log_probs: torch.Tensor) -> torch.Tensor:
         """bool [hypotheses] of log_probs [hypotheses, vocabulary]."""
-        return log_probs[:, self.eos_index] >= self.eos_threshold * log_probs.max(dim=-1).values
+        likely: torch.Tensor = log_probs[:, self.eos_index] >= self.eos_threshold * log_probs.max(dim=-1).values
+        return likely

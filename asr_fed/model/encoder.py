@@ -80,7 +80,8 @@ class Encoder(nn.Module):
 
 def stride(config: "ModelConfig") -> int:
     """Frames a state of the encoder that `config` makes."""
-    return _block_stride(config.pool_2d) ** len(config.cnn_channels) * config.time_pooling
+    frames: int = _block_stride(config.pool_2d) ** len(config.cnn_channels) * config.time_pooling
+    return frames
 
 
 def _block_stride(pool_2d: bool) -> int:
@@ -101,7 +102,8 @@ def convolve(block: Any, x: torch.Tensor) -> torch.Tensor:
         x = functional.pad(x.permute(0, 3, 1, 2), (bands, bands, time, time), mode="reflect")
         x = functional.conv2d(x, conv.conv.weight.transpose(2, 3), conv.conv.bias)
         x = activation(norm(x.permute(0, 2, 3, 1)))
-    return block.drop(block.pooling(x))
+    pooled: torch.Tensor = block.drop(block.pooling(x))
+    return pooled
 
 
 def bidirectional_lstm(lstm: nn.LSTM, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,11 +64,15 @@ class AcousticModel(nn.Module):
 
     def encode(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """States [batch, time, dnn_neurons] and their number, int64 [batch], of unnormalised features."""
-        return self.encoder(self.normalise(batch.features), batch.frames)
+        states_and_counts: tuple[torch.Tensor, torch.Tensor] = self.encoder(
+            self.normalise(batch.features), batch.frames
+        )
+        return states_and_counts
 
     def ctc_log_probs(self, states: torch.Tensor) -> torch.Tensor:
         """float32 [batch, time, vocabulary]."""
-        return self.ctc_head(states).float().log_softmax(-1)
+        log_probs: torch.Tensor = self.ctc_head(states).float().log_softmax(-1)
+        return log_probs
 
     def loss(self, normalised: torch.Tensor, batch: Batch, config: LossConfig, *, with_ctc: bool) -> torch.Tensor:
         """ctc_weight * CTC + (1 - ctc_weight) * NLL, NLL alone without CTC.
@@ -79,7 +84,7 @@ class AcousticModel(nn.Module):
         """
         states, counts = self.encoder(normalised, batch.frames)
         weight = config.ctc_weight if with_ctc else 0.0
-        loss = states.new_zeros(())
+        loss: torch.Tensor = states.new_zeros(())
         if weight < 1:
             loss = loss + (1 - weight) * self._nll(states, counts, batch, config.label_smoothing)
         if weight > 0:
@@ -128,7 +133,7 @@ class Recogniser:
         """The same, in whose checkpoints this loss is noted."""
         return dataclasses.replace(self, ctc_weight=loss.ctc_weight)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Plain tensors and values, safe to load with `weights_only`."""
         return {
             "model": {name: tensor.cpu() for name, tensor in self.model.state_dict().items()},
@@ -139,7 +144,7 @@ class Recogniser:
         }
 
     @classmethod
-    def from_dict(cls, content: dict) -> "Recogniser":
+    def from_dict(cls, content: dict[str, Any]) -> "Recogniser":
         model_config, features = ModelConfig(**content["model_config"]), FeatureConfig.saved(content["features"])
         recogniser = cls.create(model_config, features, Tokenizer(content["tokenizer"]))
         recogniser.model.load_state_dict(content["model"])

@@ -57,7 +57,8 @@ def read_delta(model: nn.Module, weights: np.ndarray) -> np.ndarray:
     """read_state(model) - weights, float32 [length]; on a CPU without a copy of the state in between."""
     tensors = [tensor.detach().reshape(-1).float() for tensor in _tensors(model).values()]
     if tensors[0].device.type != "cpu":
-        return read_state(model) - weights
+        moved: np.ndarray = read_state(model) - weights
+        return moved
     delta, start = np.empty_like(weights), 0
     for tensor in tensors:
         end = start + tensor.numel()

@@ -38,7 +38,7 @@ def teacher_forced(
         inputs, states = inputs.float(), states.float()
         attention, cell = decoder.attn, decoder.rnn.rnn_cells[0]
         tokens, embedding = inputs.shape[1:]
-        hidden, context = _Positions.apply(
+        hidden, context = _Positions.apply(  # type: ignore[no-untyped-call]  # torch's own
             functional.linear(decoder.drop(inputs).transpose(0, 1), cell.weight_ih[:, :embedding], cell.bias_ih),
             cell.weight_ih[:, embedding:],
             torch.cat([cell.weight_hh, 2 * attention.mlp_dec.weight]),
@@ -51,7 +51,8 @@ def teacher_forced(
             decoder.drop(states.new_ones(tokens, len(inputs), decoder.attn_dim)),
             torch.arange(states.shape[1], device=states.device) >= counts[:, None],
         )
-        return decoder.proj(torch.cat([context, hidden], dim=-1)).transpose(0, 1)
+        outputs: torch.Tensor = decoder.proj(torch.cat([context, hidden], dim=-1)).transpose(0, 1)
+        return outputs
 
 
 class _Positions(torch.autograd.Function):

@@ -44,7 +44,7 @@ def check_tracking(config: Config) -> None:
 
 
 @contextmanager
-def _tensorboard(config: Config, run_dir: Path) -> Iterator[Track]:
+def _tensorboard(_config: Config, run_dir: Path) -> Iterator[Track]:
     from torch.utils.tensorboard import SummaryWriter
 
     board = SummaryWriter(str(run_dir / "tensorboard"))

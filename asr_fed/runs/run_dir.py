@@ -146,7 +146,8 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
     path = run_dir / "summary.json"
     if not path.is_file():
         raise UserError(f"{run_dir} has no summary.json: it is no run, or one that has not ended.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return summary
 
 
 def own_system(summary: Mapping[str, Any]) -> str:

@@ -50,7 +50,7 @@ def _stopped_by(number: signal.Signals) -> Iterator[None]:
         yield
         return
 
-    def stop(number: int, frame: object) -> None:
+    def stop(number: int, _frame: object) -> None:
         raise Stopped(number)
 
     signal.signal(number, stop)

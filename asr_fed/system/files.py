@@ -31,7 +31,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         if is_no_room(error) or error.errno is None:  # numpy gives no number where a write was cut short
             raise NoRoom(f"There is no room left for {path} ({error}). What was there before is whole.") from error

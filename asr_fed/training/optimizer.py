@@ -8,7 +8,8 @@ from torch import nn
 
 
 def build_optimizer(settings: Any, model: nn.Module, lr: float) -> torch.optim.Optimizer:
-    return instantiate(settings, list(model.parameters()), lr=lr)
+    optimizer: torch.optim.Optimizer = instantiate(settings, list(model.parameters()), lr=lr)
+    return optimizer
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -31,6 +31,7 @@ def with_pauses(frames: np.ndarray, silence: np.ndarray, longest: int, rng: np.r
     def pause() -> np.ndarray:
         noise = quiet[rng.integers(len(quiet), size=rng.integers(longest, endpoint=True))]
         level = max(0.0, rng.uniform(-1, 1))
-        return silence + level * (noise - silence)
+        levelled: np.ndarray = silence + level * (noise - silence)
+        return levelled
 
     return np.concatenate([pause(), frames, pause()])

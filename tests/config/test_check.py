@@ -259,7 +259,7 @@ def test_an_experiment_file_in_another_encoding_is_refused_in_a_sentence(run, en
 
 
 @pytest.mark.parametrize(
-    "decoder, beam_ctc_weight, good",
+    ("decoder", "beam_ctc_weight", "good"),
     [
         (Decoder.ctc_greedy, 0.4, {0.3, 1}),
         (Decoder.attention_greedy, 0.4, {0, 0.3}),

@@ -100,5 +100,5 @@ def test_a_batch_is_the_cached_frames_padded_with_zeros(experiment: Experiment) 
 
 
 def test_one_speed_an_utterance_is_needed(experiment: Experiment) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="zip|shorter|argument"):
         collate(experiment.partition.warm_up[:2], experiment.cache, experiment.tokenizer, [1.0])

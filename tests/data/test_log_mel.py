@@ -28,7 +28,7 @@ def read(signal: torch.Tensor, config: FeatureConfig = CONFIG) -> torch.Tensor:
     return filterbank(config)(signal).float()
 
 
-@pytest.mark.parametrize("before, after", [(2.0, 2.0), (0.0, 10.0), (0.26, 0.0)])
+@pytest.mark.parametrize(("before", "after"), [(2.0, 2.0), (0.0, 10.0), (0.26, 0.0)])
 def test_zeros_around_the_words_change_nothing_that_is_read_of_them(before: float, after: float) -> None:
     signal = words()
     around = pad(signal, (round(before * RATE), round(after * RATE)))

@@ -49,7 +49,7 @@ def test_a_rate_may_exceed_one_and_nothing_is_no_error() -> None:
     assert score(spoken("a"), ["b c d"])[0].words.rate == 3.0
     assert score([], []) == () and Evaluation(()).words == ErrorCounts() == Evaluation(()).characters
     assert ErrorCounts().rate == 0.0
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="zip|shorter|argument|texts|utterances"):
         score(spoken("a", "b"), ["a"])
 
 

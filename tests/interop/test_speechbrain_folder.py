@@ -237,7 +237,7 @@ def batch_of(features: torch.Tensor, counts: torch.Tensor) -> Batch:
     return Batch((), features, counts, nothing, torch.zeros_like(counts))
 
 
-@pytest.mark.parametrize("kind, size", [("unigram", 24), ("bpe", 20), ("char", 17)])
+@pytest.mark.parametrize(("kind", "size"), [("unigram", 24), ("bpe", 20), ("char", 17)])
 def test_a_wider_vocabulary_cuts_text_in_the_same_places(kind: str, size: int) -> None:
     proto = train_sentencepiece(kind, size)
     before, after = Tokenizer(proto), Tokenizer(widen_tokenizer(proto, Path("tokenizer.ckpt")))
@@ -312,7 +312,7 @@ def retensor(edit: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path],
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         (rewrite("norm_type: global", "norm_type: sentence"), "norm_type of InputNormalization is sentence"),
         (rewrite("RNN.LSTM", "RNN.LiGRU"), "rnn_class of CRDNN is LiGRU"),

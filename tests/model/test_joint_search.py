@@ -66,7 +66,7 @@ def speechbrain(model: AcousticModel, states: torch.Tensor, config: EvaluationCo
 
 
 @pytest.mark.parametrize(
-    "weight, threshold, end", [(0.0, None, 1.0), (0.0, 1.5, 1.0), (0.4, 1.5, 3.0), (0.9, None, 3.0)]
+    ("weight", "threshold", "end"), [(0.0, None, 1.0), (0.0, 1.5, 1.0), (0.4, 1.5, 3.0), (0.9, None, 3.0)]
 )
 def test_the_hypotheses_are_those_of_speechbrain_for_each_utterance_alone(
     weight: float, threshold: float | None, end: float
@@ -77,7 +77,7 @@ def test_the_hypotheses_are_those_of_speechbrain_for_each_utterance_alone(
 
 
 @pytest.mark.parametrize(
-    "weight, temperature, shift, end", [(0.0, 1.5, None, 1.0), (0.0, 1.5, 3, 1.0), (0.4, 0.7, 5, 3.0)]
+    ("weight", "temperature", "shift", "end"), [(0.0, 1.5, None, 1.0), (0.0, 1.5, 3, 1.0), (0.4, 0.7, 5, 3.0)]
 )
 def test_so_they_are_with_a_temperature_and_a_bound_on_the_attention(
     weight: float, temperature: float, shift: int | None, end: float

@@ -29,7 +29,7 @@ def test_it_is_silent_where_something_is_recognised() -> None:
     assert describe_stuck("warm_start", replace(STUCK, best_wer=61.0), typed_config({})) == ""
 
 
-@pytest.mark.parametrize("epochs, times", [(2, 1), (10, 2)])
+@pytest.mark.parametrize(("epochs", "times"), [(2, 1), (10, 2)])
 def test_a_warm_start_says_it_at_its_end_and_a_long_one_halfway_too(
     experiment: Experiment, tmp_path, capsys: pytest.CaptureFixture[str], epochs: int, times: int
 ) -> None:

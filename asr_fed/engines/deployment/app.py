@@ -8,5 +8,5 @@ app = ClientApp()
 
 @app.query()
 @app.train()
-def refuse(message: Message, context: Context) -> Message:
+def refuse(_message: Message, _context: Context) -> Message:
     raise RuntimeError("This federation wants a node started by: python -m asr_fed.deployment node NODE.yaml")

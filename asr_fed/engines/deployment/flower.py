@@ -103,7 +103,7 @@ def flwr(home: Path, *arguments: str) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         raise UserError(f"flwr {arguments[0]}: no answer from the SuperLink within {CALL_SECONDS} s.") from None
     try:
-        answer = json.loads(done.stdout[done.stdout.index("{") :])
+        answer: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
     except ValueError:
         answer = {"error-message": f"{done.stdout}{done.stderr}"}
     if not answer.get("success"):

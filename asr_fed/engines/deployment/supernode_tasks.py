@@ -136,7 +136,8 @@ def _message_tree(client: RuntimeHttpClient) -> ObjectTree:
     for pause in (*PAUSE, 0.0):  # a SuperNode makes the task a moment before it stores the message
         pulled = client.PullMessages(PullAppMessagesRequest())
         if pulled.message_object_trees:
-            return pulled.message_object_trees[0]
+            tree: ObjectTree = pulled.message_object_trees[0]
+            return tree
         time.sleep(pause)
     raise ConnectionError("the SuperNode of this node has lost the message of a task")
 
