@@ -2,14 +2,14 @@
 
 import functools
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from flwr.app import Message
 
-from asr_fed.aggregation.update import Update, mean, merge
+from asr_fed.aggregation.update import Update, add_client, empty, mean, merge
 from asr_fed.engines.local_pool import LocalPool
 from asr_fed.engines.workers import WORKER_ERROR, Workers
 from asr_fed.federation.client_app import open_worker
@@ -18,9 +18,10 @@ from asr_fed.model.state import read_state, state_sha256
 from asr_fed.runs.experiment import Experiment, prepare_experiment
 from asr_fed.runs.run_dir import claim_run_dir
 from asr_fed.wire.joining import query_message, read_report
-from asr_fed.wire.messages import Order, Reply
-from asr_fed.wire.rounds import order_clients, read_reply
+from asr_fed.wire.messages import TOTALS, Order, Reply
+from asr_fed.wire.rounds import order_clients, read_reply, reply_message
 from tests.exchanging import order_to, replies_to
+from tests.federation.inline_pool import InlinePool, WorkerDies
 from tests.federation.plain_node import PlainNode, content
 from tests.tiny import Corpus, settings, typed_config
 from tests.waiting import PATIENCE, wait_until
@@ -209,14 +210,44 @@ def test_a_client_that_kills_its_workers_is_left_out_and_takes_nobody_along(
     (federation.folder / "always").touch()
     order = federation.order(2, 6, [10, 9, 4])
     [reply] = replies_to(federation.grid, [order])
-    alone = federation.order(2, 6, [9])
-    [nothing] = replies_to(federation.grid, [alone])
     (federation.folder / "always").unlink()
     read = federation.read(reply, order)
     assert list(read.failures) == [federation.names[9]] and "exit code -9" in read.failures[federation.names[9]]
     assert read.update is not None and content(read.update) == content(federation.expected(6, [10, 4]))
     assert np.isfinite(mean(read.update)).all()
-    assert federation.read(nothing, alone).update is None
+
+
+def open_mortal(
+    number: int, on_client: Callable[[str, float], None], superseded: Callable[[], bool]
+) -> Callable[[Message], Message]:
+    """A worker that dies over every client whose name begins with `deadly`."""
+
+    def handle(message: Message) -> Message:
+        update, counts = empty(1), {name: 0 for name in TOTALS if name not in ("clients", "weight_squared")}
+        for client in order_clients(message):
+            if client.startswith("deadly"):
+                raise WorkerDies
+            add_client(
+                update, np.zeros(1, np.float32), 1.0, dict.fromkeys(set(TOTALS) - {"clients", "weight_squared"}, 0)
+            )
+            on_client(client, 0.0)
+        return reply_message(message, update, {})
+
+    return handle
+
+
+@pytest.mark.parametrize("clients", [["deadly"], ["a", "deadly"], ["deadly", "a"], ["deadly 1", "a", "deadly 2"]])
+def test_whoever_is_left_is_trained_and_the_others_are_named(clients: list[str]) -> None:
+    told: list[str] = []
+    with Workers(InlinePool(open_mortal), 1, on_client=told.append) as grid:
+        [reply] = replies_to(grid, [order_to(1, clients, np.zeros(1, np.float32))])
+    read = read_reply(reply, clients, 1)
+    assert read.failures == {
+        name: "its worker was lost over it: worker 1 died" for name in clients if name.startswith("deadly")
+    }
+    left = [name for name in clients if name not in read.failures]
+    assert told == left
+    assert (read.update is None) if not left else (read.update is not None and read.update.totals["clients"] == 1)
 
 
 def test_workers_that_cannot_start_say_why(tmp_path: Path) -> None:

@@ -5,11 +5,15 @@ from collections.abc import Callable, Collection
 from flwr.app import Message
 
 from asr_fed.engines.local_pool import OpenWorker
-from asr_fed.engines.workers import Answer, ClientDone, Event
+from asr_fed.engines.workers import Answer, ClientDone, Event, Ready, WorkerLost
+
+
+class WorkerDies(Exception):
+    """Raised by a message handler that is to end its worker."""
 
 
 class InlinePool:
-    """Takes the place of LocalPool where a test has to see what workers do.
+    """Takes the place of LocalPool where a test has to see what workers do, or many of them die.
 
     Args:
         on_message, on_client: told when a worker begins a message, and of each client that it has done.
@@ -29,7 +33,7 @@ class InlinePool:
         self._waiting: dict[int, Message] = {}
 
     def start(self, node: int) -> None:
-        events: list[Event] = []
+        events: list[Event] = [Ready()]
 
         def done(client: str, seconds: float) -> None:
             self._on_client(client)
@@ -46,8 +50,11 @@ class InlinePool:
         for node in nodes:
             if (message := self._waiting.pop(node, None)) is not None:
                 self._on_message()
-                answer = self._handlers[node](message)
-                found += [(node, event) for event in (*self._events[node], Answer(answer))]
+                try:
+                    last: Event = Answer(self._handlers[node](message))
+                except WorkerDies:
+                    last = WorkerLost(f"worker {node} died")
+                found += [(node, event) for event in (*self._events[node], last)]
                 self._events[node].clear()
         return found
 

@@ -286,7 +286,7 @@ def test_several_runs_one_after_another_each_have_their_own_directory(
 ) -> None:
     """Without a run_dir of their own: the time of day tells them apart, as in the experiments that come with us."""
     content = settings(corpus, prepared, Path("auto/${now:%Y%m%d-%H%M%S}"))
-    content["warm_start"]["epochs"], content["federation"]["rounds"] = 1, 1
+    content["warm_start"]["epochs"], content["federation"]["rounds"], content["engine"]["workers"] = 1, 1, 1
     experiment = write_experiment_file(desk.folder / "short.yaml", content)
     before = {path.name for path in desk.folder.iterdir()}
     completed = desk.run(str(experiment), "--multirun", "weighting=num_examples,loss_softmax")
