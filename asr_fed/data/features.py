@@ -87,13 +87,9 @@ def build_features(
     ]
     missing = [job for job in jobs if not job.path.with_suffix(".json").is_file()]
     if missing:
-        with ProcessPoolExecutor(
-            max(1, min(processes, len(missing))), mp_context=get_context("spawn"), initializer=start_worker
-        ) as pool:
-            with deaf_to_ctrl_c():
-                shards = pool.map(_build_shard, missing)
-            for _ in track(shards, description="Features", total=len(missing)):
-                pass
+        shards = _build_shards(missing, min(processes, len(missing)))
+        for _ in track(shards, description="Features", total=len(missing)):
+            pass
     offsets = {}
     for job in jobs:
         for utterance_id, start, stop in json.loads(job.path.with_suffix(".json").read_text()):
@@ -123,11 +119,33 @@ class _Job:
         return self.folder / f"{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]}.npy"
 
 
-def _build_shard(job: _Job) -> None:
-    """Compute one shard; the index, written last, is what makes the shard exist."""
+def _build_shards(jobs: Sequence[_Job], processes: int) -> Iterator[None]:
+    """Compute the shards with one thread each. A single process is this one: another takes seconds to start."""
+    if processes > 1:
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_start_builder) as pool:
+            with deaf_to_ctrl_c():
+                shards = pool.map(_build_shard, jobs)
+            yield from shards
+        return
     import torch
 
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    try:
+        yield from map(_build_shard, jobs)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _start_builder() -> None:
+    import torch
+
+    start_worker()
+    torch.set_num_threads(1)
+
+
+def _build_shard(job: _Job) -> None:
+    """Compute one shard; the index, written last, is what makes the shard exist."""
     with FileLock(job.path.with_suffix(".lock")):
         index = job.path.with_suffix(".json")
         if index.is_file():

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -54,12 +53,6 @@ def direct(utterance: Utterance, rate: int = 16000) -> np.ndarray:
     assert stored == rate
     compute = Fbank(sample_rate=rate, n_mels=20, n_fft=400, win_length=25, hop_length=10)
     return compute(torch.from_numpy(samples)[None])[0].numpy()
-
-
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Build in this process, which has imported torch already: a new one needs seconds to do so."""
-    monkeypatch.setattr(features, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
 
 
 def shards(folder: Path) -> dict[str, int]:
@@ -143,7 +136,6 @@ def test_statistics_are_those_of_all_frames(cache: FeatureCache, recordings: lis
     assert np.array_equal(mean, again[0]) and np.array_equal(deviation, again[1])
 
 
-@pytest.mark.usefixtures("in_process")
 def test_what_would_change_the_features_makes_a_new_shard(tmp_path: Path) -> None:
     utterances = record(tmp_path / "recordings", 2)
     folder = tmp_path / "features"
@@ -158,7 +150,6 @@ def test_what_would_change_the_features_makes_a_new_shard(tmp_path: Path) -> Non
     assert build_features(utterances, other, folder)["u000", 1.0].shape[1] == 24
 
 
-@pytest.mark.usefixtures("in_process")
 def test_a_recording_of_the_same_length_takes_the_place_of_the_old(tmp_path: Path) -> None:
     """By its time of modification alone: path and size are what they were."""
     utterances = record(tmp_path / "recordings", 1)
@@ -185,7 +176,6 @@ OTHER_FEATURES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.usefixtures("in_process")
 def test_every_setting_of_the_filterbank_has_features_of_its_own(tmp_path: Path) -> None:
     utterances = record(tmp_path / "recordings", 1)
     assert OTHER_FEATURES.keys() == {field.name for field in fields(FeatureConfig)}, "a value for each setting"
@@ -201,7 +191,6 @@ def test_every_setting_of_the_filterbank_has_features_of_its_own(tmp_path: Path)
     assert len(set(found)) == len(found)
 
 
-@pytest.mark.usefixtures("in_process")
 def test_a_recording_that_is_gone_or_broken_is_named(tmp_path: Path) -> None:
     utterances = record(tmp_path / "recordings", 2)
     Path(utterances[1].wav).unlink()
@@ -212,7 +201,6 @@ def test_a_recording_that_is_gone_or_broken_is_named(tmp_path: Path) -> None:
         build_features(utterances, CONFIG, tmp_path / "features")
 
 
-@pytest.mark.usefixtures("in_process")
 def test_a_recording_that_would_poison_the_features_is_named(tmp_path: Path) -> None:
     utterances = record(tmp_path / "recordings", 2)
     signal = np.full(8000, 0.1, dtype=np.float32)
@@ -274,7 +262,6 @@ def test_a_killed_build_is_taken_over_and_leaves_no_process(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc to find the files that are open")
-@pytest.mark.usefixtures("in_process")
 def test_there_may_be_more_shards_than_a_process_may_have_open_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,7 +282,6 @@ def test_there_may_be_more_shards_than_a_process_may_have_open_files(
             found[0] = 0
 
 
-@pytest.mark.usefixtures("in_process")
 def test_a_build_that_died_while_writing_is_repeated(tmp_path: Path) -> None:
     utterances = record(tmp_path / "recordings", 3)
     folder = tmp_path / "features"

@@ -227,9 +227,7 @@ def open_mortal(
         for client in order_clients(message):
             if client.startswith("deadly"):
                 raise WorkerDies
-            add_client(
-                update, np.zeros(1, np.float32), 1.0, dict.fromkeys(set(TOTALS) - {"clients", "weight_squared"}, 0)
-            )
+            add_client(update, np.zeros(1, np.float32), 1.0, counts)
             on_client(client, 0.0)
         return reply_message(message, update, {})
 

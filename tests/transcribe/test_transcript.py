@@ -1,6 +1,5 @@
 """Transcripts of whole recordings, with the real reader, features, model and decoders."""
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ import soundfile
 import torch
 
 from asr_fed.config.schema import Decoder, EvaluationConfig
-from asr_fed.data import features
 from asr_fed.data.features import build_features
 from asr_fed.data.manifest import Utterance
 from asr_fed.evaluation.evaluate import evaluate
@@ -30,7 +28,6 @@ def silence(seconds: float) -> np.ndarray:
 def test_a_clip_is_transcribed_as_evaluation_decodes_it(
     recogniser: Recogniser, recordings: Path, monkeypatch: pytest.MonkeyPatch, decoder: Decoder, subtract_mean: bool
 ) -> None:
-    monkeypatch.setattr(features, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
     monkeypatch.setattr(recogniser.features, "subtract_mean", subtract_mean)
     paths = [path for path in sorted(recordings.rglob("*")) if path.is_file() and path.suffix != ".txt"]
     clips = [Utterance(path.stem, 2.0, str(path), "speaker", "ba") for path in paths]
