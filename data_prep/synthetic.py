@@ -41,20 +41,41 @@ from data_prep.synthetic_speakers import SAMPLE_RATE, Speaker, draw_speakers, re
 LOCALE = "fr"
 GENERATOR = ("synthetic.py", "synthetic_speakers.py", "espeak.py")  # what decides how a corpus sounds
 
-_WHO = "marie|paul|hélène|louis|mon père|la boulangère|le voisin|ma fille"
-_FOOD = "une pomme|un gâteau|du pain|trois tomates|deux citrons"
-_PLACE = "|du salon|du bureau|de l'entrée"
-_THING = "le chat|le chien|l'arbre|l'école|la voiture|la maison"
-_NUMBERS = "deux|trois|quatre|cinq|six|sept|huit|neuf|dix|onze"
+_WHO = (
+    "marie|paul|hélène|louis|julie|thomas|antoine|claire|mon père|ma fille|ma tante|son oncle|sa nièce|le voisin|"
+    "la boulangère|le facteur|le médecin|la directrice|notre cousine|mon frère"
+)
+_FOOD = (
+    "une pomme|un gâteau|du pain|trois tomates|deux citrons|du fromage|une salade|des cerises|un poulet|du beurre|"
+    "six bananes|du poisson|une tarte|des haricots"
+)
+_PLACE = "|du salon|du bureau|de l'entrée|de la cuisine|de la chambre|du couloir"
+_DAY = "|demain|lundi|jeudi|samedi|ce matin|cette nuit"
+_THING = (
+    "le chat|le chien|l'arbre|l'école|la voiture|la maison|le jardin|ta chemise|mon vélo|la rivière|le gâteau|"
+    "son manteau|cette lampe|le village"
+)
+_NUMBERS = "deux|trois|quatre|cinq|six|sept|huit|neuf|dix|onze|douze|treize|quinze|seize|vingt"
 # One line a kind of sentence: slots of alternatives, where an empty alternative leaves the slot out.
 GRAMMAR = (
-    ("ouvre|ferme", "la porte|la fenêtre|le placard|le garage", _PLACE, "|demain|vite|lundi"),
-    ("allume|éteins", "la lampe|la télé|le four|l'écran", _PLACE, "|demain|vite|lundi"),
-    (_WHO, "achète|mange|prépare|cherche", _FOOD, "|demain|samedi"),
-    (_WHO, "va|court|arrive", "au marché|au bureau|à l'école|à la gare", "|demain|samedi|vite|aujourd'hui"),
-    (_WHO, "part|arrive", "à", _NUMBERS, "heures"),
-    ("il est|il sera", "|presque", _NUMBERS, "heures", "|dix|vingt|trente|et demie|et quart"),
-    (_THING, "est|semble|reste", "|très|trop", "calme|jeune|triste|rouge|jaune|propre|énorme"),
+    ("ouvre|ferme|nettoie|répare", "la porte|la fenêtre|le placard|le garage|le tiroir|les volets", _PLACE, _DAY),
+    ("allume|éteins|débranche|règle", "la lampe|la télé|le four|l'écran|la radio|le chauffage", _PLACE, _DAY),
+    ("choisis|écris|invente|raconte", "une histoire|une carte|une recette|un poème", "avec|pour", _WHO),
+    (_WHO, "achètera|mangera|préparera|cherchera|vendra|oubliera", _FOOD, "|demain|samedi"),
+    (_WHO, "ira|courra|arrivera", "au marché|au bureau|à l'école|à la gare|à la plage|chez le coiffeur", _DAY),
+    (_WHO, "partira|reviendra|téléphonera", "avant|après|vers", _NUMBERS, "heures"),
+    ("il est|il sera", "|presque|déjà", _NUMBERS, "heures", "|dix|vingt|trente|quarante|et demie|et quart"),
+    (
+        _THING,
+        "est|semble|reste|devient",
+        "|très|trop",
+        "calme|jeune|triste|rouge|jaune|propre|énorme|vide|lourd|fragile",
+    ),
+    (
+        "je cherche|je voudrais|nous avons|il manque",
+        _NUMBERS,
+        "chaises|assiettes|billets|timbres|cahiers|chaussettes|clés",
+    ),
 )
 EVALUATION_SHARE = 0.15  # of the grammar's sentences for test, and as much for dev
 
@@ -169,7 +190,7 @@ def _speak(folder: Path, speakers: list[Speaker], lengths: dict[str, int], seed:
             for number, text in enumerate(itertools.islice(pools[speaker.split], lengths[speaker.split])):
                 speech = espeak.say(
                     text,
-                    f"{LOCALE}+{speaker.variant}",
+                    f"{speaker.accent}+{speaker.variant}",
                     pitch=speaker.pitch,
                     pitch_range=speaker.pitch_range,
                     rate=speaker.rate,
@@ -187,6 +208,7 @@ def _speak(folder: Path, speakers: list[Speaker], lengths: dict[str, int], seed:
                         text=text,
                         locale=LOCALE,
                         gender=speaker.gender,
+                        accent=speaker.accent,
                         split=speaker.split,
                     )
                 )

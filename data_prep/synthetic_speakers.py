@@ -1,6 +1,6 @@
 """Speakers that do not exist: each a voice of espeak-ng, a microphone and a room noise of its own.
 
-What tells two speakers apart for a listener, and for a recogniser: the variant (formants and timbre), the
+What tells two speakers apart for a listener, and for a recogniser: the accent, the variant (formants and timbre), the
 length of the vocal tract, pitch and its range, speaking rate, the channel, and the noise.
 """
 
@@ -28,6 +28,7 @@ VARIANTS = {
         "travis",
     ),
 }  # fmt: skip
+ACCENTS = ("fr", "fr", "fr-be", "fr-ch")  # espeak-ng's voices of France, Belgium and Switzerland
 PITCHES = range(20, 72, 4)  # steps that a listener tells apart
 
 
@@ -45,6 +46,7 @@ class Speaker:
     id: str
     split: str
     gender: str
+    accent: str
     variant: str
     pitch: int
     pitch_range: int
@@ -86,6 +88,7 @@ def draw_speakers(counts: Mapping[str, int], seed: int) -> list[Speaker]:
                     id=f"{split}-{number:03d}",
                     split=split,
                     gender=gender,
+                    accent=str(rng.choice(ACCENTS)),
                     variant=variant,
                     pitch=pitch,
                     pitch_range=int(rng.integers(20, 81)),
@@ -96,7 +99,7 @@ def draw_speakers(counts: Mapping[str, int], seed: int) -> list[Speaker]:
                     tilt=round(float(rng.uniform(-0.4, 0.6)), 3),
                     peak_db=round(float(rng.uniform(-15, -1)), 1),
                     noise_pole=round(float(rng.uniform(0, 0.95)), 3),
-                    snr_db=round(float(rng.uniform(15, 35)), 1),
+                    snr_db=round(float(rng.uniform(0, 25)), 1),
                 )
             )
     return speakers

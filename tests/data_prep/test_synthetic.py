@@ -40,6 +40,7 @@ def speaker(**changes: object) -> Speaker:
         "id": "s",
         "split": "train",
         "gender": "male",
+        "accent": "fr",
         "variant": "m3",
         "pitch": 50,
         "pitch_range": 50,
@@ -85,10 +86,10 @@ def folder_of(root: Path) -> Path:
 def test_the_grammar_is_large_in_sentences_and_small_in_words() -> None:
     sentences = synthetic.sentences()
     words = {word for sentence in sentences for word in sentence.split()}
-    assert len(sentences) == len(set(sentences)) > 1500
-    assert 60 <= len(words) <= 90
+    assert len(sentences) == len(set(sentences)) > 10_000
+    assert 150 <= len(words) <= 200
     lengths = [len(sentence.split()) for sentence in sentences]
-    assert np.mean([3 <= length <= 6 for length in lengths]) > 0.9
+    assert np.mean([3 <= length <= 7 for length in lengths]) > 0.95
     assert "éteins l'écran du salon demain" in sentences
 
 
@@ -200,6 +201,7 @@ def test_the_manifest_describes_the_audio(corpus: list[Utterance]) -> None:
         stated = {(row["id"], row["split"], row["gender"]) for row in csv.DictReader(file)}
     assert stated == {(utterance.speaker, utterance.split, utterance.gender) for utterance in corpus}
     assert {gender for _, _, gender in stated} == {"female", "male"}
+    assert len({utterance.accent for utterance in corpus}) > 1
 
 
 def test_splits_share_neither_speakers_nor_sentences(corpus: list[Utterance]) -> None:
@@ -274,7 +276,7 @@ def test_a_killed_generation_is_not_mistaken_for_a_finished_one(corpus: list[Utt
         ({"speakers": 0}, "at least 1"),
         ({"test_speakers": 0}, "at least 1"),
         ({"dev_speakers": -1}, "at least 0"),
-        ({"sentences": 5000}, "the grammar has"),
+        ({"sentences": 50_000}, "the grammar has"),
         ({"speakers": 5000}, "too many"),
     ],
 )
