@@ -23,7 +23,7 @@ from asr_fed.data.features import FeatureCache
 from asr_fed.data.manifest import Utterance, read_manifest, write_manifest
 from asr_fed.data.partition import Client, Partition
 from asr_fed.data.partition_files import read_partition
-from asr_fed.federation.client_app import client_totals, describe_client
+from asr_fed.federation.client_app import client_size, client_totals
 from asr_fed.model.encoder import Encoder, stride
 from asr_fed.model.state import read_state
 from asr_fed.runs.experiment import Experiment, prepare_experiment
@@ -112,7 +112,7 @@ def test_a_run_finds_them_before_it_trains_and_again_when_it_is_resumed(
     assert {utterance.id for utterance in dropped} == bad - {partition.test[0].id}
     assert read_partition(tmp_path / "run" / "partition") == found.partition
     assert prepare_experiment(config).partition == found.partition
-    before, after = (describe_client(each.partition.clients[-1]).examples for each in (experiment, found))
+    before, after = (client_size(each.partition.clients[-1]).examples for each in (experiment, found))
     assert after == before - 1
     content["loss"] = {"ctc_weight": 0.0}  # the attention decoder takes them
     content["run_dir"] = str(tmp_path / "attention")
