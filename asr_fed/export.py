@@ -37,10 +37,11 @@ def export_recogniser(
 
     from asr_fed.data.tokenizer import save_tokenizer
     from asr_fed.system.checkpoint import save_checkpoint
-    from asr_fed.system.files import write_text
+    from asr_fed.system.files import make_folder, write_text
 
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} is there already, and not empty. Give a new folder, or remove it first.")
+    make_folder(folder)
     model = recogniser.model
     parts = nn.ModuleList([model.encoder.crdnn, model.embedding, model.decoder, model.ctc_head, model.decoder_head])
     save_checkpoint({name: tensor.cpu() for name, tensor in parts.state_dict().items()}, folder / "asr.ckpt")

@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time: a core and 3 GB each (default 1)")
     parser.add_argument("--write", action="store_true", help="replace measured.csv and the README's table")
     parser.add_argument("--recount", action="store_true", help="the same from the counts in measured.csv, without runs")
-    chosen = parser.parse_args(arguments)
+    chosen = parser.parse_intermixed_args(arguments)  # options may stand between names
     return exit_status("check", lambda: int(bool(check(chosen))))
 
 

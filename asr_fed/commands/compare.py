@@ -8,13 +8,14 @@ from pathlib import Path
 from asr_fed.reporting.compare import against_first, describe_run, show_comparison, write_comparison
 from asr_fed.runs.run_dir import read_summary
 from asr_fed.system.exit_status import exit_status
+from asr_fed.system.files import make_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m asr_fed.compare", description="Compare finished runs in one table.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories; the first is the baseline")
     parser.add_argument("--output", type=Path, default=Path("outputs/comparison"), help="folder to write")
-    chosen = parser.parse_args(arguments)
+    chosen = parser.parse_intermixed_args(arguments)  # options may stand between names
     return exit_status("asr_fed.compare", lambda: compare(chosen.runs, chosen.output))
 
 
@@ -27,6 +28,6 @@ def compare(runs: Sequence[Path], output: Path) -> None:
     # train_fed.py's own command line: python, train_fed.py, the experiment's file and what is changed of it
     words = [shlex.split(summary.get("command", ""))[2:] for summary in summaries]
     records = against_first([describe_run(*each) for each in zip(words, map(str, runs), summaries, strict=True)])
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     write_comparison(output, records)
     show_comparison(output, records)

@@ -10,6 +10,7 @@ from asr_fed.config.schema import Config, Decoder, EvaluationConfig
 from asr_fed.runs.run_dir import run_of
 from asr_fed.system.errors import UserError
 from asr_fed.system.exit_status import exit_status
+from asr_fed.system.files import make_folder
 
 if TYPE_CHECKING:
     from asr_fed.data.manifest import Utterance
@@ -89,6 +90,8 @@ def _on_manifest(
     recogniser = open_recogniser(chosen.model)
     check_trained(recogniser, settings.test_decoder, settings.beam_ctc_weight, run_dir)
     recogniser.model.to(device)
+    folder = (run_dir or chosen.model.parent) / "evaluation"
+    make_folder(chosen.output or folder)  # before the work, if it cannot be written
     cache = chosen.features or (
         Path(config.data.prepared) / "features" if config else chosen.manifest.parent / "features"
     )
@@ -120,7 +123,6 @@ def _on_manifest(
             against[str(chosen.against)] = paired_test(result, earlier)
         except ValueError as error:
             raise UserError(f"--against {chosen.against}: {error}. Evaluate both on the same manifest.") from None
-    folder = (run_dir or chosen.model.parent) / "evaluation"
     output = chosen.output or own_folder(folder, _folder_name(name, chosen, settings), about)
     write_evaluation(output, result, about, against)
     console.print(result_table({name: numbers(result)}, f"{len(result.speakers)} speakers"))

@@ -4,7 +4,6 @@ Everything behind the config file is Hydra's: overrides, `--cfg job`, `--multiru
 """
 
 import os
-import re
 import shlex
 import signal
 import sys
@@ -16,21 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from asr_fed.commands.experiment_file import find_experiment, register_config_files
+from asr_fed.commands.overrides import hydra_words
 from asr_fed.config.check import check_config
 from asr_fed.config.explain import explain
 from asr_fed.config.files import experiments_folder
 from asr_fed.config.schema import Config
-from asr_fed.data.text_file import check_utf8
 from asr_fed.system.errors import UserError
 from asr_fed.system.exit_status import Stopped, exit_status
 from asr_fed.system.files import NoRoom, is_no_room
@@ -63,13 +60,6 @@ Keys people change most:
 """
 
 
-class OurGroups(SearchPathPlugin):
-    """An experiment of one's own, wherever its file lies, may use our groups."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        search_path.append("asr_fed", f"file://{experiments_folder()}")
-
-
 def main() -> int:
     """Entry point. Returns 2 where the user has something to correct, 130 after Ctrl-C, 143 after SIGTERM."""
     stop_on_signals()
@@ -80,7 +70,7 @@ def _hydra() -> None:
     """Compose the config and call `_run` with it, once or for each run of a sweep."""
     sys.argv[1:] = hydra_arguments(sys.argv[1:])
     ConfigStore.instance().store("schema", Config)
-    Plugins.instance().register(OurGroups)
+    register_config_files()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # give us the exception, not a report of it
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     with _config_errors_in_words():
@@ -185,25 +175,16 @@ def _how_to_go_on(run_dir: str) -> str:
 def hydra_arguments(arguments: list[str]) -> list[str]:
     """Our command line in Hydra's words: the experiment's file first, its folder as Hydra's config path.
 
-    Raises UserError where the file does not exist.
+    Raises UserError where the file does not exist, or a word cannot be read.
     """
-    experiments = experiments_folder()
-    if not arguments or arguments[0].startswith("-") or "=" in arguments[0]:
-        listing = "\n".join(f"  hparams/{path.name}" for path in sorted(experiments.glob("*.yaml")))
+    if not arguments or arguments[0].startswith("-"):
+        listing = "\n".join(f"  hparams/{path.name}" for path in sorted(experiments_folder().glob("*.yaml")))
         print(USAGE.format(experiments=listing))
         sys.exit(0 if arguments[:1] in (["--help"], ["-h"]) else 2)
-    given = Path(arguments[0]).with_suffix(".yaml")
-    path = given if given.is_file() else experiments / given.name
-    if not path.is_file():
-        raise UserError(f"There is no experiment file {arguments[0]}, and none of that name in {experiments}.")
-    check_utf8(path)
-    # Hydra takes overrides only in one piece, behind the flags.
-    overrides = [word for word in arguments[1:] if "=" in word or word.startswith(("+", "~"))]
-    flags = [word for word in arguments[1:] if word not in overrides]
-    # What Hydra would take for a choice of the group.
-    overrides = [re.sub("^warm_start=", "warm_start.checkpoint=", word) for word in overrides]
+    path = find_experiment(arguments[0])
+    flags, overrides = hydra_words(arguments[1:])
     return [
-        *flags,
+        *flags,  # Hydra takes overrides only in one piece, behind the flags
         "--config-path",
         str(path.parent.absolute()),
         "--config-name",

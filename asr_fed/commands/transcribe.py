@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="%(default)s")
     parser.add_argument("--threads", type=int, metavar="N", help="of the CPU; by default torch decides")
-    chosen = parser.parse_args(arguments)
+    chosen = parser.parse_intermixed_args(arguments)  # options may stand between names
     if not SHORTEST_WINDOW <= chosen.window < float("inf"):
         parser.error(f"--window {chosen.window:g}: a number of seconds, at least {SHORTEST_WINDOW:g}")
     if chosen.threads is not None and chosen.threads < 1:

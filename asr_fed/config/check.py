@@ -4,9 +4,12 @@ The range of a single value stands beside its field (asr_fed.config.setting). He
 """
 
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from asr_fed.config.explain import no_such_key
 from asr_fed.config.schema import (
     AugmentConfig,
     ClientsConfig,
@@ -28,6 +31,10 @@ def check_config(config: DictConfig) -> None:
     """Raises UserError where a value is missing or out of its range, where one contradicts another, and for a bad
     `_target_` or argument of one.
     """
+    if OmegaConf.get_type(config) is not Config:
+        raise UserError("The experiment's file does not take the schema: its `defaults` begin with `- schema`.")
+    if unknown := next(_unknown(config, ""), None):  # added with +, which Hydra lets pass
+        raise UserError(no_such_key(unknown))
     missing = sorted(_missing(config, ""))
     if missing:
         raise UserError(f"No value for {', '.join(missing)}: set it in the config file or as {missing[0]}=...")
@@ -189,6 +196,17 @@ def _check_personalise(settings: Config) -> None:
 def _check_engine(settings: Config) -> None:
     if settings.engine.kind is EngineKind.deployment and settings.engine.address is None:
         raise UserError("engine=deployment needs the SuperLink: engine.address=HOST:PORT of its Control API.")
+
+
+def _unknown(node: DictConfig, prefix: str) -> Iterator[str]:
+    kind: Any = OmegaConf.get_type(node)
+    known = {each.name for each in fields(kind)} if is_dataclass(kind) else set(node)
+    for key in map(str, node):
+        child = node._get_node(key)
+        if key not in known:
+            yield f"{prefix}{key}"
+        elif isinstance(child, DictConfig) and not child._is_none():
+            yield from _unknown(child, f"{prefix}{key}.")
 
 
 def _missing(node: DictConfig, prefix: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterator
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -16,16 +16,30 @@ def explain(error: Exception) -> str:
     cause: BaseException = error
     while isinstance(cause, HydraException) and (inner := cause.__cause__ or cause.__context__) is not None:
         cause = inner
-    text = str(error).strip()
+    text = " ".join(str(error).split())
+    if isinstance(cause, MissingConfigException):
+        return _no_such_choice(cause)
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
         if cause.full_key in _all_keys():
             return f"{cause.full_key} is not set in the config file: add it with +{cause.full_key}=..."
-        where = f" ({text.splitlines()[0]})" if "In '" in text else ""
+        where = f" ({str(error).strip().splitlines()[0]})" if "In '" in text else ""
         hint = f" An argument of a _target_ is added with +{cause.full_key}=..." if _in_target(cause.full_key) else ""
-        return f"There is no key {cause.full_key!r}{where}.{nearest(cause.full_key, _all_keys())}{hint}"
+        return f"{no_such_key(cause.full_key, where)}{hint}"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        return f"{cause.full_key}: {(cause.msg or str(cause)).splitlines()[0]}."
+        return f"{cause.full_key}: {(cause.msg or str(cause)).splitlines()[0].rstrip('.')}."
     return text
+
+
+def no_such_key(key: str, where: str = "") -> str:
+    return f"There is no key {key!r}{where}.{nearest(key, _all_keys())}"
+
+
+def _no_such_choice(error: MissingConfigException) -> str:
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    if not group or not error.options:
+        return f"There is no file {error.missing_cfg_file}.yaml that defaults could take."
+    choices = list(error.options)
+    return f"There is no {group}={name}. It is one of {', '.join(choices)}.{nearest(name, choices)}"
 
 
 def _in_target(key: str) -> bool:

@@ -31,13 +31,6 @@ def read_text(path: str | Path, *, errors: str = "strict") -> str:
         raise UserError(f"{path} is not UTF-8. {CONVERT}") from error
 
 
-def check_utf8(path: str | Path) -> None:
-    """For files that a library reads, which knows no other encoding. Raises UserError where it is not UTF-8."""
-    if encoding_of(path) != "utf-8-sig":
-        raise UserError(f"{path} is not UTF-8. Save it as UTF-8.")
-    read_text(path)
-
-
 def read_lines(path: str | Path) -> list[str]:
     """The lines that are not empty, without white space around them. Raises UserError as `read_text` does."""
     return [line.strip() for line in read_text(path).split("\n") if line.strip()]

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from asr_fed.config.schema import ClientsConfig, Config, Precision
 from asr_fed.system.errors import UserError
-from asr_fed.system.files import write_text
+from asr_fed.system.files import cannot_be_written, make_folder, write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -181,7 +181,7 @@ def heard_before(path: Path, about: Mapping[str, Any], due: Mapping[str, str]) -
         differing = ", ".join(sorted(key for key in about if whole[0].get(key) != about[key]))
         raise UserError(f"{path.parent} holds the result of another {differing}. Give another --output.")
     kept = [line for line in whole[1:] if due.get(line["speaker"]) == line["utterances"]]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_text(path, "".join(json.dumps(line) + "\n" for line in (about, *kept)))
     return {line["speaker"]: {when: line[when] for when in ("before", "after")} for line in kept}
 
@@ -192,7 +192,7 @@ def add_line(path: Path, content: Mapping[str, Any]) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(content) + "\n")
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error}. The same command then goes on.") from error
+        raise UserError(f"{cannot_be_written(path, error)} The same command then goes on.") from error
 
 
 def write_gains(

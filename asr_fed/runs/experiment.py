@@ -76,7 +76,7 @@ def prepare_experiment(config: Config) -> Experiment:
         try:
             instantiate(config.data.prepare, manifest=str(manifest))
         except InstantiationException as error:  # what Hydra makes of any exception in there
-            if isinstance(error.__cause__, UserError):
+            if isinstance(error.__cause__, UserError | OSError):
                 raise error.__cause__ from None
             raise
     utterances = read_manifest(manifest)
@@ -143,7 +143,9 @@ def pick_device(name: str, worker: int = 0) -> torch.device:
             device = torch.device("cuda", worker % max(1, torch.cuda.device_count()))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"device={name} cannot be used here: {error}. Use device=auto or device=cpu.") from error
+        known = name.partition(":")[0] in ("cpu", "cuda", "mps")
+        why = str(error).splitlines()[0] if known else "it is none of auto, cpu, cuda, cuda:1, mps"
+        raise UserError(f"device={name} cannot be used here: {why}. Use device=auto or device=cpu.") from error
     return device
 
 

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from asr_fed.config.schema import SEARCH, Config, Decoder
 from asr_fed.system.errors import UserError
-from asr_fed.system.files import write_text
+from asr_fed.system.files import cannot_be_written, write_text
 
 # A resumed run may differ in these keys and sections, and in some of the beam search: see `may_change`.
 MAY_CHANGE = (
@@ -79,7 +79,7 @@ def exclusive(path: Path, refusal: str) -> Iterator[None]:
     except Timeout:
         raise UserError(refusal) from None
     except OSError as error:
-        raise UserError(f"{path.parent} cannot be written: {error}.") from error
+        raise cannot_be_written(path.parent, error) from error
     try:
         yield
     finally:

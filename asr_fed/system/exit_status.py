@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from asr_fed.system.errors import UserError
+from asr_fed.system.files import in_words
 
 
 class Stopped(KeyboardInterrupt):
@@ -25,7 +26,8 @@ class Stopped(KeyboardInterrupt):
 def exit_status(program: str, action: Callable[[], object]) -> int:
     """Call `action` and return the status to exit with: what it returns if that is a number, else 0.
 
-    A UserError is printed in one line on stderr, after the name of the program.
+    A UserError, and what the system says of a file that cannot be used, is printed in one line on stderr, after the
+    name of the program.
     """
     try:
         with _stopped_by(signal.SIGTERM):
@@ -39,6 +41,12 @@ def exit_status(program: str, action: Callable[[], object]) -> int:
         if not _reader_is_gone():
             raise
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        told = in_words(error)
+        if told is None:
+            raise
+        print(f"{program}: {told}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as stop:
         return stop.status if isinstance(stop, Stopped) else 128 + signal.SIGINT
 

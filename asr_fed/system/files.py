@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from asr_fed.system.errors import UserError
@@ -35,7 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         if is_no_room(error) or error.errno is None:  # numpy gives no number where a write was cut short
             raise NoRoom(f"There is no room left for {path} ({error}). What was there before is whole.") from error
-        raise UserError(f"{path} cannot be written: {error}.") from error
+        raise cannot_be_written(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -60,3 +61,35 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     writer.writerows(rows)
     with replacing(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
+
+
+def make_folder(path: Path) -> None:
+    """Make it where it is not there, and see that files can be made in it. Raises UserError where not."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise cannot_be_written(path, error) from error
+
+
+def cannot_be_written(path: Path, error: OSError) -> UserError:
+    """What to raise where writing to this file or folder failed."""
+    if is_no_room(error):
+        return NoRoom(f"There is no room left for {path}.")
+    return UserError(f"{path} cannot be written: {error.strerror or error}.")
+
+
+def in_words(error: OSError) -> UserError | None:
+    """The same of any file or folder that the system did not let us use; None for an error of another kind."""
+    if error.filename is None or error.errno is None:
+        return None
+    path = Path(os.fsdecode(error.filename))
+    if is_no_room(error) or error.errno == errno.EROFS:
+        return cannot_be_written(path, error)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        unreadable = path.exists() and not os.access(path, os.R_OK)
+        return UserError(f"{path} cannot be read: {error.strerror}.") if unreadable else cannot_be_written(path, error)
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP):
+        return UserError(f"{path} cannot be used: {error.strerror}.")
+    return None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from asr_fed.system.errors import UserError
-from asr_fed.system.files import NoRoom, is_no_room
+from asr_fed.system.files import NoRoom, cannot_be_written, is_no_room
 from asr_fed.transcribe.transcript import Transcript
 
 LINE_START = b'{"path": '
@@ -53,7 +53,7 @@ def json_lines_file(path: Path, settings: dict[str, Any]) -> Iterator[tuple[set[
     except OSError as error:
         if is_no_room(error):
             raise NoRoom(f"There is no room left for {path}. Make room; the same command then goes on.") from error
-        raise UserError(f"{path} cannot be written: {error}.") from error
+        raise cannot_be_written(path, error) from error
 
 
 def _cut_to_whole_lines(file: BinaryIO, settings: dict[str, Any], path: Path) -> set[str]:

@@ -252,9 +252,8 @@ def test_every_choice_of_a_group_is_valid(
     assert len(started) == len(choices) > 0
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
-def test_an_experiment_file_in_another_encoding_is_refused_in_a_sentence(run, encoding: str) -> None:
-    outcome = run(yaml="# été", encoding=encoding)
+def test_an_experiment_file_in_another_encoding_is_refused_in_a_sentence(run) -> None:
+    outcome = run(yaml="# été", encoding="latin-1")
     assert outcome.code == 2 and "mine.yaml is not UTF-8" in outcome.err and outcome.err.count("\n") == 1
 
 

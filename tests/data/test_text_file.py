@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from asr_fed.data.text_file import check_utf8, read_lines, read_table, read_text
+from asr_fed.data.text_file import read_lines, read_table, read_text
 from asr_fed.system.errors import UserError
 
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]
@@ -46,17 +46,6 @@ def test_what_is_not_unicode_is_refused_in_a_sentence(tmp_path: Path, read, cont
     with pytest.raises(UserError, match=told) as refused:
         read(path)
     assert str(path) in str(refused.value) and "\n" not in str(refused.value)
-
-
-def test_a_file_for_a_library_is_utf_8(tmp_path: Path) -> None:
-    path = tmp_path / "mine.yaml"
-    for encoding in ("utf-8", "utf-8-sig"):
-        path.write_text("# été\n", encoding=encoding)
-        check_utf8(path)
-    for encoding in ("latin-1", "utf-16"):
-        path.write_text("# été\n", encoding=encoding)
-        with pytest.raises(UserError, match=r"mine\.yaml is not UTF-8"):
-            check_utf8(path)
 
 
 @pytest.mark.parametrize(

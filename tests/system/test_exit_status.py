@@ -1,5 +1,7 @@
 """How commands end: the exit status, and what stands on stderr."""
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +41,33 @@ def test_an_action_decides_the_status(capsys: pytest.CaptureFixture[str]) -> Non
 def test_an_error_of_ours_is_not_hidden() -> None:
     with pytest.raises(ZeroDivisionError):
         exit_status("program", lambda: 1 / 0)
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.EACCES, "nowhere/x cannot be written: Permission denied."),
+        (errno.EROFS, "nowhere/x cannot be written: Read-only file system."),
+        (errno.ENOENT, "nowhere/x cannot be used: No such file or directory."),
+        (errno.ENOSPC, "There is no room left for nowhere/x."),
+    ],
+)
+def test_a_file_that_the_system_withholds_is_one_sentence(
+    number: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise OSError(number, os.strerror(number), "nowhere/x")
+
+    assert exit_status("program", fail) == 2
+    assert capsys.readouterr().err == f"program: {told}\n"
+
+
+def test_an_error_of_the_system_that_names_no_file_is_not_hidden() -> None:
+    def fail() -> None:
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+    with pytest.raises(ConnectionRefusedError):
+        exit_status("program", fail)
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
