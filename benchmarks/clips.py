@@ -41,7 +41,7 @@ def client_work(folder: Path, root: Path, clients: int, changes: list[str]) -> C
 
     from asr_fed.model.state import read_state
     from asr_fed.runs.experiment import prepare_experiment
-    from asr_fed.runs.run_dir import claim_run_dir
+    from asr_fed.runs.run_dir import begin_run, claim_run_dir
     from asr_fed.training.local import LocalTask, train_client
 
     torch.set_num_threads(1)
@@ -51,6 +51,7 @@ def client_work(folder: Path, root: Path, clients: int, changes: list[str]) -> C
     config: Config = OmegaConf.to_object(resolved)  # type: ignore[assignment]
     with claim_run_dir(config), contextlib.redirect_stdout(io.StringIO()):
         experiment = prepare_experiment(config)
+        begin_run(config)
     training = experiment.training_context(experiment.fresh_recogniser(), torch.device("cpu"))
     weights = read_state(training.recogniser.model)
 

@@ -46,7 +46,7 @@ def make_run(
     from asr_fed.model.recogniser import save_recogniser
     from asr_fed.model.state import layout
     from asr_fed.runs.experiment import prepare_experiment
-    from asr_fed.runs.run_dir import claim_run_dir
+    from asr_fed.runs.run_dir import begin_run, claim_run_dir
 
     started = time.perf_counter()
     prepared, warm_up = folder / "prepared", folder / "warm_up.txt"
@@ -74,6 +74,7 @@ def make_run(
     config: Config = OmegaConf.to_object(resolved)  # type: ignore[assignment]
     with claim_run_dir(config):
         experiment = prepare_experiment(config)
+        begin_run(config)
         recogniser = experiment.fresh_recogniser()
         save_recogniser(recogniser, experiment.checkpoints / "warm_start.pt")
     parameters, spent = layout(recogniser.model).parameters, time.perf_counter() - started

@@ -4,12 +4,14 @@ Everything behind the config file is Hydra's: overrides, `--cfg job`, `--multiru
 """
 
 import os
+import re
 import shlex
 import signal
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,9 @@ from asr_fed.commands.overrides import hydra_words
 from asr_fed.config.check import check_config
 from asr_fed.config.explain import explain
 from asr_fed.config.files import experiments_folder
+from asr_fed.config.paths import settle_paths
 from asr_fed.config.schema import Config
+from asr_fed.runs.run_dir import CONFIG, has_begun, latest_run, load_config
 from asr_fed.system.errors import UserError
 from asr_fed.system.exit_status import Stopped, exit_status
 from asr_fed.system.files import NoRoom, is_no_room
@@ -35,6 +39,7 @@ from asr_fed.system.files import NoRoom, is_no_room
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PROGRAM = "asr-fed"
 PATIENCE = 15  # seconds for a clean stop; after that the process ends as it is, and its workers with it
+NOW, ANY_TIME = re.compile(r"\$\{now:[^}]*\}"), "ANY-TIME"
 USAGE = """\
 Federated training of end-to-end speech recognisers.
 
@@ -136,7 +141,9 @@ def _train(config: DictConfig, suffix: str = "") -> dict[str, Any]:
     """
     with _config_errors_in_words():
         check_config(config)
-        config.run_dir += suffix
+        config.run_dir = _run_dir(config, suffix)
+        resumed = config.resume and has_begun(Path(config.run_dir))
+        settle_paths(config, load_config(Path(config.run_dir) / CONFIG) if resumed else None)
         settings: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
     from asr_fed.pipeline.train import train  # torch, SpeechBrain and Flower: seconds that --help need not wait for
 
@@ -153,6 +160,22 @@ def _train(config: DictConfig, suffix: str = "") -> dict[str, Any]:
         raise NoRoom(f"There is no room left: {error}. Make room. {_how_to_go_on(config.run_dir)}") from error
 
 
+def _run_dir(config: DictConfig, suffix: str) -> str:
+    """Where the run goes; with resume=true and the time of day in its name, the latest one that goes there.
+
+    Raises UserError where there is none.
+    """
+    written = OmegaConf.to_container(config, resolve=False)["run_dir"]  # type: ignore[index,call-overload]
+    if not (config.resume and NOW.search(written)):
+        return str(config.run_dir) + suffix
+    named = OmegaConf.merge(config, {"run_dir": NOW.sub(ANY_TIME, written)})
+    pattern = escape(str(Path(named.run_dir).expanduser())).replace(ANY_TIME, "*") + suffix
+    found = latest_run(pattern)
+    if found is None:
+        raise UserError(f"resume=true, but there is no run at {pattern}. Give its run_dir, or leave resume out.")
+    return str(found)
+
+
 def _command() -> str:
     """What repeats this run, in a run directory of its own."""
     hydra_config = HydraConfig.get()
@@ -163,8 +186,8 @@ def _command() -> str:
 
 
 def _how_to_go_on(run_dir: str) -> str:
-    if not (Path(run_dir) / "config.yaml").is_file():
-        return "Nothing has been begun: give the same command again."
+    if not has_begun(Path(run_dir)):
+        return "No training has begun, and what was prepared is kept: give the same command again."
     hydra_config, words = HydraConfig.get(), ["resume=true", f"run_dir={run_dir}"]
     if hydra_config.mode is not RunMode.MULTIRUN:
         return f"The last checkpoint is whole. Continue with the same command, {shlex.join(words)}"

@@ -25,6 +25,8 @@ from asr_fed.wire.flower_private import identify_process
 
 ROOM_TIMEOUT = 60.0  # seconds in which the cluster has to find room for a worker
 CONNECT_TIMEOUT = 10.0  # seconds
+# Of a socket's path: the most bytes that the system takes, and how Ray's go on behind the temporary folder.
+LONGEST_SOCKET, SOCKET = 107, "ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
 GATHER = 0.1  # seconds for which a worker gathers finished clients before it tells of them
 
 # An event, and the number of the message that it belongs to; 0: none.
@@ -66,7 +68,7 @@ class RayPool:
     def __init__(
         self, open_worker: OpenWorker, address: str | None = None, threads: int = 1, gpus_per_worker: float = 0.0
     ) -> None:
-        self._ray = _import_ray()
+        self._ray = import_ray()
         self._open_worker, self._threads, self._gpus = pickle.dumps(open_worker), threads, gpus_per_worker
         self._workers: dict[int, _Worker] = {}
         self._put: tuple[ArrayRecord, Any] | None = None  # the last record that went into the object store
@@ -91,10 +93,7 @@ class RayPool:
             self._ray.kill(old.actor)
         elif len(self._workers) >= (room := self.room()):
             self.close()
-            raise UserError(
-                f"The Ray cluster has room for {room} workers of {self._needs()}, and engine.workers asks for more. "
-                "Lower engine.workers or engine.threads_per_worker, or add machines to the cluster."
-            )
+            raise no_room(room, self._threads, self._gpus)
         actor = self._actor_class.options(
             num_cpus=self._threads,
             num_gpus=self._gpus,
@@ -169,10 +168,8 @@ class RayPool:
         worker = self._workers[node]
         worker.deadline = None
         self._ray.kill(worker.actor)
-        return WorkerLost(f"the Ray cluster had no room for worker {node} ({self._needs()}) within {ROOM_TIMEOUT:g} s")
-
-    def _needs(self) -> str:
-        return f"{self._threads} CPU" + (f" and {self._gpus:g} GPU" if self._gpus else "")
+        needs = _needs(self._threads, self._gpus)
+        return WorkerLost(f"the Ray cluster had no room for worker {node} ({needs}) within {ROOM_TIMEOUT:g} s")
 
     def close(self) -> None:
         """End all workers, and the cluster if it is our own."""
@@ -192,7 +189,7 @@ class _Actor:
     """
 
     def __init__(self, open_worker: bytes, node: int, threads: int, folder: str, careful: bool) -> None:
-        _share_arrays(_import_ray())
+        _share_arrays(import_ray())
         self._careful = careful
         self._inbox: queue.SimpleQueue[tuple[int, Message]] = queue.SimpleQueue()
         self._news: queue.Queue[Numbered] = queue.Queue()
@@ -257,7 +254,29 @@ class _Actor:
             self._news.put((number, event))
 
 
-def _import_ray() -> Any:
+def no_room(room: int, threads: int, gpus: float) -> UserError:
+    """What to raise where a cluster has room for so many workers alone."""
+    return UserError(
+        f"The Ray cluster has room for {room} workers of {_needs(threads, gpus)}, and engine.workers asks for more. "
+        "Lower engine.workers or engine.threads_per_worker, or add machines to the cluster."
+    )
+
+
+def _needs(threads: int, gpus: float) -> str:
+    return f"{threads} CPU" + (f" and {gpus:g} GPU" if gpus else "")
+
+
+def check_temporary_folder() -> None:
+    """Raises UserError where the sockets of a cluster of our own would have too long a path in there."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    if len(os.fsencode(Path(folder) / SOCKET)) > LONGEST_SOCKET:
+        raise UserError(
+            f"Ray puts sockets into the temporary folder {folder}, whose path is too long for them. Set TMPDIR or "
+            f"RAY_TMPDIR to one of at most {LONGEST_SOCKET - len(SOCKET) - 1} characters, such as /tmp."
+        )
+
+
+def import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # A worker that asks for no GPU sees them all, as a local one does; Ray warns as long as this is not set.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -276,9 +295,11 @@ def _connect(ray: Any, address: str | None) -> None:
             socket.create_connection((found[1], int(found[2])), CONNECT_TIMEOUT).close()  # Ray would try for 3 minutes
         ray.init(**(own if address is None else {"address": address}), log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        if address is None:
+            raise UserError(f"Ray cannot start a cluster on this machine: {error}.") from error
         raise UserError(
-            f"engine.address={'null' if address is None else address}: Ray cannot be started or joined ({error}). "
-            "Start a cluster with `ray start --head`, or set engine.address=null for one on this machine."
+            f"engine.address={address}: the Ray cluster cannot be joined ({error}). Start one with "
+            "`ray start --head`, or set engine.address=null for one on this machine."
         ) from error
     finally:
         if threading.current_thread() is threading.main_thread():

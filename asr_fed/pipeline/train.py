@@ -13,6 +13,7 @@ from asr_fed.data.alignable import describe_impossible
 from asr_fed.data.manifest import Utterance
 from asr_fed.data.partition import describe
 from asr_fed.data.tokenizer import describe_unknown
+from asr_fed.engines.check import check_engine
 from asr_fed.engines.open_workers import open_workers
 from asr_fed.federation.rounds import run_federation
 from asr_fed.federation.sampling import cohort_size
@@ -27,7 +28,7 @@ from asr_fed.reporting.report import describe_gains
 from asr_fed.reporting.tracking import check_tracking, open_tracking
 from asr_fed.runs.experiment import Experiment, pick_device, prepare_experiment, systems
 from asr_fed.runs.records import RoundRecord, write_history
-from asr_fed.runs.run_dir import claim_run_dir
+from asr_fed.runs.run_dir import begin_run, claim_run_dir
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import keep_freed_memory
 from asr_fed.training.central import EpochReport, train_central
@@ -50,6 +51,7 @@ def train(config: Config, command: str = "") -> dict[str, Any]:
     logging.getLogger("flwr").setLevel(logging.WARNING)
     pick_device(config.device)  # before any work, if it is not there
     check_tracking(config)
+    check_engine(config)
     with claim_run_dir(config):
         experiment = prepare_experiment(config)
         if owners := experiment.partition.clients:
@@ -61,6 +63,7 @@ def train(config: Config, command: str = "") -> dict[str, Any]:
                     "personalise=true, but no client has enough utterances to hold some back: lower "
                     "federation.clients.dev_min_utterances or raise federation.clients.dev_fraction."
                 )
+        begin_run(config)
         with open_tracking(config) as track, RunProgress(track) as progress:
             progress.say(f"{experiment.run_dir}: {describe(experiment.partition)}")
             if remark := describe_unknown(experiment.tokenizer, (u.text for u in experiment.partition.utterances)):

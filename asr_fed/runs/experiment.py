@@ -25,7 +25,7 @@ from asr_fed.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, tr
 from asr_fed.interop.open_recogniser import open_recogniser
 from asr_fed.model.encoder import stride
 from asr_fed.model.recogniser import Recogniser, config_keys
-from asr_fed.runs.run_dir import load_config
+from asr_fed.runs.run_dir import CONFIG, has_begun, load_config
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import available_cores
 from asr_fed.system.randomness import seed_everything
@@ -86,13 +86,14 @@ def prepare_experiment(config: Config) -> Experiment:
     )
     tokenizer_path = run_dir / "tokenizer.model"
     run_dir.mkdir(parents=True, exist_ok=True)
-    if not tokenizer_path.is_file():
+    begun = has_begun(run_dir)  # if not, what is there is left of a preparation that failed
+    if not (begun and tokenizer_path.is_file()):
         save_tokenizer(_tokenizer(config, partition.warm_up), tokenizer_path)
     experiment = _open(config, run_dir, partition, available_cores())
     if config.loss.ctc_weight > 0:
         fits = alignable(experiment.cache, experiment.tokenizer, stride(config.model))
         experiment = replace(experiment, partition=keep_alignable(partition, fits))
-    if not (run_dir / "partition" / "partition.csv").is_file():
+    if not (begun and (run_dir / "partition" / "partition.csv").is_file()):
         write_partition(experiment.partition, run_dir / "partition")
     elif read_partition(run_dir / "partition") != experiment.partition:
         raise UserError(
@@ -111,10 +112,9 @@ def open_experiment(run_dir: str | Path) -> Experiment:
 
 def read_config(run_dir: Path) -> Config:
     """The resolved config of a run. Raises UserError where there is none."""
-    path = run_dir / "config.yaml"
-    if not path.is_file():
+    if not has_begun(run_dir):
         raise UserError(f"{run_dir} is not a run directory: it has no config.yaml.")
-    content = load_config(path)
+    content = load_config(run_dir / CONFIG)
     if "features" in content:
         content.features = asdict(FeatureConfig.saved(content.features))
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), content))  # type: ignore[return-value]

@@ -5,6 +5,7 @@ import platform
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from glob import glob
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
+from asr_fed.config.paths import PATHS, same_place
 from asr_fed.config.schema import SEARCH, Config, Decoder
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import cannot_be_written, write_text
@@ -42,13 +44,14 @@ MOVED = (
     ("asr_fed.federation.server_optimizer.", "asr_fed.aggregation.server_optimizer."),
     ("flwr.serverapp.strategy.", "asr_fed.aggregation.server_optimizer."),
 )
+CONFIG = "config.yaml"
 PACKAGES = ("torch", "torchaudio", "speechbrain", "flwr", "sentencepiece", "jiwer", "hydra-core", "numpy")
 
 
 def run_of(model: Path) -> Path | None:
     """The run directory that `model` is, or whose checkpoint it is."""
     for folder in (model, model.parent.parent):
-        if (folder / "config.yaml").is_file():
+        if has_begun(folder):
             return folder
     return None
 
@@ -57,16 +60,39 @@ def run_of(model: Path) -> Path | None:
 def claim_run_dir(config: Config) -> Iterator[Path]:
     """Create or reopen the run directory, and keep other processes out of it while the context lasts.
 
+    It is a run's own only from `begin_run` on: what fails before, in preparation, leaves it to whoever comes next.
+
     Raises UserError where another process runs there, where results would be overwritten, where there is nothing
     to resume, or where the config to resume with is another one.
     """
     run_dir = Path(config.run_dir)
-    path = run_dir / "config.yaml"
-    if config.resume and not path.is_file():
-        raise UserError(f"resume=true, but {run_dir} holds no run. Give its run_dir, or leave resume out.")
+    path = run_dir / CONFIG
+    nothing = UserError(
+        f"resume=true, but {run_dir} holds no run that has begun to train. Give its run_dir, or leave resume out."
+    )
+    if config.resume and not run_dir.is_dir():
+        raise nothing
     with exclusive(run_dir / ".lock", f"Another process is running in {run_dir}."):
-        _claim(config, path)
+        if config.resume and not path.is_file():
+            raise nothing
+        if path.is_file():
+            _check_continues(config, path)
         yield run_dir
+
+
+def begin_run(config: Config) -> None:
+    """Write config.yaml: from now on the directory belongs to this run, and is resumed with its values."""
+    write_text(Path(config.run_dir) / CONFIG, OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True))
+
+
+def has_begun(run_dir: Path) -> bool:
+    return (run_dir / CONFIG).is_file()
+
+
+def latest_run(pattern: str) -> Path | None:
+    """The run directory begun or continued last, of those whose paths fit this pattern of `glob`."""
+    found = [Path(path).parent for path in glob(f"{pattern}/{CONFIG}")]  # noqa: PTH207 a whole path
+    return max(found, key=lambda run_dir: (run_dir / CONFIG).stat().st_mtime_ns, default=None)
 
 
 @contextmanager
@@ -86,22 +112,21 @@ def exclusive(path: Path, refusal: str) -> Iterator[None]:
         lock.release()
 
 
-def _claim(config: Config, path: Path) -> None:
+def _check_continues(config: Config, path: Path) -> None:
     run_dir = path.parent
+    if not config.resume:
+        raise UserError(f"{run_dir} holds a run already: add resume=true to continue it, or give another run_dir.")
     resolved = OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True))
-    if path.is_file():
-        if not config.resume:
-            raise UserError(f"{run_dir} holds a run already: add resume=true to continue it, or give another run_dir.")
-        old, new = flat(load_config(path)), flat(resolved)
-        differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-        if differing := [key for key in differing if not may_change(key, config)]:
-            planned = "federation.rounds" in differing and config.federation.decay_from < 1
-            raise UserError(
-                f"{run_dir} was begun with other values of {', '.join(differing)}. Resume with the same config, "
-                "or start a new run_dir."
-                + (" (With federation.decay_from below 1 the learning rate follows the number of rounds.)" * planned)
-            )
-    write_text(path, OmegaConf.to_yaml(resolved))
+    old, new = flat(load_config(path)), flat(resolved)
+    differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    differing = [key for key in differing if not (key in PATHS and same_place(new.get(key), old.get(key)))]
+    if differing := [key for key in differing if not may_change(key, config)]:
+        planned = "federation.rounds" in differing and config.federation.decay_from < 1
+        raise UserError(
+            f"{run_dir} was begun with other values of {', '.join(differing)}. Resume with the same config, "
+            "or start a new run_dir."
+            + (" (With federation.decay_from below 1 the learning rate follows the number of rounds.)" * planned)
+        )
 
 
 def load_config(path: Path) -> Any:

@@ -103,6 +103,14 @@ def test_no_evaluation_overwrites_another(
         (["nowhere", "--manifest", "MANIFEST"], "There is nothing at nowhere"),
         (["RUN", "--manifest", "nowhere.csv"], "There is no manifest at nowhere.csv"),
         (["RUN", "--manifest", "MANIFEST", "--split", "test"], "no split test (it has: none)"),
+        (
+            ["RUN", "--manifest", "MANIFEST", "--output", "MANIFEST/out"],
+            "few.csv/out cannot be written: Not a directory.",
+        ),
+        (
+            ["RUN", "--manifest", "MANIFEST", "--features", "MANIFEST/out"],
+            "few.csv/out cannot be used: Not a directory.",
+        ),
         (["RUN/checkpoints/federated.pt"], "Give --manifest FILE"),
         (["RUN"], "no summary.json"),
         (["RUN", "--manifest", "MANIFEST", "--against", "RUN"], "is not what an evaluation leaves"),

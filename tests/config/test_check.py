@@ -65,6 +65,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         ("+weighting.temprature=2", "weighting.temprature", "temperature"),
         ("server.etta=2", "server.etta", "server.eta"),
         ("ressume=true", "ressume", "resume"),
+        ("+ressume=true", "ressume", "resume"),
+        ("+federation.round=2", "federation.round", "federation.rounds"),
         ("data.rot=x", "data.rot", "data.root"),
     ],
 )

@@ -21,7 +21,7 @@ from asr_fed.engines.workers import Event, WorkerError, WorkerLost, Workers
 from asr_fed.federation.shared_config import shared_config
 from asr_fed.model.state import read_state, state_sha256
 from asr_fed.runs.experiment import Experiment, prepare_experiment
-from asr_fed.runs.run_dir import claim_run_dir
+from asr_fed.runs.run_dir import begin_run, claim_run_dir
 from asr_fed.system.errors import UserError
 from asr_fed.wire.flower_private import identify_process
 from asr_fed.wire.messages import Order, Reply
@@ -161,6 +161,7 @@ def federation(corpus: Corpus, prepared: Path, tmp_path_factory: pytest.TempPath
     done: list[str] = []
     with claim_run_dir(config):
         experiment = prepare_experiment(config)
+        begin_run(config)
         pool = RayPool(functools.partial(open_with_toys, str(run_dir)))
         with Workers(pool, 2, on_client=done.append) as grid:
             yield Federation(experiment, folder, grid, done)

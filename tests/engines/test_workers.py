@@ -16,7 +16,7 @@ from asr_fed.federation.client_app import open_worker
 from asr_fed.federation.shared_config import shared_config
 from asr_fed.model.state import read_state, state_sha256
 from asr_fed.runs.experiment import Experiment, prepare_experiment
-from asr_fed.runs.run_dir import claim_run_dir
+from asr_fed.runs.run_dir import begin_run, claim_run_dir
 from asr_fed.wire.joining import query_message, read_report
 from asr_fed.wire.messages import TOTALS, Order, Reply
 from asr_fed.wire.rounds import order_clients, read_reply, reply_message
@@ -72,6 +72,7 @@ def federation(corpus: Corpus, prepared: Path, tmp_path_factory: pytest.TempPath
     done: list[str] = []
     with claim_run_dir(config):
         experiment = prepare_experiment(config)
+        begin_run(config)
         pool = LocalPool(functools.partial(open_worker, str(run_dir)), threads=1)
         with Workers(pool, 2, on_client=done.append, client_timeout=1) as grid:
             yield Federation(experiment, folder, grid, done)

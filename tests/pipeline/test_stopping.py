@@ -170,4 +170,5 @@ def test_ctrl_c_while_features_are_computed(desk: Desk) -> None:
     os.killpg(process.pid, signal.SIGINT)
     output = ended(process)
     assert process.returncode == 130
-    assert "resume=true run_dir=features" in output
+    assert "what was prepared is kept: give the same command again" in output
+    assert not (desk.folder / "features" / "config.yaml").exists(), "it has not begun to train"

@@ -1,11 +1,13 @@
 """The run directory: who may use it, and with which config."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 import textwrap
 from dataclasses import fields
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,17 @@ import pytest
 from omegaconf import OmegaConf
 
 from asr_fed.config.schema import Decoder, EvaluationConfig
+from asr_fed.data.partition_files import read_partition
 from asr_fed.model.decoding import decode
-from asr_fed.runs.experiment import read_config
+from asr_fed.runs.experiment import prepare_experiment, read_config
 from asr_fed.runs.records import write_history
 from asr_fed.runs.run_dir import (
+    begin_run,
     claim_run_dir,
     flat,
     git_commit,
+    has_begun,
+    latest_run,
     may_change,
     read_summary,
     versions,
@@ -27,7 +33,7 @@ from asr_fed.runs.run_dir import (
 )
 from asr_fed.system.errors import UserError
 from asr_fed.training.epoch import TrainingContext
-from tests.tiny import random_batch, typed_config
+from tests.tiny import Corpus, random_batch, settings, typed_config
 
 # Another value of each key that a resumed run may change: those that say where it runs, and the others.
 WHERE_IT_RUNS = (
@@ -57,7 +63,9 @@ LATER = (
 
 
 def claim(run_dir: Path, *changes: str) -> Path:
-    with claim_run_dir(typed_config({"run_dir": str(run_dir)}, *changes)) as claimed:
+    config = typed_config({"run_dir": str(run_dir)}, *changes)
+    with claim_run_dir(config) as claimed:
+        begin_run(config)
         return claimed
 
 
@@ -86,6 +94,44 @@ def test_a_run_of_version_0_1_keeps_the_mean_of_every_frame(tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"features\.mean_gate_db"):
         claim(run_dir, "resume=true", "features.subtract_mean=true")
     claim(run_dir, "resume=true", "features.subtract_mean=true", "features.mean_gate_db=null")
+
+
+def test_a_run_that_fails_before_it_begins_leaves_the_directory_to_others(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), claim_run_dir(typed_config({"run_dir": str(tmp_path)})):
+        raise ZeroDivisionError
+    assert not has_begun(tmp_path)
+    assert claim(tmp_path, "seed=5") == tmp_path
+    assert has_begun(tmp_path)
+
+
+def test_what_a_failed_preparation_left_is_made_again(corpus: Corpus, prepared: Path, tmp_path: Path) -> None:
+    content = settings(corpus, prepared, tmp_path)
+    first = prepare_experiment(typed_config(content))
+    other = prepare_experiment(typed_config(content, "seed=8"))
+    assert other.partition != first.partition
+    assert read_partition(tmp_path / "partition") == other.partition
+    begin_run(typed_config(content))
+    with pytest.raises(UserError, match="has changed since"):
+        prepare_experiment(typed_config(content))
+
+
+def test_the_latest_run_is_the_one_begun_or_continued_last(tmp_path: Path) -> None:
+    for name in ("b", "a", "c"):
+        claim(tmp_path / "x[1]" / name)
+    (tmp_path / "x[1]" / "unbegun").mkdir()
+    for age, name in enumerate(("a", "b", "c")):
+        os.utime(tmp_path / "x[1]" / name / "config.yaml", (1e9 - age, 1e9 - age))
+    assert latest_run(f"{escape(str(tmp_path / 'x[1]'))}/*") == tmp_path / "x[1]" / "a"
+    assert latest_run(str(tmp_path / "nothing" / "*")) is None
+
+
+@pytest.mark.parametrize("old", ["data/en", "/home/data/en", "en"])
+def test_a_relative_path_of_an_older_run_is_the_end_of_todays(tmp_path: Path, old: str) -> None:
+    """0.1.0 wrote it as it was given; today it is absolute."""
+    claim(tmp_path, f"data.root={old}")
+    claim(tmp_path, "resume=true", "data.root=/home/data/en")
+    with pytest.raises(UserError, match=r"other values of data\.root"):
+        claim(tmp_path, "resume=true", "data.root=/home/data/fr")
 
 
 def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
@@ -171,10 +217,12 @@ def test_what_a_decoder_reads_may_not_change_where_it_steers(context: TrainingCo
 
 HOLD = """
     import sys, time
-    from asr_fed.runs.run_dir import claim_run_dir
+    from asr_fed.runs.run_dir import begin_run, claim_run_dir
     from tests.tiny import typed_config
 
-    with claim_run_dir(typed_config({"run_dir": sys.argv[1]})):
+    config = typed_config({"run_dir": sys.argv[1]})
+    with claim_run_dir(config):
+        begin_run(config)
         print("held", flush=True)
         time.sleep(60)
 """

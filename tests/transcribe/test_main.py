@@ -33,6 +33,13 @@ def test_one_recording_is_its_text(
     assert capsys.readouterr() == (transcribe(recogniser, one).text + "\n", "")
 
 
+def test_options_may_stand_between_model_and_recordings(
+    model: str, recordings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([model, "--json", str(recordings / "one.wav"), "--window", "5", str(recordings / "deep")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
 def test_several_are_a_line_each_with_its_path(
     model: str, recogniser: Recogniser, recordings: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,10 +6,12 @@ machine or a disk.
 
 import json
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from asr_fed.config.schema import EngineConfig
 from asr_fed.engines.deployment.flower import CONNECTION, environment, flwr, flwr_command, tail, write_connection
@@ -19,6 +21,7 @@ from asr_fed.runs.records import RoundRecord, read_history
 from asr_fed.system.errors import UserError
 
 PAUSE = 0.3  # seconds between two looks at history.jsonl
+CONNECT_SECONDS = 10
 PATIENCE = 60  # seconds that a SuperLink may be away
 APP = """\
 [project]
@@ -78,6 +81,20 @@ def federate_in_deployment(
     report()
     if status != "finished:completed":
         raise UserError(_reason(run_dir, log, status, details))
+
+
+def check_superlink(engine: EngineConfig) -> None:
+    """Raises UserError where the SuperLink at `engine.address` does not answer."""
+    with TemporaryDirectory() as home:
+        address = _connect(Path(home), engine)
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+            flwr(Path(home), "ls", CONNECTION)
+        except (OSError, ValueError, UserError) as error:
+            raise UserError(
+                f"The SuperLink at engine.address={address} does not answer: {error} Is it running?"
+            ) from error
 
 
 def write_app(folder: Path, run_dir: Path) -> None:

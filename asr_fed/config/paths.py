@@ -1,0 +1,39 @@
+"""The paths of a config: absolute, since other processes, with working directories of their own, read them too."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+PATHS = (
+    "data.root",
+    "data.prepared",
+    "data.prepare.root",
+    "data.parts.warm_up_file",
+    "warm_start.checkpoint",
+    "engine.certificates",
+)
+
+
+def settle_paths(config: DictConfig, begun: DictConfig | None = None) -> None:
+    """Make the paths of `config` absolute, and expand ~, in place.
+
+    A relative one counts from here; in a run that is resumed it is the one in `begun`, the config it was begun with,
+    where that ends in it.
+    """
+    config.run_dir = str(Path(config.run_dir).expanduser())
+    for key in PATHS:
+        given = OmegaConf.select(config, key, default=None)
+        if isinstance(given, str):
+            before = None if begun is None else OmegaConf.select(begun, key, default=None)
+            path = Path(str(before) if same_place(given, before) else given).expanduser()
+            OmegaConf.update(config, key, os.path.abspath(path))  # noqa: PTH100 resolve() would follow links
+
+
+def same_place(given: Any, before: Any) -> bool:
+    """Whether one of two paths is relative, and the end of the other."""
+    if not isinstance(given, str) or not isinstance(before, str):
+        return False
+    short, long = sorted((Path(os.path.normpath(each)) for each in (given, before)), key=lambda each: len(each.parts))
+    return not short.is_absolute() and long.parts[-len(short.parts) :] == short.parts

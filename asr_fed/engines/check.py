@@ -1,0 +1,47 @@
+"""Refuse an engine that cannot work before anything is prepared or trained for it."""
+
+from typing import NoReturn
+
+from asr_fed.config.schema import Config, EngineConfig, EngineKind, Mode
+from asr_fed.system.processes import available_cores
+
+
+def check_engine(config: Config) -> None:
+    """Raises UserError where the engine of `config` is not installed, cannot be reached or has no room for its workers.
+
+    The local engine can always work. Of a Ray cluster that is to be joined the room is asked for; one of the run's own
+    is not started for that.
+    """
+    engine = config.engine
+    if config.mode is Mode.central:
+        return
+    if engine.kind is EngineKind.ray:
+        _check_ray(engine)
+    elif engine.kind is EngineKind.deployment:
+        from asr_fed.engines.deployment.engine import check_superlink
+
+        check_superlink(engine)
+
+
+def _check_ray(engine: EngineConfig) -> None:
+    from asr_fed.engines.ray_pool import RayPool, check_temporary_folder, import_ray, no_room
+
+    import_ray()
+    workers = engine.workers or 1
+    if engine.address is None:
+        check_temporary_folder()
+        room = available_cores() // engine.threads_per_worker
+        if workers > room:
+            raise no_room(room, engine.threads_per_worker, engine.gpus_per_worker)
+        return
+    pool = RayPool(_no_worker, engine.address, engine.threads_per_worker, engine.gpus_per_worker)
+    try:
+        room = pool.room()
+    finally:
+        pool.close()
+    if workers > room:
+        raise no_room(room, engine.threads_per_worker, engine.gpus_per_worker)
+
+
+def _no_worker(number: int, on_client: object, is_cancelled: object) -> NoReturn:
+    raise NotImplementedError
