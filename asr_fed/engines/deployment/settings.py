@@ -15,7 +15,11 @@ from asr_fed.data.text_file import read_text
 from asr_fed.system.errors import UserError
 
 PATHS = ("certificate", "key", "manifest", "partition", "folder")
-TRUST = ("torch.optim.", "asr_fed.aggregation.weighting.", "asr_fed.algorithms.")
+TRUST = (
+    "torch.optim.",
+    "asr_fed.aggregation.weighting.",
+    *(f"asr_fed.algorithms.{name}." for name in ("fed_avg", "fed_prox", "scaffold")),
+)
 
 
 class Clients(Enum):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Message, MessageType, RecordDict
+from flwr.app import Message, MessageType, RecordDict
 
 from asr_fed.engines.deployment.resident import NOT_IN_ORDER, REFUSED, Resident
 from asr_fed.engines.deployment.settings import NodeSettings
@@ -18,8 +18,7 @@ from asr_fed.runs.experiment import Experiment
 from asr_fed.wire.flower_private import identify_process
 from asr_fed.wire.joining import query_message, read_report
 from asr_fed.wire.messages import Order, SharedConfig
-from asr_fed.wire.records import pack_vector
-from asr_fed.wire.rounds import order_message, read_reply, reply_ticket
+from asr_fed.wire.rounds import order_arrays, order_message, read_reply, reply_ticket
 from tests.federation.plain_node import PlainNode, content
 
 NODE = 4
@@ -45,12 +44,12 @@ class Server:
         identify_process(run_id=1, node_id=0)
         return query_message(NODE, setup or self.setup)
 
-    def order(self, **changes: Any) -> Message:
+    def order(self, kind: str = MessageType.TRAIN, **changes: Any) -> Message:
+        """An order to train, or to do what `kind` says; `changes` are other fields of the Order."""
         given: dict[str, Any] = {"clients": self.clients, "weights": self.weights, "setup": self.setup.sha256}
-        given |= changes
+        order = Order(**{"server_round": 2, "lr": 0.1, "ticket": "t2", **given, **changes})
         identify_process(run_id=1, node_id=0)
-        record = ArrayRecord({"state": pack_vector(given.pop("weights"))})
-        return order_message(NODE, 2, 0.1, given.pop("clients"), record, ticket="t2", **given)
+        return order_message(NODE, order, order_arrays(order), kind)
 
 
 @dataclass
