@@ -169,7 +169,7 @@ def _filterbanks(job: _Job) -> Iterator[np.ndarray]:
         try:
             signal = read_audio(utterance.wav, job.config.sample_rate, speed=job.speed)
         except UserError as error:
-            raise UserError(f"{error} ({utterance.id}) Prepare the corpus again, or correct the manifest.") from error
+            raise UserError(f"{utterance.id}: {error} Prepare the corpus again, or correct the manifest.") from error
         yield compute(signal, with_silence=True).numpy()
 
 
