@@ -84,9 +84,7 @@ def test_a_stock_flower_app_in_flowers_own_simulation(tmp_path: Path) -> None:
     page = Path("docs/flower.md").read_text(encoding="utf-8")
     code = page.split("```python")[1].split("```")[0]
     (tmp_path / "app.py").write_text(code)
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "app.py")], cwd=Path.cwd(), capture_output=True, text=True, timeout=280
-    )
+    done = subprocess.run([sys.executable, str(tmp_path / "app.py")], cwd=Path.cwd(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     final = float(done.stdout.split("final weight:")[1].split()[0])
     assert final == pytest.approx(2.0, abs=0.1), "three clients pull towards 1, 2 and 3"

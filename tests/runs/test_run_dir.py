@@ -224,7 +224,7 @@ HOLD = """
     with claim_run_dir(config):
         begin_run(config)
         print("held", flush=True)
-        time.sleep(60)
+        time.sleep(3600)
 """
 
 

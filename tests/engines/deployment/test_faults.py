@@ -7,9 +7,9 @@ import time
 import pytest
 
 from tests.engines.deployment.machine import Machine
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROUNDS = 4
 LONG = (f"federation.rounds={ROUNDS}", "federation.local_epochs=40")
 
@@ -36,7 +36,7 @@ def wait_for_round(machine: Machine, run_dir: str, number: int) -> None:
 
 
 def finish(machine: Machine) -> None:
-    assert machine.running.pop("train").wait(400) == 0, machine.logs()
+    assert machine.running.pop("train").wait(3 * PATIENCE) == 0, machine.logs()
 
 
 def test_a_silo_killed_in_mid_round_that_never_comes_back(silos: Machine) -> None:
@@ -70,7 +70,7 @@ def test_the_server_killed_in_mid_round_resumes_and_ends_in_the_same_weights(sil
     else:
         [process] = serverapps()
         os.kill(process, signal.SIGKILL)
-        assert silos.running.pop("train").wait(120) == 2
+        assert silos.running.pop("train").wait(PATIENCE) == 2
     assert 2 <= len(silos.history("killed")) < ROUNDS
     silos.run(*silos.deployed_command("killed", 3, *LONG, "resume=true"))
     assert silos.summary("killed")["weights_sha256"] == silos.summary("local")["weights_sha256"]
@@ -82,7 +82,7 @@ def test_a_superlink_killed_in_mid_round_is_started_again_and_the_run_resumed(si
     silos.end("superlink", signal.SIGKILL)
     time.sleep(3)
     silos.start_superlink()
-    assert silos.running.pop("train").wait(200) in (0, 2), silos.logs()
+    assert silos.running.pop("train").wait(PATIENCE) in (0, 2), silos.logs()
     silos.run(*silos.deployed_command("restarted", 3, *LONG, "resume=true"))
     assert silos.summary("restarted")["weights_sha256"] == silos.summary("local")["weights_sha256"]
 
