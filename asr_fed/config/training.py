@@ -45,7 +45,7 @@ class AugmentConfig:
 
     speeds: list[float] = setting([1.0], at_least=0.5, at_most=2, items=1)
     pauses: float = setting(0.3, at_least=0, at_most=1)  # share of the batches with pauses around their utterances
-    pause_seconds: float = setting(1.5, at_least=0)  # the longest
+    pause_seconds: float = setting(1.0, at_least=0)  # the longest
     time_drops: int = setting(2, at_least=0)
     time_drop_frames: int = setting(20, at_least=0)
     frequency_drops: int = setting(2, at_least=0)

@@ -7,31 +7,42 @@ import numpy as np
 from asr_fed.config.schema import AugmentConfig
 from asr_fed.data.batching import Augment
 
-QUIETEST = 0.1  # share of an utterance's frames that its own noise is taken from
+NOISE_FRAMES = 10  # one behind the other, of an utterance: the quietest such place has its own noise
 
 
 def draw_pauses(config: AugmentConfig, hop_ms: float, rng: np.random.Generator) -> Augment | None:
     """What to do to the utterances of the next batch: a share of the batches gets pauses, the others (None) do not.
 
-    Whole batches, because one long utterance makes all of its batch as long.
+    The pauses of a batch are equally long, because the longest utterance of a batch makes all of it as long.
     """
-    if config.pauses and rng.random() < config.pauses:
-        return partial(with_pauses, longest=round(1000 * config.pause_seconds / hop_ms), rng=rng)
-    return None
+    if not config.pauses or rng.random() >= config.pauses:
+        return None
+    longest = round(1000 * config.pause_seconds / hop_ms)
+    before, after = rng.integers(longest, size=2, endpoint=True)
+    return partial(with_pauses, before=before, after=after, rng=rng)
 
 
-def with_pauses(frames: np.ndarray, silence: np.ndarray, longest: int, rng: np.random.Generator) -> np.ndarray:
-    """`frames` [frames, n_mels] between two pauses of up to `longest` frames, each with its own level.
+def with_pauses(
+    frames: np.ndarray, silence: np.ndarray, before: int, after: int, rng: np.random.Generator
+) -> np.ndarray:
+    """`frames` [frames, n_mels] between two pauses of so many frames.
 
-    Half of the pauses are digital silence (`silence`, [n_mels]); the level of the others lies, in dB, anywhere between
-    that and the noise of the utterance's quietest frames.
+    A third of the pauses are digital silence (`silence`, [n_mels]), a third the noise of the utterance's own quietest
+    place, its frames in random order; in the others all frames lie at one share of the way in between, in dB.
     """
-    quiet = frames[np.argsort(frames.mean(axis=1))[: max(1, round(QUIETEST * len(frames)))]]
+    noise = quietest_frames(frames)
 
-    def pause() -> np.ndarray:
-        noise = quiet[rng.integers(len(quiet), size=rng.integers(longest, endpoint=True))]
-        level = max(0.0, rng.uniform(-1, 1))
-        levelled: np.ndarray = silence + level * (noise - silence)
+    def pause(length: int) -> np.ndarray:
+        level = np.float32(np.clip(rng.uniform(-1, 2), 0, 1))
+        levelled: np.ndarray = silence + level * (noise[rng.integers(len(noise), size=length)] - silence)
         return levelled
 
-    return np.concatenate([pause(), frames, pause()])
+    return np.concatenate([pause(before), frames, pause(after)])
+
+
+def quietest_frames(frames: np.ndarray) -> np.ndarray:
+    """The NOISE_FRAMES neighbours whose mean is the lowest."""
+    count = min(NOISE_FRAMES, len(frames))
+    levels = np.convolve(frames.mean(axis=1), np.ones(count), "valid")
+    start = int(levels.argmin())
+    return frames[start : start + count]
