@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         type=float,
         default=20.0,
         metavar="SECONDS",
-        help="how much is recognised in one piece: a longer recording is cut at quiet places (%(default)g)",
+        help="how much is recognised in one piece at most: a longer recording is cut in its pauses (%(default)g)",
     )
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="%(default)s")
     parser.add_argument("--threads", type=int, metavar="N", help="of the CPU; by default torch decides")

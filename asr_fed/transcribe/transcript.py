@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from asr_fed.data.features import filterbank
 from asr_fed.model.decoding import decode_states
 from asr_fed.model.recogniser import Recogniser
 from asr_fed.transcribe.alignment import Word, align_words
+from asr_fed.transcribe.speech import SpeechDetector
 from asr_fed.transcribe.windows import cut_into_windows
 
 
@@ -57,7 +58,8 @@ def transcribe(
 ) -> Transcript:
     """Transcribe a recording of any length on the device that the model is on, in memory that does not grow with it.
 
-    A recording that is no longer than a window gets the hypothesis that evaluation gives it.
+    A recording that is no longer than a window gets the hypothesis that evaluation gives it. Of a longer one only
+    what a detector takes for speech is decoded, stretch by stretch.
 
     Args:
         config: for the beam search, and how much audio to decode at once (`max_seconds_per_batch`).
@@ -69,27 +71,47 @@ def transcribe(
     model, rate = recogniser.model.eval(), recogniser.features.sample_rate
     compute = filterbank(recogniser.features)
     frame_seconds = model.encoder.stride * recogniser.features.hop_ms / 1000
-    blocks = audio_blocks(path, rate, math.ceil(window_seconds))
+    heard, told = 0, 0.0
+
+    def blocks() -> Iterator[torch.Tensor]:
+        nonlocal heard
+        for block in audio_blocks(path, rate, math.ceil(window_seconds)):
+            heard += len(block)
+            yield block
+
+    def tell(seconds: float) -> None:
+        nonlocal told
+        on_progress(seconds - told)
+        told = seconds
+
     windows: list[Window] = []
-    start = 0
     at_once = max(1, int(config.max_seconds_per_batch / window_seconds))
-    for signals in _groups(cut_into_windows(blocks, rate, window_seconds), at_once):
-        batch = _batch([compute(signal).float() for signal in signals], next(model.parameters()).device)
+    for cut in _groups(_windows(blocks(), rate, window_seconds), at_once):
+        batch = _batch([compute(signal).float() for _, signal in cut], next(model.parameters()).device)
         states, counts = model.encode(batch)
         hypotheses = decode_states(model, states, counts, decoder, config)
         log_probs = model.ctc_log_probs(states).cpu()
-        for signal, frames, tokens, count in zip(signals, log_probs, hypotheses, counts, strict=True):
-            end = start + len(signal)
-            times = {"start": start / rate, "end": end / rate}
+        for (start, signal), frames, tokens, count in zip(cut, log_probs, hypotheses, counts, strict=True):
+            times = {"start": start / rate, "end": (start + len(signal)) / rate}
             words = align_words(frames[:count], tokens, recogniser.tokenizer, **times, frame_seconds=frame_seconds)
             windows.append(Window(**times, text=recogniser.tokenizer.decode(tokens), words=tuple(words)))
-            start = end
-        on_progress(sum(map(len, signals)) / rate)
-    return Transcript(str(path), start / rate, tuple(windows))
+        tell(windows[-1].end)
+    tell(heard / rate)
+    return Transcript(str(path), heard / rate, tuple(windows))
 
 
-def _groups(signals: Iterator[torch.Tensor], size: int) -> Iterable[list[torch.Tensor]]:
-    return iter(lambda: list(islice(signals, size)), [])
+def _windows(blocks: Iterator[torch.Tensor], rate: int, seconds: float) -> Iterator[tuple[int, torch.Tensor]]:
+    """What is to be decoded at once, and the sample that it begins with: the whole recording where it fits a window."""
+    first, second = next(blocks, torch.empty(0)), next(blocks, None)
+    if second is not None or len(first) > seconds * rate:
+        rest = [] if second is None else [second]
+        yield from cut_into_windows(chain([first, *rest], blocks), rate, seconds, SpeechDetector(rate))
+    elif first.any():  # digital silence is not decoded
+        yield 0, first
+
+
+def _groups(windows: Iterator[tuple[int, torch.Tensor]], size: int) -> Iterable[list[tuple[int, torch.Tensor]]]:
+    return iter(lambda: list(islice(windows, size)), [])
 
 
 def _batch(features: list[torch.Tensor], device: torch.device) -> Batch:

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from torchaudio.functional import resample
 
 from asr_fed.model.recogniser import Recogniser
+from data_prep.espeak import Espeak
 from tests.tiny import RATE, WORDS, speak, tiny_recogniser
 
 
@@ -28,6 +30,14 @@ def recogniser() -> Recogniser:
 def sentence() -> np.ndarray:
     """2 s of tones, one a word."""
     return speak(list(WORDS), 1.0, np.random.default_rng(1))
+
+
+@pytest.fixture(scope="session")
+def spoken() -> np.ndarray:
+    """2 s of French, by espeak-ng: what a detector of speech takes for it."""
+    espeak = Espeak()
+    samples = espeak.say("le chat de la voisine est très calme", "fr+m3").astype(np.float32) / 2**15
+    return resample(torch.from_numpy(samples), espeak.sample_rate, RATE).numpy()
 
 
 @pytest.fixture

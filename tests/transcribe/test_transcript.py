@@ -38,22 +38,24 @@ def test_a_clip_is_transcribed_as_evaluation_decodes_it(
     assert len(set(expected.values())) > 1 and all(expected.values()), "the test needs texts that tell something"
 
 
-def test_a_long_recording_is_its_windows_one_behind_the_other(
-    recogniser: Recogniser, sentence: np.ndarray, tmp_path: Path
+def test_a_long_recording_is_decoded_stretch_by_stretch(
+    recogniser: Recogniser, spoken: np.ndarray, tmp_path: Path
 ) -> None:
-    """Each as it would be alone, its times counted from the beginning of the recording."""
-    signal = np.concatenate([sentence, silence(0.5), sentence[::-1], silence(0.4), sentence])
+    """Each as it would be alone, its times counted from the beginning of the recording; pauses are not decoded."""
+    pauses = [silence(seconds) for seconds in (6, 0.8, 40, 1, 3)]
+    parts = [pauses[0], *(part for pause in pauses[1:] for part in (spoken, pause))]
+    signal = np.concatenate(parts)
     soundfile.write(tmp_path / "long.wav", signal, RATE)
     told: list[float] = []
     config = EvaluationConfig(max_seconds_per_batch=6.0)  # two windows at once
     long = transcribe(recogniser, tmp_path / "long.wav", window_seconds=3.0, config=config, on_progress=told.append)
 
     assert long.duration == len(signal) / RATE == pytest.approx(sum(told))
-    assert len(long.windows) == 3 and len(told) == 2
-    pause = len(sentence) / RATE
-    assert pause < long.windows[0].end < pause + 0.5
-    assert [window.start for window in long.windows[1:]] == [window.end for window in long.windows[:-1]]
-    for window in long.windows:
+    assert len(long.windows) == 4
+    starts = np.cumsum([len(part) for part in parts])[::2][:4] / RATE
+    for window, start in zip(long.windows, starts, strict=True):
+        assert start - 0.35 < window.start < start + 0.2
+        assert abs(window.end - (start + len(spoken) / RATE)) < 0.5
         part = signal[round(window.start * RATE) : round(window.end * RATE)]
         soundfile.write(tmp_path / "part.wav", part, RATE)
         alone = transcribe(recogniser, tmp_path / "part.wav")
@@ -63,6 +65,18 @@ def test_a_long_recording_is_its_windows_one_behind_the_other(
     assert long.text == " ".join(window.text for window in long.windows)
     edges = [edge for word in long.words for edge in (word.start, word.end)]
     assert edges == sorted(edges) and edges[0] >= 0 and edges[-1] <= long.duration
+
+
+@pytest.mark.parametrize("seconds", [2, 90])
+def test_digital_silence_is_not_decoded(
+    recogniser: Recogniser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    soundfile.write(tmp_path / "mute.wav", silence(seconds), RATE)
+    monkeypatch.setattr(recogniser.model, "encode", lambda batch: pytest.fail("it is decoded"))
+    told: list[float] = []
+    transcript = transcribe(recogniser, tmp_path / "mute.wav", on_progress=told.append)
+    assert (transcript.text, transcript.windows, transcript.duration) == ("", (), seconds)
+    assert sum(told) == pytest.approx(seconds)
 
 
 def test_a_hypothesis_longer_than_ctc_allows_has_no_times(
