@@ -121,7 +121,7 @@ def test_speakers_whose_speech_has_changed_and_copies_that_are_missing_are_made_
     ("more", "told"),
     [
         (["--held-back", "1"], "--held-back 1: a share"),
-        (["--decoder", "beam"], "the decoder=beam needs the attention decoder"),
+        (["--decoder", "beam"], "needs the attention decoder, which a loss.ctc_weight of 1 does not train"),
         (["--speakers", "nobody\u0301"], "has no speaker nobod\u00fd"),  # a name is composed at this door too
         (["--split", "test"], "no speaker with two utterances"),
     ],

@@ -29,7 +29,7 @@ from asr_fed.model.state import read_state
 from asr_fed.runs.experiment import Experiment, prepare_experiment
 from asr_fed.system.errors import UserError
 from asr_fed.training.epoch import TrainingContext, train_epoch
-from asr_fed.training.local import train_client
+from asr_fed.training.local import LocalTask, train_client
 from tests.tiny import Corpus, random_batch, settings, tiny_model_config, typed_config
 
 LONG = " ".join(["ba du ki mo ne ra su ti"] * 40)  # in any of the corpus's recordings
@@ -138,16 +138,8 @@ def test_one_that_slips_through_is_no_perfect_loss(context: TrainingContext, exp
 def test_a_client_of_nothing_else_has_no_weight(context: TrainingContext, experiment: Experiment) -> None:
     client = experiment.partition.clients[0]
     config = typed_config({}, "federation.local_epochs=1")
-    result = train_client(
-        context,
-        Client("poor", tuple(map(impossible, client.train)), ()),
-        read_state(context.recogniser.model),
-        lr=0.1,
-        config=config.federation,
-        evaluation=config.evaluation,
-        seed=1,
-        server_round=1,
-    )
+    poor, weights = Client("poor", tuple(map(impossible, client.train)), ()), read_state(context.recogniser.model)
+    result = train_client(LocalTask(context, poor, weights, 0.1, 1, 1, config.federation, config.evaluation))
     with pytest.raises(Exception, match="loss of nan"):
         client_totals(result)
 

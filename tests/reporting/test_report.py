@@ -17,12 +17,9 @@ from asr_fed.evaluation.evaluate import Evaluation
 from asr_fed.evaluation.wer import score
 from asr_fed.reporting.evaluation_files import numbers
 from asr_fed.reporting.report import CLIP_SECONDS, marked, samples, write_report
+from tests.runs.test_records import record
 
-RECORD = {
-    **{"wer": 30.0, "cer": 10.0, "client_wer": 12.0, "loss": 1.0, "lr": 0.1, "weight_sum": 5.0, "clients": 2},
-    **{"effective_clients": 1.9, "bytes_up": 2e6, "bytes_down": 1e6, "exchange_seconds": 3.0, "aggregate_seconds": 0.1},
-    **{"held_out_seconds": 0.2, "round_seconds": 4.0, "failures": {"client_0001": "hangs"}},
-}
+FAILED = {"client_0001": "hangs"}
 VOID = {"meta", "link", "img", "br"}
 
 
@@ -80,7 +77,7 @@ def page(
     clients = tuple(Client(f"client_{n}", (Utterance(f"c{n}", 60.0 + n, "", f"c{n}", "x"),), ()) for n in range(2))
     (tmp_path / "config.yaml").write_text("seed: 1 # <script>\n")
     if history is None:
-        history = [{"round": 1, **RECORD}, {"round": 2, **RECORD, "wer": None, "failures": {}}]
+        history = [record(1, failures=FAILED), record(2, wer=None, cer=None)]
     write_report(tmp_path, summary, history, found, Partition((), (), (), tuple(speech), clients), clips=clips)
     return (tmp_path / "report.html").read_text(encoding="utf-8")
 

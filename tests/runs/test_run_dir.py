@@ -1,6 +1,5 @@
 """The run directory: who may use it, and with which config."""
 
-import json
 import os
 import re
 import subprocess
@@ -18,7 +17,6 @@ from asr_fed.config.schema import Decoder, EvaluationConfig
 from asr_fed.data.partition_files import read_partition
 from asr_fed.model.decoding import decode
 from asr_fed.runs.experiment import prepare_experiment, read_config
-from asr_fed.runs.records import write_history
 from asr_fed.runs.run_dir import (
     begin_run,
     claim_run_dir,
@@ -245,11 +243,7 @@ def test_another_process_is_kept_out_until_it_dies(tmp_path: Path) -> None:
     assert claim(tmp_path / "run", "resume=true") == tmp_path / "run"
 
 
-def test_history_and_summary_are_read_back(tmp_path: Path) -> None:
-    records = [{"round": 1, "wer": 50.0, "failures": {"é": "why"}}, {"round": 2, "wer": None, "failures": {}}]
-    write_history(tmp_path, records)
-    lines = (tmp_path / "history.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line) for line in lines] == records
+def test_a_summary_is_read_back(tmp_path: Path) -> None:
     write_summary(tmp_path, {"test_wer": 12.5})
     assert read_summary(tmp_path) == {"test_wer": 12.5}
     with pytest.raises(UserError, match="has no summary"):

@@ -20,6 +20,7 @@ from asr_fed.runs.run_dir import write_summary
 from asr_fed.system.checkpoint import load_checkpoint, save_checkpoint
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import NoRoom, replacing
+from tests.runs.test_records import record
 
 
 def test_nested_content_comes_back_with_its_types(tmp_path: Path) -> None:
@@ -80,12 +81,12 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_is_told(tmp_path: Path, size:
 
 
 def test_a_full_disk_leaves_the_old_history_and_summary(tmp_path: Path) -> None:
-    write_history(tmp_path, [{"round": 1}])
+    write_history(tmp_path, [record(1)])
     write_summary(tmp_path, {"rounds": 1})
     old = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with room_for(10):
         with pytest.raises(NoRoom, match=r"history\.jsonl"):
-            write_history(tmp_path, [{"round": 1}, {"round": 2}])
+            write_history(tmp_path, [record(1), record(2)])
         with pytest.raises(NoRoom, match=r"summary\.json"):
             write_summary(tmp_path, {"rounds": 2})
         with pytest.raises(NoRoom), replacing(tmp_path / "a.npy") as temporary, temporary.open("wb") as file:
