@@ -1,0 +1,37 @@
+"""What a run prints at its end."""
+
+from dataclasses import asdict
+
+import pytest
+
+from asr_fed.data.manifest import Utterance
+from asr_fed.evaluation.evaluate import Evaluation
+from asr_fed.evaluation.statistics import paired_test
+from asr_fed.evaluation.wer import score
+from asr_fed.reporting.evaluation_files import numbers
+from asr_fed.reporting.progress import RunProgress
+
+SPEECH = [Utterance(f"u{n}", 1.0, "", f"s{n % 3}", "one two three four") for n in range(6)]
+
+
+def evaluation(*wrong: int) -> Evaluation:
+    return Evaluation(
+        score(SPEECH, [" ".join(["x"] * n + u.text.split()[n:]) for n, u in zip(wrong, SPEECH, strict=True)])
+    )
+
+
+def test_the_table_of_a_run_ends_with_both_tests_of_its_own_recogniser(capsys: pytest.CaptureFixture[str]) -> None:
+    own, start = evaluation(0, 1, 1, 0, 1, 1), evaluation(2, 2, 3, 2, 2, 4)
+    paired = paired_test(own, start)
+    summary = {
+        **{"mode": "federated", "test_speakers": 3, "rounds": 2, "against": {"warm_start": asdict(paired)}},
+        "systems": {"warm_start": numbers(start), "federated": numbers(own)},
+    }
+    tracked = {}
+    with RunProgress(lambda name, value, step: tracked.update({name: (value, step)})) as progress:
+        progress.result(summary)
+    printed = capsys.readouterr().out
+    assert f"federated against warm start: {paired.difference:+.2f} points of WER" in printed
+    assert f"paired t over speakers p {paired.paired_t_p:.3g}" in printed
+    assert f"matched pairs p {paired.matched_pairs_p:.3g} over {paired.segments} segments" in printed
+    assert tracked["test/federated_wer"] == (own.wer, 2)
