@@ -11,6 +11,8 @@ from asr_fed.data.manifest import Utterance
 from asr_fed.evaluation.evaluate import Evaluation
 from asr_fed.evaluation.wer import score
 from asr_fed.reporting.evaluation_files import numbers, write_evaluation
+from asr_fed.runs.records import write_history
+from tests.runs.test_records import record
 
 SAID = [Utterance(f"u{n}", 1.0, "", f"s{n % 3}", "one two three four five six") for n in range(9)]
 
@@ -32,8 +34,8 @@ def finish(run_dir: Path, weighting: str, wrong: int, rounds: int = 2, speech: l
         "command": f"python train_fed.py hparams/an4.yaml weighting={weighting} seed=1",
     }
     (run_dir / "summary.json").write_text(json.dumps(summary))
-    record = {"wer": 50.0, "round_seconds": 2.0, "bytes_up": 2e6, "bytes_down": 1e6, "audio_seconds": 1800.0}
-    (run_dir / "history.jsonl").write_text((json.dumps(record) + "\n") * rounds)
+    spent = {"round_seconds": 2.0, "bytes_up": 2 * 10**6, "bytes_down": 10**6, "audio_seconds": 1800.0}
+    write_history(run_dir, [record(number, **spent) for number in range(1, rounds + 1)])
     return run_dir
 
 
