@@ -9,10 +9,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
 
-from asr_fed.commands.train import OurGroups
+from asr_fed.commands.experiment_file import register_config_files
 from asr_fed.config.check import check_config
 from asr_fed.config.schema import Config
 from asr_fed.data.manifest import Utterance
@@ -105,7 +104,7 @@ def every_job(overrides: list[str]) -> list[list[str]]:
 def compose_and_check(experiment: str, overrides: list[str]) -> DictConfig:
     """Of a file of ours in hparams/, or of another one with its path from the project's folder."""
     ConfigStore.instance().store("schema", Config)
-    Plugins.instance().register(OurGroups)
+    register_config_files()
     folder = (check.RECIPES.parent / experiment).parent
     with initialize_config_dir(str(folder), version_base="1.3"):
         config = compose(Path(experiment).stem, overrides)
