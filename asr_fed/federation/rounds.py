@@ -12,7 +12,7 @@ from flwr.app import Message
 from hydra.utils import instantiate
 
 from asr_fed.aggregation.server_optimizer import ServerOptimizer, server_step
-from asr_fed.aggregation.update import ONE, Update, mean
+from asr_fed.aggregation.update import Update, mean
 from asr_fed.aggregation.weighting import weight_bounds
 from asr_fed.algorithms.algorithm import Algorithm
 from asr_fed.evaluation.evaluate import Evaluation, evaluate, mean_loss
@@ -20,17 +20,25 @@ from asr_fed.federation.held_out import train_on_server
 from asr_fed.federation.personalisation import personalise_clients
 from asr_fed.federation.placement import CostModel
 from asr_fed.federation.roster import Roster, join
-from asr_fed.federation.round import Bounds, Closed, RoundPlan, audio_seconds, check_weight, close_round, enough
-from asr_fed.federation.round import plan_round as plan
+from asr_fed.federation.round import (
+    Bounds,
+    RoundPlan,
+    audio_seconds,
+    check_weight,
+    close_round,
+    enough,
+    plan_round,
+)
+from asr_fed.federation.round_numbers import exchanged, mean_client_loss, sums
 from asr_fed.federation.state import FederationState, load_federation, save_federation, steer
 from asr_fed.model.recogniser import load_recogniser, save_recogniser
 from asr_fed.model.state import StateLayout, layout, load_state, read_state
 from asr_fed.runs.experiment import Experiment, pick_device
-from asr_fed.runs.records import NodeRecord, RoundRecord
+from asr_fed.runs.records import RoundRecord
 from asr_fed.system.errors import UserError
 from asr_fed.training.annealing import NewBob, anneal, planned_fall
 from asr_fed.training.epoch import TrainingContext
-from asr_fed.wire.ask import Asked, Assignment, ask
+from asr_fed.wire.ask import Asked, ask
 from asr_fed.wire.hosts import Hosts
 from asr_fed.wire.messages import Order, Reply
 from asr_fed.wire.rounds import read_reply
@@ -95,8 +103,8 @@ def run_federation(
         server_round, annealed_lr = state.round + 1, state.newbob.lr
         lr = annealed_lr * planned_fall(state.round / settings.rounds, settings.decay_from, settings.decay)
 
-        asked = run_round(federation, state, server_round, lr)
-        weights, optimizer, algorithm = apply_update(federation, state, asked.update)
+        result = run_round(federation, state, server_round, lr)
+        weights, optimizer, algorithm = apply_update(federation, state, result.update)
         load_state(model, weights)
         trained = time.perf_counter()
         train_on_server(experiment, training, server_round, annealing=lr / settings.lr)
@@ -108,7 +116,7 @@ def run_federation(
             weights=read_state(model),
             optimizer=optimizer,
             algorithm=algorithm,
-            loss=mean_client_loss(asked.update),
+            loss=mean_client_loss(result.update),
         )
         evaluated = None
         if server_round % settings.evaluate_every == 0 or server_round == settings.rounds:
@@ -123,7 +131,7 @@ def run_federation(
             held_out_seconds=held_out_seconds,
             round_seconds=time.perf_counter() - started,
             best_round=state.best_round,
-            **asked.numbers,
+            **result.numbers,
         )
         state = replace(state, history=(*state.history, record))
         save_federation(state, checkpoint)
@@ -174,7 +182,7 @@ def run_round(federation: Federation, state: FederationState, server_round: int,
     sent = federation.algorithm.sent(federation.layout)
     for attempt in range(1, ATTEMPTS + 1):
         roster.refresh(federation.hosts)
-        made = plan(roster, federation.cost, settings, config.seed, server_round)
+        plan = plan_round(roster, federation.cost, settings, config.seed, server_round)
         order = Order(
             server_round,
             lr,
@@ -188,22 +196,22 @@ def run_round(federation: Federation, state: FederationState, server_round: int,
         asked = ask(
             federation.hosts,
             order,
-            made.assignments,
+            plan.assignments,
             partial(read_update, federation),
-            enough=partial(enough, made, settings=settings),
+            enough=partial(enough, plan, settings=settings),
             timeout=settings.round_timeout,
         )
         started = time.perf_counter()
-        closed = close_round(made, asked, roster.clients, federation.bounds, settings)
+        closed = close_round(plan, asked, roster.clients, federation.bounds, settings)
         aggregate_seconds = time.perf_counter() - started
-        learn(federation, made, asked)
+        learn(federation, plan, asked)
         dropped += asked.dropped
         if closed.update is not None:
             times = {"aggregate_seconds": aggregate_seconds, "attempts": attempt, "dropped": dropped}
-            return RoundResult(closed.update, sums(closed.update) | times | exchanged(made, asked, closed))
+            return RoundResult(closed.update, sums(closed.update) | times | exchanged(plan, asked, closed))
     reasons = "; ".join(f"{client}: {reason}" for client, reason in list(closed.failures.items())[:3])
     raise UserError(
-        f"Round {server_round} failed {ATTEMPTS} times: {closed.success:.0%} of the weight of {len(made.cohort)} "
+        f"Round {server_round} failed {ATTEMPTS} times: {closed.success:.0%} of the weight of {len(plan.cohort)} "
         f"clients arrived, federation.min_success is {settings.min_success:.0%}. First reasons: {reasons}. "
         "The run can be resumed."
     )
@@ -234,7 +242,7 @@ def apply_update(
     return weights, optimizer, federation.algorithm.server(state.algorithm, update, len(federation.roster.clients))
 
 
-def learn(federation: Federation, made: RoundPlan, asked: Asked[Reply]) -> None:
+def learn(federation: Federation, plan: RoundPlan, asked: Asked[Reply]) -> None:
     """Let the cost model see how long clients took: one by one where that is known, else all of a node together."""
     settings, cost = federation.experiment.config.federation, federation.cost
     audio = {name: audio_seconds(size, settings) for name, size in federation.roster.clients.items()}
@@ -244,7 +252,7 @@ def learn(federation: Federation, made: RoundPlan, asked: Asked[Reply]) -> None:
             if client not in asked.failures:  # which took another time than training would have
                 cost.observe(node, audio[client], seconds)
     else:
-        for each in made.assignments:
+        for each in plan.assignments:
             if each.node in asked.answers and not asked.failures.keys() & each.clients:
                 # A node may say what it likes: it cannot have worked for longer than it was waited for.
                 busy = min(asked.timing(each.node).busy, asked.waited)
@@ -262,48 +270,3 @@ def evaluate_on_dev(experiment: Experiment, training: TrainingContext) -> Evalua
 def loss_on_dev(experiment: Experiment, training: TrainingContext) -> float:
     config, dev = experiment.config, experiment.partition.dev
     return mean_loss(training.recogniser, dev, training.cache, config.loss, config.evaluation, training.device)
-
-
-def mean_client_loss(update: Update) -> float:
-    return update.totals["loss"] / ONE / update.totals["clients"]
-
-
-def sums(update: Update) -> dict[str, Any]:
-    """What the summed numbers say of a round, all independent of the order of summation."""
-    totals, clients = update.totals, update.totals["clients"]
-    squares = totals["weight_squared"] / ONE
-    return {
-        "clients": clients,
-        "weight_sum": update.weight / ONE,
-        "effective_clients": (update.weight / ONE) ** 2 / squares if squares else float(clients),
-        "loss": mean_client_loss(update),
-        "client_wer": 100 * totals["word_errors"] / max(1, totals["words"]),
-        "examples": totals["examples"],
-        "skipped_steps": totals["skipped_steps"],
-        "audio_seconds": totals["audio_milliseconds"] / 1000,
-        "train_seconds": totals["train_milliseconds"] / 1000,
-    }
-
-
-def exchanged(made: RoundPlan, asked: Asked[Reply], closed: Closed) -> dict[str, Any]:
-    """What was sent, who is missing, and how each node spent the round."""
-    return {
-        "success": closed.success,
-        "failures": closed.failures,
-        "bytes_down": asked.bytes_down,
-        "bytes_up": asked.bytes_up,
-        "exchange_seconds": asked.waited,
-        "workers": [node_record(each, asked) for each in made.assignments],
-    }
-
-
-def node_record(each: Assignment, asked: Asked[Reply]) -> NodeRecord:
-    timing = asked.timing(each.node)
-    return NodeRecord(
-        node=each.node,
-        clients=len(each.clients),
-        predicted_seconds=each.predicted,
-        busy_seconds=timing.busy,
-        start_seconds=timing.start,
-        idle=max(0.0, 1 - timing.busy / asked.waited) if asked.waited else 0.0,
-    )

@@ -23,7 +23,7 @@ from asr_fed.federation.round import (
     enough,
     plan_round,
 )
-from asr_fed.federation.rounds import sums
+from asr_fed.federation.round_numbers import sums
 from asr_fed.runs.experiment import Experiment
 from asr_fed.wire.ask import AWAY, NO_ANSWER, Asked
 from asr_fed.wire.messages import TOTALS, ClientSize, Refused, Reply, Report, SharedConfig, Timing

@@ -1,0 +1,54 @@
+"""What a round's record says, made of its sums and of what was sent and waited for."""
+
+from typing import Any
+
+from asr_fed.aggregation.update import ONE, Update
+from asr_fed.federation.round import Closed, RoundPlan
+from asr_fed.runs.records import NodeRecord
+from asr_fed.wire.ask import Asked, Assignment
+from asr_fed.wire.messages import Reply
+
+
+def mean_client_loss(update: Update) -> float:
+    return update.totals["loss"] / ONE / update.totals["clients"]
+
+
+def sums(update: Update) -> dict[str, Any]:
+    """What the summed numbers say of a round, all independent of the order of summation."""
+    totals, clients = update.totals, update.totals["clients"]
+    squares = totals["weight_squared"] / ONE
+    return {
+        "clients": clients,
+        "weight_sum": update.weight / ONE,
+        "effective_clients": (update.weight / ONE) ** 2 / squares if squares else float(clients),
+        "loss": mean_client_loss(update),
+        "client_wer": 100 * totals["word_errors"] / max(1, totals["words"]),
+        "examples": totals["examples"],
+        "skipped_steps": totals["skipped_steps"],
+        "audio_seconds": totals["audio_milliseconds"] / 1000,
+        "train_seconds": totals["train_milliseconds"] / 1000,
+    }
+
+
+def exchanged(plan: RoundPlan, asked: Asked[Reply], closed: Closed) -> dict[str, Any]:
+    """What was sent, who is missing, and how each node spent the round."""
+    return {
+        "success": closed.success,
+        "failures": closed.failures,
+        "bytes_down": asked.bytes_down,
+        "bytes_up": asked.bytes_up,
+        "exchange_seconds": asked.waited,
+        "workers": [node_record(each, asked) for each in plan.assignments],
+    }
+
+
+def node_record(each: Assignment, asked: Asked[Reply]) -> NodeRecord:
+    timing = asked.timing(each.node)
+    return NodeRecord(
+        node=each.node,
+        clients=len(each.clients),
+        predicted_seconds=each.predicted,
+        busy_seconds=timing.busy,
+        start_seconds=timing.start,
+        idle=max(0.0, 1 - timing.busy / asked.waited) if asked.waited else 0.0,
+    )
