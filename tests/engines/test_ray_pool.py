@@ -28,7 +28,7 @@ from asr_fed.wire.messages import Order, Reply
 from asr_fed.wire.rounds import order_arrays, order_message, read_reply
 from tests.engines.ray_toys import open_nothing, open_with_toys, toy_order
 from tests.exchanging import replies_to
-from tests.federation.plain_node import PlainNode
+from tests.federation.plain_node import PlainNode, content
 from tests.tiny import Corpus, settings, typed_config
 from tests.waiting import PATIENCE, wait_until
 
@@ -173,8 +173,7 @@ def federation(corpus: Corpus, prepared: Path, tmp_path_factory: pytest.TempPath
 
 def bits(update: Update | None) -> tuple:
     assert update is not None
-    totals = {name: value for name, value in update.totals.items() if name != "train_milliseconds"}
-    return update.sums.tobytes(), update.weight, update.peak, totals
+    return content(update)
 
 
 @pytest.fixture(scope="module")

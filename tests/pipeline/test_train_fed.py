@@ -297,7 +297,8 @@ def test_several_runs_one_after_another_each_have_their_own_directory(
     histories = [desk.history(f"auto/{run_dir.name}") for run_dir in run_dirs]
     clients = read_partition(run_dirs[0] / "partition").clients
     assert histories[0][0]["weight_sum"] == sum(len(client.train) for client in clients) > 30
-    assert 0 < histories[1][0]["weight_sum"] < 5
+    # Each is exp(reference - loss), near 1: one of five clients weighs nothing like its number of examples.
+    assert 0 < histories[1][0]["weight_sum"] < 15
     assert all((run_dir / "summary.json").is_file() for run_dir in run_dirs)
     assert {path.name for path in desk.folder.iterdir()} - before <= {"auto", "outputs"}
 
