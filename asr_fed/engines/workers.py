@@ -167,7 +167,7 @@ class Workers:
             self._receive(remaining)
         return [self._replies.pop(message_id) for message_id in sorted(self._replies.keys() & wanted, key=int)]
 
-    def give_up(self, message_ids: Collection[str], reason: str) -> int:
+    def give_up(self, message_ids: Collection[str]) -> int:
         """Replace the workers that have not answered these messages: nobody knows what they are doing."""
         for node, pending in list(self._pending.items()):
             if pending.message.metadata.message_id in message_ids:

@@ -7,6 +7,8 @@ ClientApps are ordinary ones: each reply has one ArrayRecord, the local weights 
 MetricRecord with `num-examples`, `wer` (a fraction) and `loss`. See docs/flower.md.
 """
 
+import logging
+import math
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -20,7 +22,9 @@ from asr_fed.aggregation.update import ONE, UpdateRefused, add_client, empty, me
 from asr_fed.aggregation.weighting import Measured, Weighting
 from asr_fed.model.state import StateLayout
 
-WER, LOSS, EXAMPLES = "wer", "loss", "num-examples"
+WER, LOSS = "wer", "loss"
+
+log = logging.getLogger(__name__)
 
 
 class WeightedStrategy(FlowerFedAvg):
@@ -68,21 +72,23 @@ class WeightedStrategy(FlowerFedAvg):
         if self._state is None:
             self._state = self._optimizer.init(weights[: layout.parameters])
         measured = [self._measured(reply) for reply in valid]
-        if server_round == 1 and measured:
-            self._loss = float(np.mean([each.loss for each in measured]))
-        update, added = empty(layout.length), []
+        if server_round == 1:
+            self._loss = _mean_finite(each.loss for each in measured)
+        update, added, losses = empty(layout.length), [], []
         for reply, each in zip(valid, measured, strict=True):
             own = {name: array.numpy() for name, array in self._array_record(reply).items()}
             weight = self._weighting(Measured(each.num_examples, each.wer, each.loss, self._loss))
             try:
                 add_client(update, self._flat(own, layout) - weights, weight, {})
-            except UpdateRefused:  # it is not finite: named in Flower's log by its node already
+            except UpdateRefused as refused:
+                log.warning("the reply of node %d is left out: %s", reply.metadata.src_node_id, refused)
                 continue
             added.append(reply)
+            losses.append(each.loss)
         if not added:
             return None, None
         following, self._state = server_step(self._optimizer, weights, mean(update), self._state, layout)
-        self._loss = float(np.mean([self._measured(reply).loss for reply in added]))
+        self._loss = _mean_finite(losses)
         metrics = self.train_metrics_aggr_fn([reply.content for reply in added], self.weighted_by_key)
         total = update.weight / ONE
         metrics["weight-sum"] = total
@@ -115,3 +121,9 @@ class WeightedStrategy(FlowerFedAvg):
     def _measured(self, reply: Message) -> Measured:
         metrics: Any = next(iter(reply.content.metric_records.values()))
         return Measured(int(metrics[self.weighted_by_key]), float(metrics.get(WER, 1.0)), float(metrics.get(LOSS, 0.0)))
+
+
+def _mean_finite(losses: Iterable[float]) -> float:
+    """A client that diverged has no say in what the others are weighed against; 0 where there is no other."""
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    return math.fsum(finite) / len(finite) if finite else 0.0

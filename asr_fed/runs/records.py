@@ -65,7 +65,7 @@ class RoundRecord:
         known = {each.name for each in fields(cls)}
         workers = [NodeRecord(**worker) for worker in content.get("workers", [])]
         try:
-            return cls(**{name: content[name] for name in known & content.keys()} | {"workers": workers})
+            return cls(**{"version": 1, **{name: content[name] for name in known & content.keys()}, "workers": workers})
         except TypeError as error:
             raise ValueError(f"a round's record without some of its numbers: {error}") from error
 

@@ -120,7 +120,7 @@ def ask(
         timeout=timeout,
         patience=patience,
     )
-    asked.dropped += hosts.give_up(done.unanswered, NO_ANSWER)
+    asked.dropped += hosts.give_up(done.unanswered)
     for own in sorted(open_):
         asked.failures |= dict.fromkeys(orders[own].clients, NO_ANSWER)
     asked.waited = max(done.seconds.values(), default=0.0)

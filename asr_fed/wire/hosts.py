@@ -31,7 +31,7 @@ class Hosts(Protocol):
         """Replies to these messages that have arrived, each once."""
         ...
 
-    def give_up(self, message_ids: Collection[str], reason: str) -> int:
+    def give_up(self, message_ids: Collection[str]) -> int:
         """Wait no longer for replies to these messages; returns how many late answers have been thrown away."""
         ...
 
@@ -64,7 +64,7 @@ class RemoteNodes:
     def receive(self, message_ids: Collection[str]) -> list[Message]:
         return list(self._grid.pull_messages(message_ids))
 
-    def give_up(self, message_ids: Collection[str], reason: str) -> int:
+    def give_up(self, message_ids: Collection[str]) -> int:
         thrown_away = {answer.metadata.reply_to_message_id for answer in self._pull_late()}
         self._late = (self._late - thrown_away) | set(message_ids)
         return len(thrown_away)

@@ -197,7 +197,7 @@ def test_a_worker_that_does_not_answer_in_time_is_given_up(federation: Federatio
     first, second = federation.orders(5)
     ids = federation.grid.send([first, second], PATIENCE)
     assert federation.read(answer_of(federation.grid, ids[0]), first).update is not None
-    federation.grid.give_up(ids, "too late")
+    federation.grid.give_up(ids)
     (federation.folder / "stuck").unlink()
     assert federation.grid.receive(ids) == [], "nobody waits for it any longer"
     again = federation.order(2, 5, [4])

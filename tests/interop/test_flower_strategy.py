@@ -37,7 +37,9 @@ class Network:
             node = message.metadata.dst_node_id
             change, examples, wer, loss = CLIENTS[node]
             arrays: Any = message.content["arrays"]
-            trained = {name: array.numpy() + np.array(change, array.numpy().dtype) for name, array in arrays.items()}
+            trained = {
+                name: array.numpy() + np.array(change).astype(array.numpy().dtype) for name, array in arrays.items()
+            }
             metrics = MetricRecord({"num-examples": examples, "wer": wer, "loss": loss})
             content = {"arrays": ArrayRecord({name: Array(own) for name, own in trained.items()}), "metrics": metrics}
             identify_process(run_id=1, node_id=node)
@@ -76,6 +78,19 @@ def test_the_optimizer_moves_parameters_and_running_means_take_the_plain_mean() 
     change = np.average([change for change, *_ in CLIENTS.values()], weights=[10, 30, 20])
     np.testing.assert_allclose(result.arrays["layer"].numpy(), START["layer"] + 2.5 * change, rtol=1e-5)
     np.testing.assert_allclose(result.arrays["running_mean"].numpy(), START["running_mean"] + 2 * change, rtol=1e-5)
+
+
+def test_a_reply_that_is_not_finite_is_left_out_by_name(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(CLIENTS, 2, (float("nan"), 30, 0.8, float("nan")))
+    with np.errstate(invalid="ignore"):
+        result = rounds(LossSoftmax())
+    weights = np.exp([-30.0, -29.0])
+    np.testing.assert_allclose(
+        result.arrays["layer"].numpy(), START["layer"] + np.average([1.0, 0.5], weights=weights), rtol=1e-6
+    )
+    assert "the reply of node 2 is left out" in caplog.text
 
 
 def test_a_stock_flower_app_in_flowers_own_simulation(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_a_history_of_another_version_is_read_as_far_as_it_goes(tmp_path: Path) 
     del old["version"], old["annealed_lr"]
     (tmp_path / "history.jsonl").write_text(json.dumps(old) + "\n" + json.dumps(old | {"new": 1}) + "\n")
     assert [each.wer for each in read_history(tmp_path)] == [50.0, 50.0]
-    assert read_history(tmp_path)[0].annealed_lr is None
+    assert read_history(tmp_path)[0].annealed_lr is None and read_history(tmp_path)[0].version == 1
 
 
 def test_a_line_without_a_number_is_named(tmp_path: Path) -> None:
