@@ -11,7 +11,7 @@ PACKAGE = Path(asr_fed.__file__).parent
 # From the bottom to the top: a room may import those before it.
 ROOMS = (
     *("system", "config", "data", "model", "evaluation", "training", "aggregation", "algorithms", "wire", "interop"),
-    *("runs", "federation", "engines", "transcribe", "reporting", "pipeline", "commands"),
+    *("simulation", "runs", "federation", "engines", "transcribe", "reporting", "pipeline", "commands"),
 )
 # Modules that only start a command, so that `python -m asr_fed.NAME` works.
 STARTERS = ("compare.py", "deployment.py", "export.py", "personalise.py", "__main__.py")
