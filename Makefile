@@ -26,7 +26,7 @@ lint: .venv/dev.stamp
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find asr_fed data_prep tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find asr_fed data_prep tests scripts benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 # Ends the recipe with a sentence where $$python is missing or none of the supported versions; $$advice closes it.
 CHECK_PYTHON = \

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import soundfile
 
-from data_prep import common_voice, librispeech
-from data_prep.prepare import quiet_stderr, read_probes
+from asr_fed.data_prep import common_voice, librispeech
+from asr_fed.data_prep.measure import quiet_stderr, read_probes
 
 
 def prepare_once(root: Path, language: str) -> tuple[float, list[str], float]:

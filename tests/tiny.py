@@ -105,7 +105,7 @@ def settings(corpus: Corpus, prepared: Path, run_dir: Path) -> dict[str, Any]:
             "root": str(corpus.table),
             "prepared": str(prepared),
             "prepare": {
-                "_target_": "data_prep.table.prepare",
+                "_target_": "asr_fed.data_prep.table.prepare",
                 "root": "${data.root}",
                 "language": "en",
                 "min_seconds": 0.3,

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from asr_fed.config.files import experiments_folder
 from asr_fed.data.text_file import read_text
+from asr_fed.runs.run_dir import with_current_names
 from asr_fed.system.errors import UserError
 
 SUFFIX = ".yaml"
@@ -53,7 +54,7 @@ class SearchPath(SearchPathPlugin):
 
 
 class ConfigFile(FileConfigSource):
-    """A folder of YAML files: as people save them, with `warm_start: MODEL` as the command line has it."""
+    """A folder of YAML files, read as people save them. Old names and `warm_start: MODEL` are understood."""
 
     @staticmethod
     def scheme() -> str:
@@ -62,7 +63,7 @@ class ConfigFile(FileConfigSource):
     def load_config(self, config_path: str) -> ConfigResult:
         """Raises UserError where the file is no YAML."""
         path = Path(self.path, self._normalize_file_name(config_path))
-        text = read_text(path)
+        text = with_current_names(read_text(path))
         try:
             content: Any = OmegaConf.load(io.StringIO(text))
         except yaml.YAMLError as error:

@@ -106,7 +106,7 @@ class DataConfig:
     language: str = MISSING
     root: str = MISSING  # the corpus on disk
     prepared: str = "prepared/${data.name}"  # manifest and features: shared by all runs on this corpus
-    prepare: Any = None  # `_target_`: a function of data_prep; null: the manifest is there already
+    prepare: Any = None  # `_target_`: a function in asr_fed/data_prep; null: the manifest is there already
     parts: PartsConfig = field(default_factory=PartsConfig)
 
 

@@ -76,7 +76,7 @@ def read_utterances(path: str | Path, more: Sequence[str] = ()) -> Iterator[tupl
     """As `read_manifest`, each with its row and its place; the columns in `more` are needed too."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"There is no manifest at {path}. Prepare the corpus first (see data_prep/).")
+        raise UserError(f"There is no manifest at {path}. Prepare the corpus first (see asr_fed/data_prep/).")
     folder = path.parent.absolute()
     ids: set[str] = set()
     speakers: set[str] = set()

@@ -38,10 +38,11 @@ MAY_CHANGE = (
     "personalise",
     "personalisation",
 )
-# Modules named by `_target_` in the run directories of 0.1.0, and where they are today.
+# Modules that older run directories and experiment files name by `_target_`, and where they are today.
 MOVED = (
     ("asr_fed.federation.weighting.", "asr_fed.aggregation.weighting."),
     ("asr_fed.federation.server_optimizer.", "asr_fed.aggregation.server_optimizer."),
+    ("data_prep.", "asr_fed.data_prep."),
     ("flwr.serverapp.strategy.", "asr_fed.aggregation.server_optimizer."),
 )
 CONFIG = "config.yaml"
@@ -131,13 +132,17 @@ def _check_continues(config: Config, path: Path) -> None:
 
 def load_config(path: Path) -> Any:
     """The config.yaml of a run, with today's names of what has moved since it was written."""
-    text = path.read_text(encoding="utf-8")
-    for old, new in MOVED:
-        text = text.replace(f"_target_: {old}", f"_target_: {new}")
-    content: Any = OmegaConf.create(text)
+    content: Any = OmegaConf.create(with_current_names(path.read_text(encoding="utf-8")))
     if (mu := content.get("federation", {}).pop("prox", 0.0)) > 0:  # 0.1.0 had FedProx as a setting of its own
         content.algorithm = {"_target_": "asr_fed.algorithms.fed_prox.FedProx", "mu": mu}
     return content
+
+
+def with_current_names(text: str) -> str:
+    """YAML of an older version, with today's names behind each `_target_`."""
+    for old, new in MOVED:
+        text = text.replace(f"_target_: {old}", f"_target_: {new}")
+    return text
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -218,7 +218,7 @@ def test_a_file_of_ones_own_takes_the_groups_that_come_with_us(run) -> None:
 
 def test_a_value_that_is_missing_is_asked_for_by_name(run) -> None:
     """Also where another value is made of it, as in the experiments that come with us."""
-    target = "{_target_: data_prep.table.prepare, root: '${data.root}'}"
+    target = "{_target_: asr_fed.data_prep.table.prepare, root: '${data.root}'}"
     outcome = run("data.root=???", f"data.prepare={target}")
     assert outcome.code == 2
     assert outcome.err.startswith("asr-fed: No value for data.root:")

@@ -12,9 +12,9 @@ from asr_fed.data.manifest import COLUMNS, Utterance, read_manifest, write_manif
 from asr_fed.data.partition import Client, Partition
 from asr_fed.data.partition_files import read_partition, write_partition
 from asr_fed.data.split import partition_speakers
+from asr_fed.data_prep.table import prepare
 from asr_fed.system.errors import UserError
 from asr_fed.transcribe.recordings import find_recordings
-from data_prep.table import prepare
 from tests.data_prep import write_tone
 
 PEOPLE = ["André", "Chloé", "François", "Jürgen", "José", "Søren", "Zoë", "Hélène"]

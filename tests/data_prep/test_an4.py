@@ -6,8 +6,8 @@ import pytest
 import soundfile
 
 from asr_fed.data.manifest import read_manifest
+from asr_fed.data_prep import an4
 from asr_fed.system.errors import UserError
-from data_prep import an4
 
 SPEAKERS = [f"{sex}{number:02d}ab" for sex in "fm" for number in range(10)]
 TONE = (0.3 * 32767 * np.sin(np.arange(8000) / 5)).astype(np.int16)  # half a second

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from asr_fed.data.manifest import read_manifest
+from asr_fed.data_prep import common_voice
 from asr_fed.system.errors import UserError
-from data_prep import common_voice
 from tests.data_prep import write_tone
 
 HEADER = "client_id\tpath\tsentence\tup_votes\tdown_votes\tage\tgender\taccent\tlocale\tsegment"
@@ -128,16 +128,17 @@ def test_clips_that_no_table_names_are_shown_and_stop_nothing(tmp_path: Path) ->
 
 def test_the_command(tmp_path: Path) -> None:
     make_release(tmp_path, {"train.tsv": [row("train0.mp3", "oui"), row("train1.mp3", "non")]})
-    command = [sys.executable, "-m", "data_prep.common_voice", str(tmp_path), str(tmp_path / "m.csv")]
+    command = [sys.executable, "-m", "asr_fed.data_prep.common_voice", str(tmp_path), str(tmp_path / "m.csv")]
     done = subprocess.run([*command, "--language", "fr"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "2 rows, 2 kept" in done.stdout and len(read_manifest(tmp_path / "m.csv")) == 2
     failed = subprocess.run([*command, "--language", "frr"], capture_output=True, text=True)
     assert failed.returncode == 2
-    assert failed.stderr.startswith("data_prep.common_voice: ") and "Traceback" not in failed.stderr
+    assert failed.stderr.startswith("asr_fed.data_prep.common_voice: ") and "Traceback" not in failed.stderr
 
 
 def test_the_command_loads_nothing_heavy() -> None:
-    code = "import sys, data_prep.common_voice; print({'torch', 'speechbrain', 'matplotlib'} & set(sys.modules))"
+    heavy = "{'torch', 'speechbrain', 'matplotlib'}"
+    code = f"import sys, asr_fed.data_prep.common_voice; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from asr_fed.data.manifest import read_manifest
+from asr_fed.data_prep import librispeech
 from asr_fed.system.errors import UserError
-from data_prep import librispeech
 from tests.data_prep import write_tone
 
 

@@ -10,9 +10,10 @@ import soundfile
 
 from asr_fed.data.audio import Recording, open_recording
 from asr_fed.data.manifest import read_manifest
+from asr_fed.data_prep import measure
+from asr_fed.data_prep.measure import read_probes
+from asr_fed.data_prep.prepare import Clip, write_corpus
 from asr_fed.system.errors import UserError
-from data_prep import prepare
-from data_prep.prepare import Clip, read_probes, write_corpus
 from tests.data_prep import write_tone
 
 
@@ -166,7 +167,7 @@ def test_an_interrupted_preparation_keeps_what_it_measured(tmp_path: Path, monke
             raise KeyboardInterrupt
         return open_recording(path)
 
-    monkeypatch.setattr(prepare, "open_recording", open_or_interrupt)
+    monkeypatch.setattr(measure, "open_recording", open_or_interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_corpus(clips, tmp_path, manifest, language="fr", workers=1)
     assert not manifest.exists()

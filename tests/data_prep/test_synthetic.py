@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_fed.data.manifest import Utterance, read_manifest
+from asr_fed.data_prep import synthetic
+from asr_fed.data_prep.espeak import Espeak
+from asr_fed.data_prep.synthetic_speakers import SAMPLE_RATE, VARIANTS, Speaker, draw_speakers, record
+from asr_fed.data_prep.text import normalise
 from asr_fed.system.errors import UserError
-from data_prep import synthetic
-from data_prep.espeak import Espeak
-from data_prep.synthetic_speakers import SAMPLE_RATE, VARIANTS, Speaker, draw_speakers, record
-from data_prep.text import normalise
 
 SMALL = {
     "speakers": 8,
@@ -31,7 +31,7 @@ SMALL = {
     "test_sentences": 5,
     "seed": 3,
 }
-COMMAND = [sys.executable, "-m", "data_prep.synthetic"]
+COMMAND = [sys.executable, "-m", "asr_fed.data_prep.synthetic"]
 FLAGS = [part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))]
 
 
@@ -293,7 +293,7 @@ def test_impossible_counts_are_refused_before_any_work(
 
 def test_help_names_every_parameter_without_loading_torch() -> None:
     check = "finally: assert 'torch' not in sys.modules"
-    code = f"import sys; from data_prep.synthetic import main\ntry: main(['--help'])\n{check}"
+    code = f"import sys; from asr_fed.data_prep.synthetic import main\ntry: main(['--help'])\n{check}"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert all(f"--{name.replace('_', '-')}" in run.stdout for name in SMALL)

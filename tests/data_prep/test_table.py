@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from asr_fed.data.manifest import read_manifest
+from asr_fed.data_prep import table
 from asr_fed.system.errors import UserError
-from data_prep import table
 from tests.data_prep import write_tone
 
 

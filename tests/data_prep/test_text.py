@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asr_fed.data_prep.text import LANGUAGES, normalise, rules_for
 from asr_fed.system.errors import UserError
-from data_prep.text import LANGUAGES, normalise, rules_for
 
 
 @pytest.mark.parametrize(

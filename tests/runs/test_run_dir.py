@@ -132,6 +132,16 @@ def test_a_relative_path_of_an_older_run_is_the_end_of_todays(tmp_path: Path, ol
         claim(tmp_path, "resume=true", "data.root=/home/data/fr")
 
 
+def test_a_run_begun_when_data_preparation_lay_elsewhere_goes_on(tmp_path: Path) -> None:
+    current = "data.prepare._target_=asr_fed.data_prep.table.prepare"
+    claim(tmp_path, current)
+    path = tmp_path / "config.yaml"
+    written = path.read_text()
+    assert "_target_: asr_fed.data_prep.table" in written
+    path.write_text(written.replace("asr_fed.data_prep", "data_prep"))
+    claim(tmp_path, "resume=true", current)
+
+
 def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no run"):
         claim(tmp_path / "none", "resume=true")

@@ -6,8 +6,8 @@ import soundfile
 import torch
 from torchaudio.functional import resample
 
+from asr_fed.data_prep.espeak import Espeak
 from asr_fed.model.recogniser import Recogniser
-from data_prep.espeak import Espeak
 from tests.tiny import RATE, WORDS, speak, tiny_recogniser
 
 

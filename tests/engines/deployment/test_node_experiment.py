@@ -177,7 +177,10 @@ def optimizer(target: Any, **arguments: Any) -> Change:
         (optimizer("torch.optim.SGD", _convert_="all"), "the key '_convert_'"),
         (optimizer("torch.optim.SGD", momentom=0.9), "does not take"),
         (optimizer("torch.optim.SGD", momentum={"_target_": "os.system"}), "not in this node's trust"),
-        (lambda config: config.update(weighting={"_target_": "data_prep.table.prepare"}), "not in this node's trust"),
+        (
+            lambda config: config.update(weighting={"_target_": "asr_fed.data_prep.table.prepare"}),
+            "not in this node's trust",
+        ),
         (put("loss", ctc_weight=2.0), "does not take"),
         (put("loss", ctc_wait=1.0), "does not take"),
         (put("federation", local_epochs="many"), "does not take"),

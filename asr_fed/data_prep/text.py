@@ -12,8 +12,8 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from asr_fed.data_prep.accents import italian, portuguese
 from asr_fed.system.errors import UserError
-from data_prep.accents import italian, portuguese
 
 _LATIN = "abcdefghijklmnopqrstuvwxyz"
 _VOWELS = "aeiouyhàáâèéêëìíîïòóôùúûü"  # and h: before which a word is cut short
@@ -103,7 +103,7 @@ def rules_for(language: str, *, digits: str = "", case: str = "") -> Rules:
         nearest = max(names, key=lambda name: difflib.SequenceMatcher(None, code, name).ratio())
         raise UserError(
             f"No text rules for language {language!r}; known are {', '.join(LANGUAGES)}. "
-            f"Nearest: {names[nearest]!r}. A new language is one line in data_prep/text.py."
+            f"Nearest: {names[nearest]!r}. A new language is one line in asr_fed/data_prep/text.py."
         )
     if digits not in ("", "refuse", "keep") or case not in ("", "lower", "upper"):
         raise UserError(f"digits={digits!r}, case={case!r}: give digits=refuse|keep and case=lower|upper.")

@@ -1,6 +1,6 @@
 """Common Voice: any locale, any release.
 
-    python -m data_prep.common_voice /corpora/cv-corpus-17.0/fr data/cv_fr/manifest.csv --language fr
+    python -m asr_fed.data_prep.common_voice /corpora/cv-corpus-17.0/fr data/cv_fr/manifest.csv --language fr
 
 A release folder holds `clips/` and tab-separated tables. The rows of train.tsv, dev.tsv and test.tsv are
 taken with their split; a release that has none of them gives validated.tsv, without splits.
@@ -15,10 +15,11 @@ from typing import Unpack
 from asr_fed.data.manifest import Utterance
 from asr_fed.data.recordings import is_shadow
 from asr_fed.data.text_file import encoding_of
+from asr_fed.data_prep.command import run_command
+from asr_fed.data_prep.locate import unnamed_beside
+from asr_fed.data_prep.prepare import Clip, Options, write_corpus
+from asr_fed.data_prep.rows import read_rows
 from asr_fed.system.errors import UserError
-from data_prep.locate import unnamed_beside
-from data_prep.prepare import Clip, Options, run_command, write_corpus
-from data_prep.rows import read_rows
 
 SPLITS = ("train", "dev", "test")
 NEEDED = ("client_id", "path", "sentence")
@@ -95,7 +96,7 @@ def _clips(table: Path, split: str, locale: str, bad: dict[str, list[str]]) -> I
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = argparse.ArgumentParser("python -m data_prep.common_voice", description="Prepare Common Voice.")
+    parser = argparse.ArgumentParser("python -m asr_fed.data_prep.common_voice", description="Prepare Common Voice.")
     parser.add_argument("root", help="the release folder with clips/, or its parent")
     parser.add_argument("manifest", help="the manifest.csv to write")
     parser.add_argument("--language", default="fr", help="text rules, and the locale (default fr)")

@@ -1,6 +1,6 @@
 """LibriSpeech: any set of its subsets, each laid out as subset/speaker/chapter/*.flac with *.trans.txt.
 
-python -m data_prep.librispeech /corpora/LibriSpeech libri/manifest.csv --subsets dev-clean test-other
+python -m asr_fed.data_prep.librispeech /corpora/LibriSpeech libri/manifest.csv --subsets dev-clean test-other
 """
 
 import argparse
@@ -12,9 +12,10 @@ from typing import Unpack
 from asr_fed.data.manifest import Utterance
 from asr_fed.data.recordings import is_shadow
 from asr_fed.data.text_file import read_text
+from asr_fed.data_prep.command import run_command
+from asr_fed.data_prep.prepare import Clip, Options, write_corpus
+from asr_fed.data_prep.rows import BAD_ENCODING, BAD_FIELDS, NO_TRANSCRIPT
 from asr_fed.system.errors import UserError
-from data_prep.prepare import Clip, Options, run_command, write_corpus
-from data_prep.rows import BAD_ENCODING, BAD_FIELDS, NO_TRANSCRIPT
 
 SPLITS = ("train", "dev", "test")
 GENDERS = {"F": "female", "M": "male"}
@@ -86,7 +87,7 @@ def _clips(folder: Path, subset: str, genders: dict[str, str], bad: dict[str, li
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = argparse.ArgumentParser("python -m data_prep.librispeech", description="Prepare LibriSpeech.")
+    parser = argparse.ArgumentParser("python -m asr_fed.data_prep.librispeech", description="Prepare LibriSpeech.")
     parser.add_argument("root", help="the folder LibriSpeech/, or its parent")
     parser.add_argument("manifest", help="the manifest.csv to write")
     parser.add_argument("--subsets", nargs="+", default=[], help="such as dev-clean (default: all)")

@@ -1,6 +1,6 @@
 """The demo corpus: French sentences of a small grammar, spoken by espeak-ng, offline and in seconds.
 
-    python -m data_prep.synthetic data/synthetic data/synthetic/manifest.csv --speakers 40 --sentences 25
+    python -m asr_fed.data_prep.synthetic data/synthetic data/synthetic/manifest.csv --speakers 40 --sentences 25
 
 A corpus lies in a folder of its own under `root`, named after its parameters:
 
@@ -33,10 +33,10 @@ from filelock import FileLock
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from asr_fed.data.manifest import Utterance, hours, read_manifest, write_manifest
+from asr_fed.data_prep.espeak import Espeak
+from asr_fed.data_prep.synthetic_speakers import SAMPLE_RATE, Speaker, draw_speakers, record
 from asr_fed.system.errors import UserError
 from asr_fed.system.exit_status import exit_status
-from data_prep.espeak import Espeak
-from data_prep.synthetic_speakers import SAMPLE_RATE, Speaker, draw_speakers, record
 
 LOCALE = "fr"
 GENERATOR = ("synthetic.py", "synthetic_speakers.py", "espeak.py")  # what decides how a corpus sounds
@@ -230,7 +230,7 @@ OPTION_HELP = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(
-        "python -m data_prep.synthetic", description="Generate the synthetic French demo corpus."
+        "python -m asr_fed.data_prep.synthetic", description="Generate the synthetic French demo corpus."
     )
     parser.add_argument("root", help="the folder to hold the corpus")
     parser.add_argument("manifest", help="the manifest.csv to write")
@@ -246,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         speakers = len({utterance.speaker for utterance in utterances})
         print(f"{len(utterances)} utterances, {hours(utterances):.2f} h, {speakers} speakers")
 
-    return exit_status("data_prep.synthetic", run)
+    return exit_status("asr_fed.data_prep.synthetic", run)
 
 
 if __name__ == "__main__":

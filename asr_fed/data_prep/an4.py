@@ -1,6 +1,6 @@
 """CMU AN4 as its speech group hands it out: an4_sphere.tar.gz or an4_raw.bigendian.tar.gz, unpacked.
 
-    python -m data_prep.an4 /corpora/an4 prepared/an4_cmu/manifest.csv
+    python -m asr_fed.data_prep.an4 /corpora/an4 prepared/an4_cmu/manifest.csv
 
     an4/etc/an4_train.fileids          an4_clstk/fash/an251-fash-b: recordings below wav/, without suffix
             an4_train.transcription    <s> YES </s> (an251-fash-b)
@@ -25,10 +25,11 @@ from asr_fed.data.audio import open_recording
 from asr_fed.data.manifest import Utterance
 from asr_fed.data.recordings import recordings_below
 from asr_fed.data.text_file import read_text
+from asr_fed.data_prep.command import run_command
+from asr_fed.data_prep.prepare import Clip, Options, write_corpus
+from asr_fed.data_prep.rows import BAD_FIELDS, NO_TRANSCRIPT
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import replacing
-from data_prep.prepare import Clip, Options, run_command, write_corpus
-from data_prep.rows import BAD_FIELDS, NO_TRANSCRIPT
 
 DEV_EVERY = 9
 SUFFIXES = (".raw", ".sph")
@@ -118,7 +119,7 @@ def _with_header(clip: Clip, folder: Path, copies: Path) -> Clip:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = argparse.ArgumentParser("python -m data_prep.an4", description="Prepare CMU AN4.")
+    parser = argparse.ArgumentParser("python -m asr_fed.data_prep.an4", description="Prepare CMU AN4.")
     parser.add_argument("root", help="the folder an4/, or its parent")
     parser.add_argument("manifest", help="the manifest.csv to write")
     return run_command(parser, prepare, argv)

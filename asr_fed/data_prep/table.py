@@ -1,6 +1,6 @@
 """Your own recordings: a CSV or TSV file with a header and a row a recording.
 
-    python -m data_prep.table recordings/table.csv data/mine/manifest.csv --language it
+    python -m asr_fed.data_prep.table recordings/table.csv data/mine/manifest.csv --language it
 
 Needed are the columns path, speaker and text (under these or other names); id, split, gender, age and
 accent are taken where they are there. Paths count from the table's own folder and stay inside it.
@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Unpack
 
 from asr_fed.data.manifest import Utterance
+from asr_fed.data_prep.command import run_command
+from asr_fed.data_prep.locate import unnamed_beside
+from asr_fed.data_prep.prepare import Clip, Options, write_corpus
+from asr_fed.data_prep.rows import read_rows
 from asr_fed.system.errors import UserError
-from data_prep.locate import unnamed_beside
-from data_prep.prepare import Clip, Options, run_command, write_corpus
-from data_prep.rows import read_rows
 
 SPLITS = {"": "", "train": "train", "dev": "dev", "valid": "dev", "validation": "dev", "test": "test"}
 
@@ -76,7 +77,7 @@ def _delimiter(table: Path) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = argparse.ArgumentParser("python -m data_prep.table", description="Prepare your own recordings.")
+    parser = argparse.ArgumentParser("python -m asr_fed.data_prep.table", description="Prepare your own recordings.")
     parser.add_argument("root", help="the table, a .csv or .tsv file")
     parser.add_argument("manifest", help="the manifest.csv to write")
     parser.add_argument("--language", default="fr", help="text rules (default fr)")
