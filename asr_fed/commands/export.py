@@ -27,8 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _export(model: Path, folder: Path, decoder: str | None) -> None:
-    from asr_fed.export import export_recogniser
     from asr_fed.interop.open_recogniser import open_recogniser
+    from asr_fed.interop.speechbrain.writer import export_recogniser
     from asr_fed.runs.experiment import check_trained, read_config
 
     recogniser = open_recogniser(model)

@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _personalise(chosen: argparse.Namespace) -> None:
     from asr_fed.interop.open_recogniser import open_recogniser
-    from asr_fed.interop.speechbrain_folder import HYPERPARAMS
+    from asr_fed.interop.speechbrain.reader import HYPERPARAMS
     from asr_fed.runs.experiment import read_config
 
     if not 0 < chosen.held_back < 1:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from asr_fed.interop.speechbrain_folder import HYPERPARAMS, open_speechbrain_folder
+from asr_fed.interop.speechbrain.reader import HYPERPARAMS, open_speechbrain_folder
 from asr_fed.model.recogniser import Recogniser, load_recogniser
 from asr_fed.system.errors import UserError
 

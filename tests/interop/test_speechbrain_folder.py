@@ -17,9 +17,9 @@ from asr_fed.commands.train import hydra_arguments
 from asr_fed.config.schema import Decoder, EvaluationConfig
 from asr_fed.data.batching import Batch
 from asr_fed.data.tokenizer import BLANK, BOS, EOS, Tokenizer
-from asr_fed.export import export_recogniser
 from asr_fed.interop.open_recogniser import open_recogniser
-from asr_fed.interop.speechbrain_folder import widen_tokenizer
+from asr_fed.interop.speechbrain.widen import widen_tokenizer
+from asr_fed.interop.speechbrain.writer import export_recogniser
 from asr_fed.model.decoding import decode
 from asr_fed.model.recogniser import Recogniser
 from asr_fed.pipeline.train import train

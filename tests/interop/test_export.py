@@ -20,7 +20,7 @@ from asr_fed.config.schema import Config, Decoder, EvaluationConfig
 from asr_fed.data.features import build_features, read_audio
 from asr_fed.data.manifest import Utterance
 from asr_fed.evaluation.evaluate import evaluate
-from asr_fed.export import export_recogniser
+from asr_fed.interop.speechbrain.writer import export_recogniser
 from asr_fed.model.recogniser import Recogniser, save_recogniser
 from asr_fed.system.errors import UserError
 from tests.tiny import RATE, TEXTS, speak, tiny_recogniser, typed_config
