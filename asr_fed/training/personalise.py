@@ -39,27 +39,27 @@ def personalise_client(
     evaluation: EvaluationConfig,
     seed: int,
 ) -> Gain:
-    """Fine-tune from `weights` (float32 [state]) on `client.train`, judge on `client.dev`.
+    """Fine-tune from `weights` (float32 [state]) on `client.train`, evaluate on `client.dev`.
 
     The model of `context` is left with the client's own weights. The result depends on nothing but the arguments.
-    Raises ValueError where a client has nothing to train or to judge on.
+    Raises ValueError where a client has nothing to train or to evaluate on.
     """
     if not client.train or not client.dev:
         raise ValueError(f"{client.id} has {len(client.train)} utterances to train on and {len(client.dev)} held back")
     model = context.recogniser.model
     load_state(model, weights)
 
-    def judge() -> Evaluation:
+    def evaluate_copy() -> Evaluation:
         return evaluate(context.recogniser, client.dev, context.cache, decoder, evaluation, context.device)
 
-    before = judge()
+    before = evaluate_copy()
     rng = seed_everything(seed, "personalise", client.id)
     with changing_only(model, config.part) as frozen:
         optimizer = build_optimizer(config.optimizer, model, learning_rate(config))
         for _ in range(config.epochs):
             batches = training_batches(client.train, config.batch, rng)
             train_epoch(context, batches, optimizer, rng, clip=config.clip, frozen=frozen)
-    return Gain(before, judge())
+    return Gain(before, evaluate_copy())
 
 
 def learning_rate(config: PersonalisationConfig) -> float:

@@ -66,19 +66,19 @@ def test_neither_earlier_clients_nor_their_order_change_a_copy(
     assert all(parameter.requires_grad for parameter in context.recogniser.model.parameters())
 
 
-def test_it_is_judged_on_what_it_held_back_before_and_after(
+def test_it_is_evaluated_on_what_it_held_back_before_and_after(
     context: TrainingContext, weights: np.ndarray, clients: list[Client]
 ) -> None:
     client, evaluation = clients[0], typed_config({}).evaluation
     gain = personalised(context, client, weights, "personalisation.epochs=5", "personalisation.lr=0.1")
     assert gain.after != gain.before, "the test needs a copy that hears otherwise"
 
-    def judge() -> Any:
+    def evaluate_copy() -> Any:
         return evaluate(context.recogniser, client.dev, context.cache, Decoder.ctc_greedy, evaluation, context.device)
 
-    assert gain.after == judge()
+    assert gain.after == evaluate_copy()
     load_state(context.recogniser.model, weights)
-    assert gain.before == judge()
+    assert gain.before == evaluate_copy()
     assert {each.utterance for each in gain.after.scored} == set(client.dev)
 
 

@@ -34,7 +34,7 @@ class NodeSettings:
     """Paths that are relative start at the folder of NODE.yaml.
 
     name: of the node; in a silo also of its client, or the beginning of its clients' names.
-    superlink: host:port of the server's door.
+    superlink: host:port of the server's proxy.
     certificate, key: the server's ca.crt, and the private key of this node. Both null: no TLS, on one machine only.
     manifest: own speech, one client (`clients: silo`) or a client a speaker (`clients: speaker`: NAME-0001, ...).
     partition: in place of a manifest, a folder with partition.csv: its clients are simulated here.

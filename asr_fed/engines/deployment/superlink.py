@@ -1,4 +1,4 @@
-"""The server's side: Flower's SuperLink behind a door for nodes, and who may come in."""
+"""The server's side: Flower's SuperLink behind a proxy for nodes, and who may come in."""
 
 import socket
 import ssl
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import httpx
 
-from asr_fed.engines.deployment.door import run_door
 from asr_fed.engines.deployment.flower import CONNECTION, end_process, flwr, start_flower, tail, write_connection
+from asr_fed.engines.deployment.proxy import run_proxy
 from asr_fed.runs.run_dir import exclusive
 from asr_fed.system.errors import UserError
 
@@ -54,7 +54,7 @@ def running(settings: SuperLink) -> Iterator[list[BaseProcess]]:
     with exclusive(folder / ".lock", f"Another SuperLink is running in {folder}."):
         _check_free(settings.host, settings.port)
         _check_free(LOCAL, settings.control_port)
-        log, door_log = folder / "superlink.log", folder / "door.log"
+        log, proxy_log = folder / "superlink.log", folder / "proxy.log"
         arguments = [
             *("--host", LOCAL, "--port", str(settings.control_port)),
             *("--ssl-ca-certfile", str(certificates / "ca.crt")),
@@ -65,18 +65,18 @@ def running(settings: SuperLink) -> Iterator[list[BaseProcess]]:
             "--disable-runtime-dependency-installation",
         ]
         superlink = start_flower("flower-superlink", arguments, home=folder / "home", log=log)
-        door = get_context("spawn").Process(
-            target=run_door,
-            args=(settings.host, settings.port, settings.control_port, certificates, door_log),
-            name="door",
+        proxy = get_context("spawn").Process(
+            target=run_proxy,
+            args=(settings.host, settings.port, settings.control_port, certificates, proxy_log),
+            name="proxy",
         )
-        door.start()
+        proxy.start()
         try:
             _wait_until_ready(settings, superlink, log)
-            _wait_until_open(settings, door, door_log)
-            yield [superlink, door]
+            _wait_until_open(settings, proxy, proxy_log)
+            yield [superlink, proxy]
         finally:
-            end_process(door)
+            end_process(proxy)
             end_process(superlink)
 
 
@@ -91,7 +91,7 @@ def serve(settings: SuperLink) -> None:
         while all(process.is_alive() for process in processes):
             time.sleep(0.5)
         dead = next(process for process in processes if not process.is_alive())
-        log = settings.folder / ("door.log" if dead.name == "door" else "superlink.log")
+        log = settings.folder / ("proxy.log" if dead.name == "proxy" else "superlink.log")
         raise UserError(f"{dead.name} ended by itself (exit code {dead.exitcode}). The end of {log}:\n{tail(log)}")
 
 
@@ -147,7 +147,7 @@ def _wait_until_open(settings: SuperLink, process: BaseProcess, log: Path) -> No
             return
         except OSError:
             time.sleep(0.2)
-    raise UserError(f"The SuperLink's door did not open within {PATIENCE} s. The end of {log}:\n{tail(log)}")
+    raise UserError(f"The SuperLink's proxy did not open within {PATIENCE} s. The end of {log}:\n{tail(log)}")
 
 
 def _check_alive(process: BaseProcess, log: Path) -> None:

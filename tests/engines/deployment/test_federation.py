@@ -1,4 +1,4 @@
-"""A real federation on this machine: a SuperLink behind its door, TLS, keys, a silo, a virtual node and a stranger."""
+"""A real federation on this machine: a SuperLink behind its proxy, TLS, keys, a silo, a virtual node and a stranger."""
 
 from pathlib import Path
 

@@ -1,9 +1,9 @@
-"""The one way in from outside: HTTPS that lets through what nodes say to a SuperLink, and nothing else.
+"""A reverse proxy before the SuperLink: HTTPS that lets through what nodes ask, and nothing else.
 
-A SuperLink of Flower 1.41 offers three things on one port. Nodes need the first, where each request is signed with the
-key of a registered node. The others (start a run with code of one's own, register a node, take over a task) ask
-nobody who they are, so that who reaches the port owns the server. The SuperLink therefore listens on this machine
-only, and this door stands outside.
+A SuperLink of Flower 1.41 offers three services on one port. Nodes need the first, where each request is signed with
+the key of a registered node. The other two (start a run with any code, register a node or take over a task) ask for no
+login: whoever reaches the port owns the server. So the SuperLink listens on this machine only, and nodes reach this
+proxy.
 """
 
 import re
@@ -21,23 +21,16 @@ from starlette.routing import Route
 from asr_fed.engines.deployment.flower import write_output_to
 from asr_fed.system.processes import start_worker
 
-PER_CONNECTION = (
-    "connection",
-    "host",
-    "keep-alive",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-)  # hop by hop
+# Headers of one connection, which a proxy does not pass on.
+PER_CONNECTION = ("connection", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
 
 
-def run_door(host: str, port: int, superlink: int, certificates: Path, log: Path) -> None:
+def run_proxy(host: str, port: int, superlink: int, certificates: Path, log: Path) -> None:
     """Serve at host:port, until this process is ended, what the SuperLink at 127.0.0.1:`superlink` is asked."""
     start_worker()
     write_output_to(log)
     uvicorn.run(
-        door(f"https://127.0.0.1:{superlink}", certificates / "ca.crt"),
+        proxy(f"https://127.0.0.1:{superlink}", certificates / "ca.crt"),
         host=host,
         port=port,
         ssl_certfile=certificates / "server.crt",
@@ -46,7 +39,7 @@ def run_door(host: str, port: int, superlink: int, certificates: Path, log: Path
     )
 
 
-def door(superlink: str, ca: Path) -> Starlette:
+def proxy(superlink: str, ca: Path) -> Starlette:
     client = httpx.AsyncClient(
         base_url=superlink,
         verify=ssl.create_default_context(cafile=str(ca)),

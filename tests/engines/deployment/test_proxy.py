@@ -1,4 +1,4 @@
-"""The door as a process of its own, before a server that notes what comes through."""
+"""The proxy as a process of its own, before a server that notes what comes through."""
 
 import contextlib
 import gzip
@@ -19,8 +19,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from asr_fed.engines.deployment.credentials import make_certificates
-from asr_fed.engines.deployment.door import run_door
 from asr_fed.engines.deployment.flower import end_process
+from asr_fed.engines.deployment.proxy import run_proxy
 from tests.engines.deployment.machine import free_port
 from tests.waiting import PATIENCE, wait_until
 
@@ -73,7 +73,7 @@ def wait_for(port: int) -> None:
 
 @dataclass
 class House:
-    """A door, and what is behind it."""
+    """A proxy, and what is behind it."""
 
     certificates: Path
     port: int
@@ -88,11 +88,11 @@ class House:
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    folder = tmp_path_factory.mktemp("door")
+    folder = tmp_path_factory.mktemp("proxy")
     make_certificates(folder, [])
     port, inner = free_port(), free_port()
     process = get_context("spawn").Process(
-        target=run_door, args=("127.0.0.1", port, inner, folder, folder / "door.log"), name="door"
+        target=run_proxy, args=("127.0.0.1", port, inner, folder, folder / "proxy.log"), name="proxy"
     )
     process.start()
     try:
@@ -188,6 +188,6 @@ def test_a_stranger_in_the_superlinks_place_is_given_nothing(house: House, tmp_p
     assert stranger.seen == []
 
 
-def test_the_door_speaks_nothing_but_tls(house: House) -> None:
+def test_the_proxy_speaks_nothing_but_tls(house: House) -> None:
     with pytest.raises(httpx.TransportError):
         httpx.post(f"http://127.0.0.1:{house.port}/v1/fleet/activate-node", timeout=PATIENCE, trust_env=False)
