@@ -13,15 +13,11 @@ A folder of that name is a finished corpus: it is built under another name and r
 """
 
 import argparse
-import csv
 import dataclasses
-import hashlib
 import inspect
 import itertools
 import json
 import multiprocessing
-import os
-import shutil
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -29,14 +25,15 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from asr_fed.data.manifest import Utterance, hours, read_manifest, write_manifest
 from asr_fed.data_prep.espeak import Espeak
+from asr_fed.data_prep.synthetic_folder import digest, made_once
 from asr_fed.data_prep.synthetic_speakers import SAMPLE_RATE, Speaker, draw_speakers, record
 from asr_fed.system.errors import UserError
 from asr_fed.system.exit_status import exit_status
+from asr_fed.system.files import write_csv
 
 LOCALE = "fr"
 GENERATOR = ("synthetic.py", "synthetic_speakers.py", "espeak.py")  # what decides how a corpus sounds
@@ -131,7 +128,7 @@ def prepare(
     voices = draw_speakers(counts, seed)
 
     parameters = {"speakers": counts, "sentences": lengths, "seed": seed}
-    folder = Path(root) / f"{LOCALE}-{speakers}x{sentences}-{_digest(parameters)}"
+    folder = Path(root) / f"{LOCALE}-{speakers}x{sentences}-{digest(parameters, GENERATOR)}"
     if not folder.is_dir():
         # A fresh process, as espeak-ng repeats itself only there; spawn, as a fork would inherit its state.
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
@@ -146,31 +143,17 @@ def prepare(
     return utterances
 
 
-def _digest(parameters: dict[str, object]) -> str:
-    """Changes with the parameters and with every change of the code that generates."""
-    code = [hashlib.sha256(Path(__file__).with_name(name).read_bytes()).hexdigest() for name in GENERATOR]
-    return hashlib.sha256(json.dumps([parameters, code], sort_keys=True).encode()).hexdigest()[:8]
-
-
 def _generate(
     folder: Path, speakers: list[Speaker], lengths: dict[str, int], seed: int, parameters: dict[str, object]
 ) -> None:
     """Write the corpus to `folder`, whole or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.partial")
-    with FileLock(folder.with_name(f".{folder.name}.lock")):  # let go when the process ends, however it ends
-        if folder.is_dir():
+    with made_once(folder) as partial:
+        if partial is None:
             return  # another process made it while this one waited
-        shutil.rmtree(partial, ignore_errors=True)  # of a killed one
-        partial.mkdir()
         utterances = _speak(partial, speakers, lengths, seed)
         write_manifest(partial / "utterances.csv", utterances)
-        with (partial / "speakers.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Speaker)])
-            writer.writeheader()
-            writer.writerows(map(dataclasses.asdict, speakers))
+        write_csv(partial / "speakers.csv", map(dataclasses.asdict, speakers))
         (partial / "parameters.json").write_text(json.dumps(parameters, indent=2) + "\n", encoding="utf-8")
-        os.rename(partial, folder)
 
 
 def _speak(folder: Path, speakers: list[Speaker], lengths: dict[str, int], seed: int) -> list[Utterance]:
