@@ -1,4 +1,5 @@
-"""The names of Flower 1.41 that are not public and that rounds lean on: all of them, and nothing else.
+"""The names of Flower 1.41 that are not public and that rounds lean on, but for those of inflate.py and
+careful_grid.py beside this file.
 
 Those that a node leans on are in asr_fed/engines/deployment/supernode_tasks.py and supernode_loop.py.
 tests/wire/test_flower_private.py holds Flower to them, so that a new release is judged in one place.

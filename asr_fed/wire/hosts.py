@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from flwr.app import Message
-from flwr.serverapp import Grid
 
 PAUSE = 0.1  # seconds between two looks at hosts that do not wait themselves
 
@@ -40,10 +39,20 @@ class Hosts(Protocol):
         ...
 
 
-class RemoteNodes:
-    """The nodes of any Flower grid. One that did not answer in time may still do so: such answers are thrown away."""
+class Line(Protocol):
+    """What is needed of a Flower grid."""
 
-    def __init__(self, grid: Grid) -> None:
+    def get_node_ids(self) -> Iterable[int]: ...
+
+    def push_messages(self, messages: Sequence[Message]) -> Iterable[str]: ...
+
+    def pull_messages(self, message_ids: Collection[str]) -> Iterable[Message]: ...
+
+
+class RemoteNodes:
+    """The nodes of a grid. One that did not answer in time may still do so: such answers are thrown away."""
+
+    def __init__(self, grid: Line) -> None:
         self._grid = grid
         self._late: set[str] = set()  # messages that were given up and have not been answered since
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from flwr.app import Message, MessageType, RecordDict
 
 import asr_fed
-from asr_fed.wire import flower_private
 from asr_fed.wire.flower_private import identify_process, set_message_id
 
 PUBLIC = {"flwr.app", "flwr.serverapp", "flwr.serverapp.strategy", "flwr.clientapp"}
@@ -37,10 +36,11 @@ def test_a_message_takes_an_id_that_its_reply_refers_to() -> None:
 ROOMS_WITH_FLOWER = ("wire", "federation", "engines", "deployment", "interop")
 
 
-def test_private_names_are_imported_in_three_files_and_flower_in_few_packages() -> None:
-    """The other two have their contract in tests/engines/deployment/test_supernode_tasks.py."""
+def test_private_names_are_imported_in_five_files_and_flower_in_few_packages() -> None:
+    """The others have their contract in test_inflate.py, test_careful_grid.py and, in tests/engines/deployment,
+    test_supernode_tasks.py."""
     package = Path(asr_fed.__file__).parent
-    private = [Path(flower_private.__file__)]
+    private = [package / "wire" / name for name in ("flower_private.py", "inflate.py", "careful_grid.py")]
     private += [package / "engines" / "deployment" / name for name in ("supernode_tasks.py", "supernode_loop.py")]
     for path in sorted(package.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

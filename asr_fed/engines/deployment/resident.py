@@ -50,6 +50,8 @@ class Resident:
     def answer(self, message: Message) -> Message:
         """The reply to any message; an error where it is refused. What the owner alone may know stays in `say`."""
         try:
+            if message.has_error():  # it could not be read
+                raise Refused(message.error.reason)
             if message.metadata.message_type == MessageType.QUERY:
                 return self._join(message)
             if message.metadata.message_type == MessageType.TRAIN:

@@ -12,6 +12,7 @@ from asr_fed.runs.records import write_history
 from asr_fed.runs.run_dir import exclusive
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import write_text
+from asr_fed.wire.careful_grid import CarefulGrid
 from asr_fed.wire.hosts import RemoteNodes
 
 app = ServerApp()
@@ -30,7 +31,8 @@ def main(grid: Grid, context: Context) -> None:
         experiment = open_experiment(run_dir)
         torch.set_num_threads(experiment.config.engine.server_threads)
         with exclusive(run_dir / ".federation.lock", f"Another federation is running in {run_dir}."):
-            run_federation(experiment, RemoteNodes(grid), lambda history: write_history(run_dir, history))
+            hosts = RemoteNodes(CarefulGrid(grid))
+            run_federation(experiment, hosts, lambda history: write_history(run_dir, history))
     except UserError as error:
         write_text(run_dir / ERROR_FILE, str(error))
         raise

@@ -15,9 +15,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import httpx
-from flwr.app import Context, Message
+from flwr.app import Context, Error, Message
+from flwr.app.message import make_message
 from flwr.common.constant import SubStatus
 from flwr.common.serde import context_from_proto
+from flwr.common.serde_utils import metadata_from_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.node_pb2 import Node
 from flwr.proto.runtime_pb2 import (
@@ -35,7 +38,7 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
 from flwr.supercore.inflatable.inflatable_utils import (
     ObjectPullError,
     ObjectPushError,
-    pull_and_inflate_object_from_tree,
+    pull_objects,
 )
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
@@ -46,14 +49,18 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import push_message, push_task_output
 
 from asr_fed.wire.flower_private import set_message_id
+from asr_fed.wire.inflate import counted, inflate, object_ids
+from asr_fed.wire.messages import Refused
 
 PULSE = 10  # seconds between signs of life; a SuperNode gives a task up after a minute without
+LARGEST = 8 << 30  # bytes: the weights of the largest model that a node takes
+UNREADABLE = 3  # code of the error that stands for a message which could not be read
 PAUSE = 0.1, 1.0  # seconds between looks for arrays that are still on their way, at first and at most
 
 
 @dataclass
 class Task:
-    """A message to be answered once."""
+    """A message to be answered once. One that could not be read is an error that says why."""
 
     message: Message
     _context: Context
@@ -86,10 +93,13 @@ class Task:
 
 
 class SuperNodeTasks:
-    """The tasks of the SuperNode at `address` (host:port), which was started with the same `secret`."""
+    """The tasks of the SuperNode at `address` (host:port), which was started with the same `secret`.
 
-    def __init__(self, address: str, secret: bytes) -> None:
-        self._address = address
+    `largest`: bytes that the arrays of a message may have.
+    """
+
+    def __init__(self, address: str, secret: bytes, largest: int = LARGEST) -> None:
+        self._address, self._largest = address, largest
         acquire = frozenset({"/flwr.proto.Runtime/AcquireTask"})
         self._client = self._connect(
             SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=acquire), "SuperExec"
@@ -105,7 +115,7 @@ class SuperNodeTasks:
             if not offered.token:
                 return None
             client = self._connect(RuntimeTokenHttpInterceptor(offered.token), "flwr-clientapp")
-            return _pull(client)
+            return _pull(client, self._largest)
 
     def _connect(
         self, authentication: RuntimeTokenHttpInterceptor | SuperExecAuthHttpInterceptor, component: str
@@ -116,28 +126,36 @@ class SuperNodeTasks:
         )
 
 
-def _pull(client: RuntimeHttpClient) -> Task:
+def _pull(client: RuntimeHttpClient, largest: int) -> Task:
     given = client.PullTaskInput(PullTaskInputRequest())  # holds the shipped code too, which nobody opens
     context = context_from_proto(given.context)
-    node, tree = Node(node_id=context.node_id), _message_tree(client)
-    message = pull_and_inflate_object_from_tree(
-        tree,
-        make_pull_object_fn_protobuf(client.PullObject, node, context.run_id),
-        make_confirm_message_received_fn_protobuf(client.ConfirmMessageReceived, node, context.run_id),
-        return_type=Message,
-        initial_backoff=PAUSE[0],
-        backoff_cap=PAUSE[1],
-    )
+    proto, tree = _announced(client)
+    try:
+        message = _fetch(client, context, tree, largest)
+    except Refused as refused:
+        message = make_message(metadata_from_proto(proto.metadata), error=Error(UNREADABLE, str(refused)))
     set_message_id(message, tree.object_id)
     return Task(message, context, client)
 
 
-def _message_tree(client: RuntimeHttpClient) -> ObjectTree:
+def _fetch(client: RuntimeHttpClient, context: Context, tree: ObjectTree, largest: int) -> Message:
+    node = Node(node_id=context.node_id)
+    pull = counted(make_pull_object_fn_protobuf(client.PullObject, node, context.run_id), largest)
+    confirm = make_confirm_message_received_fn_protobuf(client.ConfirmMessageReceived, node, context.run_id)
+    try:
+        contents = pull_objects(object_ids(tree), pull, initial_backoff=PAUSE[0], backoff_cap=PAUSE[1])
+    except Refused:
+        confirm(tree.object_id)
+        raise
+    confirm(tree.object_id)
+    return inflate(tree.object_id, contents, largest)
+
+
+def _announced(client: RuntimeHttpClient) -> tuple[ProtoMessage, ObjectTree]:
     for pause in (*PAUSE, 0.0):  # a SuperNode makes the task a moment before it stores the message
         pulled = client.PullMessages(PullAppMessagesRequest())
         if pulled.message_object_trees:
-            tree: ObjectTree = pulled.message_object_trees[0]
-            return tree
+            return pulled.messages_list[0], pulled.message_object_trees[0]
         time.sleep(pause)
     raise ConnectionError("the SuperNode of this node has lost the message of a task")
 

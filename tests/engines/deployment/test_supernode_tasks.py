@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import uvicorn
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MessageType, RecordDict
+from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.object_store import ObjectStoreFactory
@@ -26,11 +27,14 @@ from flwr.supernode.nodestate import NodeState, NodeStateFactory
 from flwr.supernode.start_client_internal import _insert_message
 
 from asr_fed.engines.deployment import supernode_tasks
+from asr_fed.engines.deployment.resident import REFUSED, Resident
+from asr_fed.engines.deployment.settings import NodeSettings
 from asr_fed.engines.deployment.supernode_loop import REST, mend
 from asr_fed.engines.deployment.supernode_tasks import SuperNodeTasks
-from asr_fed.wire.flower_private import identify_process
+from asr_fed.wire.flower_private import identify_process, set_message_id
 from tests.engines.deployment.machine import free_port
 from tests.waiting import PATIENCE, wait_until
+from tests.wire.forged import Objects, add, around
 
 SECRET, NODE, RUN, SERIES = b"s" * 32, 9, 5, 3
 SHIPPED = b"code that comes with a run: not even an archive"
@@ -111,6 +115,34 @@ def test_an_error_is_an_answer_too(supernode: SuperNode) -> None:
     task.answer(Message(Error(1, "no such experiment"), reply_to=task.message))
     [answer] = supernode.answers()
     assert answer.has_error() and answer.error.reason == "no such experiment"
+
+
+def test_a_message_that_cannot_be_read_is_answered_with_a_refusal(supernode: SuperNode) -> None:
+    """And the next one is taken: what a server sends does not end a node."""
+    sent, objects = order(), Objects()
+    record = add(objects, "MetricRecord", b"\xff\xff\xff")
+    root = around(objects, sent, {"arrays": record})
+    tree = ObjectTree(object_id=next(iter(objects)))
+    for object_id in list(objects)[1:]:
+        tree = ObjectTree(object_id=object_id, children=[tree])
+    assert tree.object_id == root
+    supernode.announce()
+    set_message_id(sent, root)
+    supernode.state.store_message(sent)
+    supernode.state.object_store.preregister(RUN, tree)
+    for object_id, content in objects.items():
+        supernode.state.object_store.put(object_id, content)
+    tasks = SuperNodeTasks(supernode.address, SECRET)
+    task = tasks.next()
+    assert task is not None and task.message.has_error()
+    said: list[str] = []
+    reply = Resident(NodeSettings("clinic", "x:1", "state"), said.append).answer(task.message)
+    assert reply.error.code == REFUSED and "cannot be read" in said[0]
+    task.answer(reply)
+    [answer] = supernode.answers()
+    assert answer.metadata.reply_to_message_id == root and answer.error.reason == reply.error.reason
+    supernode.receive(order())
+    assert tasks.next() is not None
 
 
 def test_signs_of_life_reach_the_supernode(supernode: SuperNode, monkeypatch: pytest.MonkeyPatch) -> None:
