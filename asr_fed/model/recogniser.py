@@ -1,12 +1,14 @@
 """The acoustic model with its loss, and the bundle that makes a checkpoint usable on its own."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from speechbrain.nnet.embedding import Embedding
 from speechbrain.nnet.linear import Linear
 from speechbrain.nnet.RNN import AttentionalRNNDecoder
@@ -14,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from asr_fed.config.schema import FeatureConfig, LossConfig, ModelConfig
+from asr_fed.config.setting import check_ranges
 from asr_fed.data.batching import Batch
 from asr_fed.data.tokenizer import BLANK, BOS, EOS, Tokenizer
 from asr_fed.model.encoder import Encoder
@@ -22,6 +25,8 @@ from asr_fed.system.checkpoint import load_checkpoint, save_checkpoint
 from asr_fed.system.errors import UserError
 
 IGNORED = -100
+
+T = TypeVar("T")
 
 
 class AcousticModel(nn.Module):
@@ -145,10 +150,23 @@ class Recogniser:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Recogniser":
-        model_config, features = ModelConfig(**content["model_config"]), FeatureConfig.saved(content["features"])
+        model_config = typed(ModelConfig, content["model_config"])
+        features = typed(FeatureConfig, dataclasses.asdict(FeatureConfig.saved(content["features"])))
         recogniser = cls.create(model_config, features, Tokenizer(content["tokenizer"]))
         recogniser.model.load_state_dict(content["model"])
-        return dataclasses.replace(recogniser, ctc_weight=content.get("ctc_weight"))  # 0.1.0 did not note it
+        weight = content.get("ctc_weight")  # 0.1.0 did not note it
+        return dataclasses.replace(recogniser, ctc_weight=None if weight is None else float(weight))
+
+
+def typed(kind: type[T], values: Mapping[str, Any]) -> T:
+    """The settings that a file holds, each of its field's type and in its range.
+
+    A checkpoint may come from anybody, and what it says goes into files that are executed: SpeechBrain's
+    hyperparams.yaml. Raises an exception of OmegaConf, or UserError, for any other value.
+    """
+    settings: T = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), dict(values)))  # type: ignore[assignment]
+    check_ranges(settings)
+    return settings
 
 
 def config_keys(features: FeatureConfig, model: ModelConfig) -> list[str]:

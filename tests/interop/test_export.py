@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 from omegaconf import OmegaConf
 from speechbrain.inference.ASR import EncoderDecoderASR
 from torchaudio.functional import resample
@@ -159,6 +160,21 @@ def test_a_decoder_that_was_not_trained_is_refused(
     config.write_text(config.read_text().replace("ctc_weight: 0.3", "ctc_weight: 1.0"))
     assert main([str(run_dir), str(tmp_path / "folder"), "--decoder", "beam"]) == 2
     assert "loss.ctc_weight of 1 does not train" in capsys.readouterr().err and not (tmp_path / "folder").exists()
+
+
+def test_what_stands_in_a_setting_is_no_yaml(tmp_path: Path) -> None:
+    """Were it, it would be executed by whoever opens the folder."""
+    code = "16000\nrun: !apply:os.system ['touch x']\n#"
+    built = talkative()
+    features = dataclasses.replace(built.features, sample_rate=code, win_ms=code)  # type: ignore[arg-type]
+    model = dataclasses.replace(built.model_config, attention_dim=code, cnn_kernel=[code])  # type: ignore[arg-type]
+    made = dataclasses.replace(built, features=features, model_config=model)
+    export_recogniser(made, tmp_path / "folder")
+    text = (tmp_path / "folder" / "hyperparams.yaml").read_text()
+    applied = {token.value[1] for token in yaml.scan(text) if isinstance(token, yaml.TagToken)}
+    assert not any("os.system" in suffix for suffix in applied)
+    settings = {key.value: value.value for key, value in yaml.compose(text).value}
+    assert settings["sample_rate"] == settings["win_length"] == code
 
 
 def test_a_folder_in_use_is_left_as_it_is(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

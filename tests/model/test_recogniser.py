@@ -130,3 +130,38 @@ def test_what_is_no_recogniser_is_refused_by_name(tmp_path: Path, recogniser: Re
     for name in ("text", "other", "mismatch"):
         with pytest.raises(UserError, match=rf"{name}\.pt does not hold a recogniser"):
             load_recogniser(tmp_path / f"{name}.pt")
+
+
+CODE = "x]\nrun: !apply:os.system ['touch /tmp/x']\n#"
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("features", "sample_rate", CODE),
+        ("features", "mean_gate_db", CODE),
+        ("model_config", "attention_dim", CODE),
+        ("model_config", "dropout", CODE),
+        ("model_config", "cnn_channels", [CODE]),
+        ("model_config", "cnn_kernel", CODE),
+        ("model_config", "pool_2d", CODE),
+        ("model_config", "rnn_layers", 0),
+        ("model_config", "dropout", float("nan")),
+        ("model_config", "code", 1),
+    ],
+)
+def test_a_checkpoint_of_somebody_else_holds_settings_and_nothing_else(
+    recogniser: Recogniser, tmp_path: Path, part: str, name: str, value: object
+) -> None:
+    """They go into the hyperparams.yaml of an exported folder, which SpeechBrain executes."""
+    content = recogniser.to_dict()
+    content[part] = {**content[part], name: value}
+    save_checkpoint({"recogniser": content}, tmp_path / "foreign.pt")
+    with pytest.raises(UserError, match="does not hold a recogniser"):
+        load_recogniser(tmp_path / "foreign.pt")
+
+
+def test_the_loss_that_a_checkpoint_notes_is_a_number(recogniser: Recogniser, tmp_path: Path) -> None:
+    save_checkpoint({"recogniser": recogniser.to_dict() | {"ctc_weight": CODE}}, tmp_path / "foreign.pt")
+    with pytest.raises(UserError, match="does not hold a recogniser"):
+        load_recogniser(tmp_path / "foreign.pt")
