@@ -23,6 +23,7 @@ ROOMS = (
     "interop",
     "simulation",
     "runs",
+    "carbon",
     "federation",
     "engines",
     "transcribe",

@@ -1,17 +1,14 @@
 """NODE.yaml: what the owner of a node decides about it."""
 
-import io
 import re
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING
 
-from asr_fed.config.explain import nearest
 from asr_fed.data.identity import identity
-from asr_fed.data.text_file import read_text
+from asr_fed.data.settings_file import read_settings_file
 from asr_fed.system.errors import UserError
 
 PATHS = ("certificate", "key", "manifest", "partition", "folder")
@@ -59,22 +56,7 @@ class NodeSettings:
 
 def read_settings(path: Path) -> NodeSettings:
     """Raises UserError for a file that is missing, has misspelt keys or bad values, or names files not there."""
-    if not path.is_file():
-        raise UserError(f"There is no node file {path}.")
-    keys = list(NodeSettings.__dataclass_fields__)
-    try:
-        given = OmegaConf.load(io.StringIO(read_text(path)))
-        for key in map(str, given if OmegaConf.is_dict(given) else ()):
-            if key not in keys:
-                raise UserError(f"{path}: there is no key {key!r}.{nearest(key, keys)}")
-        settings: NodeSettings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(NodeSettings), given))  # type: ignore[assignment]
-    except OmegaConfBaseException as error:
-        key = f"{error.full_key}: " if error.full_key else ""
-        raise UserError(f"{path}: {key}{(error.msg or str(error)).splitlines()[0]}") from None
-    except Exception as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} is not readable as YAML: {error}") from None
+    settings = read_settings_file(path, NodeSettings)
     for key in PATHS:
         if (value := getattr(settings, key)) is not None:
             setattr(settings, key, str(path.parent.absolute() / Path(value).expanduser()))

@@ -87,7 +87,7 @@ def test_a_file_that_is_no_settings_is_refused(tmp_path: Path, text: str) -> Non
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="There is no node file"):
+    with pytest.raises(UserError, match="There is no file"):
         read_settings(tmp_path / "node.yaml")
 
 
