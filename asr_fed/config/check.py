@@ -77,6 +77,7 @@ def check_shared(config: DictConfig) -> None:
         _check_ctc_epochs(settings)
     check_clients(settings.federation.clients)
     _check_cohort(settings)
+    _check_averages(settings)
     if settings.personalise:
         _check_personalise(settings)
     if settings.personalisation.lr is None and "Adam" not in settings.personalisation.optimizer["_target_"]:
@@ -181,6 +182,22 @@ def _check_cohort(settings: Config) -> None:
     cohort, count = settings.federation.cohort, settings.federation.clients.count
     if count is not None and isinstance(cohort, int) and cohort > count:
         raise UserError(f"federation.cohort={cohort} is more than the federation.clients.count={count} clients.")
+
+
+def _check_averages(settings: Config) -> None:
+    for name, last, unit, steps in (
+        ("federation", settings.federation.average_last, "rounds", settings.federation.rounds),
+        ("warm_start", settings.warm_start.average_last, "epochs", settings.warm_start.epochs),
+        ("central", settings.central.average_last, "epochs", settings.central.epochs),
+    ):
+        if isinstance(last, int) and last > steps:
+            raise UserError(f"{name}.average_last={last} is more than the {name}.{unit}={steps} that there are.")
+    for name, central in (("warm_start", settings.warm_start), ("central", settings.central)):
+        if central.average_last is not None and central.early_stop is not None:
+            raise UserError(
+                f"{name}.average_last needs to know which epochs are the last, and {name}.early_stop may end it before "
+                "them: leave one of the two at null."
+            )
 
 
 def _check_personalise(settings: Config) -> None:

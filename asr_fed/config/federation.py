@@ -43,6 +43,8 @@ class FederationConfig:
     # part of the rounds after which lr falls to 0, times `annealing`; 1: never
     decay_from: float = setting(1.0, at_least=0, at_most=1)
     decay: Decay = Decay.linear
+    # rounds at the end, or a share of them, whose weights' mean is the result; null: it is the best round on dev
+    average_last: int | float | None = setting(None, at_least=1, fraction=True)
     # rounds without gain before the best weights return; null: never
     fallback_after: int | None = setting(None, at_least=1)
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)

@@ -102,6 +102,8 @@ class CentralConfig:
     clip: float = setting(5.0, above=0)
     batch: BatchConfig = field(default_factory=BatchConfig)
     annealing: NewBobConfig = field(default_factory=NewBobConfig)
+    # epochs at the end, or a share of them, whose weights' mean is the result; null: it is the best epoch on dev
+    average_last: int | float | None = setting(None, at_least=1, fraction=True)
     evaluate_every: int = setting(1, at_least=1)  # epochs
     early_stop: int | None = setting(None, at_least=1)  # evaluations without a better WER; null: never
 

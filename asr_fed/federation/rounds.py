@@ -37,6 +37,7 @@ from asr_fed.runs.experiment import Experiment, pick_device
 from asr_fed.runs.records import RoundRecord
 from asr_fed.system.errors import UserError
 from asr_fed.training.annealing import NewBob, anneal, planned_fall
+from asr_fed.training.averaging import add_if_last
 from asr_fed.training.epoch import TrainingContext
 from asr_fed.wire.ask import Asked, ask
 from asr_fed.wire.hosts import Hosts
@@ -122,6 +123,9 @@ def run_federation(
         if server_round % settings.evaluate_every == 0 or server_round == settings.rounds:
             evaluated = evaluate_on_dev(experiment, training)
             state = steer(state, evaluated.wer, settings)
+        state = replace(
+            state, last=add_if_last(state.last, state.weights, server_round, settings.rounds, settings.average_last)
+        )
         record = RoundRecord(
             round=server_round,
             lr=lr,
@@ -137,11 +141,11 @@ def run_federation(
         save_federation(state, checkpoint)
         on_round(state.history)
 
-    load_state(model, state.best_weights)
+    load_state(model, state.result)
     save_recogniser(recogniser.trained_by(experiment.config.loss), experiment.checkpoints / "federated.pt")
     if config.personalise:
         roster = None if federation is None else federation.roster
-        personalise_clients(experiment, hosts, state.best_weights, roster, on_personalise)
+        personalise_clients(experiment, hosts, state.result, roster, on_personalise)
     return state
 
 

@@ -11,6 +11,7 @@ from asr_fed.runs.records import RoundRecord
 from asr_fed.system.checkpoint import load_checkpoint, save_checkpoint
 from asr_fed.system.errors import UserError
 from asr_fed.training.annealing import NewBob, anneal
+from asr_fed.training.averaging import WeightSum
 
 VERSION = 2  # of the file
 
@@ -23,6 +24,7 @@ class FederationState:
     settled_round: the last one with a gain, or with a return to the best weights.
     optimizer, algorithm: the server's state of each.
     loss: the clients' mean training loss in the last round, before the first one that of the server's dev speech.
+    last: the sum of the last rounds' weights, where `federation.average_last` wants their mean.
     clients, seconds: how many clients the nodes host, and how much training speech these have.
     """
 
@@ -36,9 +38,15 @@ class FederationState:
     settled_round: int = 0
     optimizer: dict[str, Any] = field(default_factory=dict)
     algorithm: dict[str, np.ndarray] = field(default_factory=dict)
+    last: WeightSum = field(default_factory=WeightSum)
     clients: int = 0
     seconds: float = 0.0
     history: tuple[RoundRecord, ...] = ()
+
+    @property
+    def result(self) -> np.ndarray:
+        """The weights that the rounds so far come to, float32 [state]."""
+        return self.last.mean() if self.last.count else self.best_weights
 
 
 def steer(state: FederationState, wer: float, settings: FederationConfig) -> FederationState:
@@ -62,7 +70,8 @@ def steer(state: FederationState, wer: float, settings: FederationConfig) -> Fed
 
 def save_federation(state: FederationState, path: Path) -> None:
     history = [record.to_dict() for record in state.history]
-    save_checkpoint({**vars(state), "newbob": asdict(state.newbob), "history": history, "version": VERSION}, path)
+    packed = {"newbob": asdict(state.newbob), "last": vars(state.last), "history": history, "version": VERSION}
+    save_checkpoint({**vars(state), **packed}, path)
 
 
 def load_federation(path: Path) -> FederationState:
@@ -71,4 +80,5 @@ def load_federation(path: Path) -> FederationState:
     if content.pop("version", 1) != VERSION:
         raise UserError(f"{path} was written by another version of asr_fed: finish that run with the version it has.")
     history = tuple(RoundRecord.from_dict(record) for record in content["history"])
-    return FederationState(**{**content, "newbob": NewBob(**content["newbob"]), "history": history})
+    typed = {"newbob": NewBob(**content["newbob"]), "last": WeightSum(**content.get("last", {})), "history": history}
+    return FederationState(**{**content, **typed})

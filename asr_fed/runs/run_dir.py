@@ -122,11 +122,11 @@ def _check_continues(config: Config, path: Path) -> None:
     differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     differing = [key for key in differing if not (key in PATHS and same_place(new.get(key), old.get(key)))]
     if differing := [key for key in differing if not may_change(key, config)]:
-        planned = "federation.rounds" in differing and config.federation.decay_from < 1
+        planned = "federation.rounds" in differing
         raise UserError(
             f"{run_dir} was begun with other values of {', '.join(differing)}. Resume with the same config, "
             "or start a new run_dir."
-            + (" (With federation.decay_from below 1 the learning rate follows the number of rounds.)" * planned)
+            + (" (With decay_from below 1 or with average_last the number of rounds is part of the plan.)" * planned)
         )
 
 
@@ -156,11 +156,11 @@ def may_change(key: str, config: Config) -> bool:
     """Whether a resumed run may have another value of `key`: nothing that has been computed so far depends on it.
 
     The settings of the beam search are free as long as only the test reads them. A dev or client decoder that
-    searches steers the learning rate and the weights of clients by them. The number of rounds is free as long as no
-    learning rate was planned by it.
+    searches steers the learning rate and the weights of clients by them. The number of rounds is free as long as
+    neither a learning rate nor an average was planned by it.
     """
-    if key == "federation.rounds" and config.federation.decay_from < 1:
-        return False
+    if key == "federation.rounds":
+        return config.federation.decay_from == 1 and config.federation.average_last is None
     if key.startswith(f"evaluation.{SEARCH}"):
         return Decoder.beam not in (config.evaluation.dev_decoder, config.evaluation.client_decoder)
     return any(f"{key}.".startswith(f"{name}.") for name in MAY_CHANGE)

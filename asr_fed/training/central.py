@@ -17,6 +17,7 @@ from asr_fed.system.checkpoint import load_checkpoint, save_checkpoint
 from asr_fed.system.errors import UserError
 from asr_fed.system.randomness import seed_everything
 from asr_fed.training.annealing import NewBob, anneal, planned_fall
+from asr_fed.training.averaging import WeightSum, add_if_last
 from asr_fed.training.epoch import TrainingContext, train_epoch
 from asr_fed.training.optimizer import build_optimizer
 
@@ -33,6 +34,7 @@ class CentralState:
     best_wer: float = float("inf")
     best_epoch: int = 0
     evaluations_without_gain: int = 0
+    last: WeightSum = field(default_factory=WeightSum)
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def train_central(
 
     Goes on from `checkpoint` where that exists; it is rewritten after every epoch. The learning rate is NewBob's
     on the dev WER, times a linear warm-up, times the planned fall after `decay_from`.
-    The chosen weights are the best epoch's on dev.
+    The chosen weights are the best epoch's on dev, or with `average_last` the mean of the last epochs'.
     """
     model = context.recogniser.model
     optimizer = build_optimizer(config.optimizer, model, config.lr)
@@ -107,11 +109,14 @@ def train_central(
             if wer < state.best_wer:
                 state.best_wer, state.best_epoch, state.best_weights = wer, state.epoch, state.weights
                 state.evaluations_without_gain = 0
+        state.last = add_if_last(state.last, state.weights, state.epoch, config.epochs, config.average_last)
         state.optimizer = optimizer.state_dict()
         _save(state, checkpoint)
         on_epoch(EpochReport(state.epoch, result.loss, lr, wer, state.best_wer, state.newbob.lr, state.epoch * steps))
 
-    if state.best_weights is not None:
+    if state.last.count:
+        state.weights = state.last.mean()
+    elif state.best_weights is not None:
         state.weights = state.best_weights
     load_state(model, state.weights)
     return state
@@ -129,9 +134,10 @@ def _stalled(state: CentralState, config: CentralConfig) -> bool:
 
 
 def _save(state: CentralState, path: Path) -> None:
-    save_checkpoint({**vars(state), "newbob": asdict(state.newbob)}, path)
+    save_checkpoint({**vars(state), "newbob": asdict(state.newbob), "last": vars(state.last)}, path)
 
 
 def _load(path: Path) -> CentralState:
     content = load_checkpoint(path)
-    return CentralState(**{**content, "newbob": NewBob(**content["newbob"])})
+    typed = {"newbob": NewBob(**content["newbob"]), "last": WeightSum(**content.get("last", {}))}
+    return CentralState(**{**content, **typed})

@@ -174,6 +174,8 @@ def test_an_impossible_value_names_the_key(run, argument: str) -> None:
     [
         ("federation.clients.deal=dirichlet", "federation.clients.count"),
         ("federation.clients.count=3 federation.cohort=4", "federation.cohort=4"),
+        ("federation.rounds=3 federation.average_last=4", "federation.average_last=4"),
+        ("central.average_last=0.5 central.early_stop=3", "central.early_stop"),
         ("data.parts.dev_share=0.6 data.parts.test_share=0.4", "data.parts.test_share=0.4"),
         ("data.parts.warm_up_file=who.txt", "data.parts.warm_up_file"),
         ("data.parts.warm_up_speakers=null", "data.parts.warm_up_speakers"),

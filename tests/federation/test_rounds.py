@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import Context, Error, Message, MessageType, RecordDict
@@ -14,7 +15,7 @@ from asr_fed.federation.client_app import build_client_app, client_size
 from asr_fed.federation.held_out import train_on_server
 from asr_fed.federation.rounds import run_federation
 from asr_fed.federation.shared_config import shared_config
-from asr_fed.federation.state import FederationState
+from asr_fed.federation.state import FederationState, load_federation
 from asr_fed.model.recogniser import load_recogniser, save_recogniser
 from asr_fed.model.state import read_state
 from asr_fed.runs.experiment import Experiment
@@ -163,6 +164,26 @@ def test_the_best_round_is_kept(make: Callable[..., Experiment]) -> None:
     if state.best_round:
         assert state.best_wer == wers[state.best_round - 1] == min(wers)
     assert best(experiment) == state.best_weights.tobytes()
+
+
+def test_the_last_rounds_are_averaged_and_an_interruption_changes_no_bit(make: Callable[..., Experiment]) -> None:
+    averaged = ("federation.rounds=4", "federation.average_last=0.5")
+    experiment = make(*averaged, name="resumed")
+    after: list[np.ndarray] = []
+
+    def interrupt(history: Sequence[RoundRecord]) -> None:
+        after.append(load_federation(experiment.checkpoints / "federation.pt").weights)
+        raise Interrupted
+
+    for _ in range(4):
+        with pytest.raises(Interrupted):
+            run(experiment, on_round=interrupt)
+    run(experiment)
+    mean = ((after[2].astype(np.float64) + after[3]) / 2).astype(np.float32)
+    assert best(experiment) == mean.tobytes() and not np.array_equal(after[2], after[3])
+    straight = make(*averaged, name="straight")
+    run(straight)
+    assert best(straight) == best(experiment)
 
 
 SERVERS = {

@@ -187,13 +187,14 @@ def test_every_key_that_may_change_is_tried() -> None:
     assert {key for key in free ^ tried if not key.startswith("personalisation.")} == set()
 
 
-def test_the_number_of_rounds_may_not_change_where_the_learning_rate_was_planned_by_it(tmp_path: Path) -> None:
-    claim(tmp_path, "federation.decay_from=0.4")
-    with pytest.raises(UserError, match=r"other values of federation.rounds\. .* follows the number of rounds"):
-        claim(tmp_path, "federation.decay_from=0.4", "resume=true", "federation.rounds=50")
-    with pytest.raises(UserError, match=r"other values of federation.decay_from\."):
+@pytest.mark.parametrize("plan", ["federation.decay_from=0.4", "federation.average_last=3"])
+def test_the_number_of_rounds_may_not_change_where_something_was_planned_by_it(tmp_path: Path, plan: str) -> None:
+    claim(tmp_path, plan)
+    with pytest.raises(UserError, match=r"other values of federation.rounds\. .* is part of the plan"):
+        claim(tmp_path, plan, "resume=true", "federation.rounds=50")
+    with pytest.raises(UserError, match=rf"other values of {plan.partition('=')[0]}\."):
         claim(tmp_path, "resume=true", "federation.rounds=50")
-    claim(tmp_path, "federation.decay_from=0.4", "resume=true", "federation.round_timeout=9.0")
+    claim(tmp_path, plan, "resume=true", "federation.round_timeout=9.0")
 
 
 @pytest.mark.parametrize("steering", ["dev", "client"])

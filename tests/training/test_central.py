@@ -66,11 +66,14 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+OPTIONS = OPTIMIZERS | {"mean of two": ["central.average_last=2"]}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
 def test_interrupted_after_each_epoch_it_ends_in_the_same_bits(
     experiment: Experiment, tmp_path: Path, name: str
 ) -> None:
-    config = central_config(*OPTIMIZERS[name], "central.warmup_steps=4", "central.decay_from=0.5")
+    config = central_config(*OPTIONS[name], "central.warmup_steps=4", "central.decay_from=0.5")
     straight = fresh(experiment)
     reports: list[EpochReport] = []
     expected = run(experiment, straight, config, tmp_path / "straight.pt", on_epoch=reports.append)
@@ -120,6 +123,22 @@ def test_it_learns_and_leaves_the_best_epoch_in_the_model(experiment: Experiment
     best = min(range(5), key=lambda index: (wers[index], index))
     assert (state.best_epoch, state.best_wer) == (best + 1, wers[best])
     assert read_state(context.recogniser.model).tobytes() == state.weights.tobytes() == snapshots[best]
+
+
+@pytest.mark.parametrize(("last", "epochs"), [("2", 2), ("0.5", 2), ("0.01", 1), ("1.0", 4)])
+def test_it_leaves_the_mean_of_the_last_epochs_in_the_model(
+    experiment: Experiment, tmp_path: Path, last: str, epochs: int
+) -> None:
+    snapshots: list[np.ndarray] = []
+    context = fresh(experiment)
+    config = central_config("central.epochs=4", f"central.average_last={last}")
+
+    def on_epoch(report: EpochReport) -> None:
+        snapshots.append(read_state(context.recogniser.model))
+
+    run(experiment, context, config, tmp_path / "c.pt", on_epoch=on_epoch)
+    mean = np.mean(snapshots[-epochs:], axis=0, dtype=np.float64).astype(np.float32)
+    np.testing.assert_array_equal(read_state(context.recogniser.model), mean)
 
 
 def test_the_learning_rate_rises_linearly_then_falls_linearly(experiment: Experiment, tmp_path: Path) -> None:
