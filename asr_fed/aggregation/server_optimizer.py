@@ -57,10 +57,15 @@ class FedAvg:
 
 @dataclass(frozen=True)
 class FedAvgM:
-    """m <- momentum * m - delta; w <- w - lr * m: arXiv 1909.06335. The first m is -delta."""
+    """m <- momentum * m - delta; w <- w - lr * m: arXiv 1909.06335. The first m is -delta.
+
+    With `nesterov` it is w <- w - lr * (momentum * m - delta), as torch.optim.SGD has it: the outer optimizer of DiLoCo
+    (arXiv 2311.08105).
+    """
 
     server_learning_rate: float = 1.0
     server_momentum: float = 0.0
+    nesterov: bool = False
 
     def init(self, parameters: np.ndarray) -> State:
         return {"m": None}
@@ -75,7 +80,8 @@ class FedAvgM:
             old = parameters[part]
             gradient = old - (old + delta[part])  # as Flower rounds it
             memory[part] = gradient if before is None else self.server_momentum * before[part] + gradient
-            np.subtract(old, self.server_learning_rate * memory[part], out=result[part])
+            step = self.server_momentum * memory[part] + gradient if self.nesterov else memory[part]
+            np.subtract(old, self.server_learning_rate * step, out=result[part])
         return result, {"m": memory}
 
 

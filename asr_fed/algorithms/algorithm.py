@@ -7,7 +7,7 @@ delta, which further vectors travel, and what each side keeps between rounds.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from asr_fed.model.state import StateLayout
 from asr_fed.training.local import ClientResult, LocalTask
 
 Vectors = Mapping[str, np.ndarray]  # float32, by name
+Kept = Mapping[str, Any]  # what a checkpoint can hold: vectors, and dicts of tensors and numbers
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,12 @@ class ClientStep:
     """What a client's round yields.
 
     summed: vectors that are added over clients besides the delta, each with weight 1.
-    kept: vectors that stay with the client's owner until the client is asked again. They are never sent.
+    kept: what stays with the client's owner until the client is asked again. They are never sent.
     """
 
     result: ClientResult
     summed: Vectors = field(default_factory=dict)
-    kept: Vectors = field(default_factory=dict)
+    kept: Kept = field(default_factory=dict)
 
 
 class Algorithm(Protocol):
@@ -44,7 +45,7 @@ class Algorithm(Protocol):
         """The server's state before the first round; clients are sent those of its vectors that `sent` names."""
         ...
 
-    def client(self, task: LocalTask, sent: Vectors, kept: Vectors) -> ClientStep:
+    def client(self, task: LocalTask, sent: Vectors, kept: Kept) -> ClientStep:
         """One client's round, from what it was sent and what it kept (nothing at first)."""
         ...
 

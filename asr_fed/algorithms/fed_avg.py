@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from asr_fed.aggregation.update import Update
-from asr_fed.algorithms.algorithm import ClientStep, Vectors
+from asr_fed.algorithms.algorithm import ClientStep, Kept, Vectors
 from asr_fed.model.state import StateLayout
 from asr_fed.training.local import LocalTask, train_client
 
@@ -23,7 +23,7 @@ class FedAvg:
     def init(self, layout: StateLayout) -> dict[str, np.ndarray]:
         return {}
 
-    def client(self, task: LocalTask, sent: Vectors, kept: Vectors) -> ClientStep:
+    def client(self, task: LocalTask, sent: Vectors, kept: Kept) -> ClientStep:
         return ClientStep(train_client(task))
 
     def server(self, state: dict[str, np.ndarray], update: Update, population: int) -> dict[str, np.ndarray]:

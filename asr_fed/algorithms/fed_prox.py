@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from asr_fed.algorithms.algorithm import ClientStep, Vectors
+from asr_fed.algorithms.algorithm import ClientStep, Kept, Vectors
 from asr_fed.algorithms.fed_avg import FedAvg
 from asr_fed.training.local import LocalTask, train_client
 
@@ -16,7 +16,7 @@ class FedProx(FedAvg):
 
     mu: float = 0.01
 
-    def client(self, task: LocalTask, sent: Vectors, kept: Vectors) -> ClientStep:
+    def client(self, task: LocalTask, sent: Vectors, kept: Kept) -> ClientStep:
         def penalty(model: nn.Module, anchors: list[torch.Tensor]) -> torch.Tensor:
             distances = [(y - w).pow(2).sum() for y, w in zip(model.parameters(), anchors, strict=True)]
             return self.mu / 2 * torch.stack(distances).sum()

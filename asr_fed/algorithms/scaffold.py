@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from asr_fed.aggregation.update import ONE, Update, mean
-from asr_fed.algorithms.algorithm import ClientStep, Vectors
+from asr_fed.algorithms.algorithm import ClientStep, Kept, Vectors
 from asr_fed.model.state import StateLayout
 from asr_fed.training.local import LocalTask, train_client
 
@@ -33,7 +33,7 @@ class Scaffold:
     def init(self, layout: StateLayout) -> dict[str, np.ndarray]:
         return {CONTROL: np.zeros(layout.parameters, dtype=np.float32)}
 
-    def client(self, task: LocalTask, sent: Vectors, kept: Vectors) -> ClientStep:
+    def client(self, task: LocalTask, sent: Vectors, kept: Kept) -> ClientStep:
         c = sent[CONTROL]
         c_i = kept.get(CONTROL, np.zeros_like(c))
         result = train_client(task, correction=c - c_i)

@@ -3,8 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from asr_fed.system.checkpoint import load_checkpoint, save_checkpoint
 
@@ -12,7 +11,7 @@ GENERATIONS = 2  # that are kept: a killed server goes on from the round before 
 
 
 class ClientStore:
-    """Vectors by client, as of the round that wrote them.
+    """Vectors and states by client, as of the round that wrote them.
 
     A round reads what earlier rounds have left, so that one that is repeated, after a kill or because too few nodes
     answered, begins where it began the first time. Any worker may write and read: a client may change its worker.
@@ -21,12 +20,12 @@ class ClientStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def read(self, client: str, before: int) -> dict[str, np.ndarray]:
+    def read(self, client: str, before: int) -> dict[str, Any]:
         """What the last round before round `before` kept; nothing where there was none."""
         rounds = [number for number in self._rounds(client) if number < before]
         return dict(load_checkpoint(self._path(client, max(rounds)))) if rounds else {}
 
-    def write(self, client: str, server_round: int, kept: Mapping[str, np.ndarray]) -> None:
+    def write(self, client: str, server_round: int, kept: Mapping[str, Any]) -> None:
         save_checkpoint(dict(kept), self._path(client, server_round))
         for number in self._rounds(client)[:-GENERATIONS]:
             self._path(client, number).unlink(missing_ok=True)

@@ -1,8 +1,9 @@
 """Local training of one client: the function that every engine calls."""
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from asr_fed.evaluation.wer import ErrorCounts
 from asr_fed.model.state import by_parameter, load_state, read_delta
 from asr_fed.system.randomness import seed_everything
 from asr_fed.training.epoch import EpochResult, TrainingContext, train_epoch
-from asr_fed.training.optimizer import build_optimizer
+from asr_fed.training.optimizer import build_optimizer, set_lr
 
 # A term of the loss, of the model and of the global parameters.
 Penalty = Callable[[nn.Module, list[torch.Tensor]], torch.Tensor]
@@ -45,6 +46,7 @@ class ClientResult:
     loss: mean training loss of the last local epoch.
     words: word errors after training, on the client's own dev part (its training part where it has no dev).
     steps: optimizer steps that were made.
+    optimizer_state: the `state_dict` of the optimizer afterwards.
     """
 
     delta: np.ndarray
@@ -55,6 +57,7 @@ class ClientResult:
     train_seconds: float
     skipped_steps: int
     steps: int = 0
+    optimizer_state: Mapping[str, Any] = field(default_factory=dict)
 
 
 def train_client(
@@ -62,6 +65,7 @@ def train_client(
     *,
     penalty: Penalty | None = None,
     correction: np.ndarray | None = None,
+    optimizer_state: Mapping[str, Any] | None = None,
 ) -> ClientResult:
     """Train from the global weights on the client's own speech.
 
@@ -70,6 +74,7 @@ def train_client(
     Args:
         penalty: added to the loss of each step.
         correction: float32 [parameters], added to the gradient of each step after it was clipped.
+        optimizer_state: the `state_dict` that the optimizer begins with, but for the learning rate.
     """
     started = time.perf_counter()
     context, client, config = task.context, task.client, task.settings
@@ -77,6 +82,9 @@ def train_client(
     load_state(model, task.weights)
     rng = seed_everything(task.seed, "client", task.server_round, client.id)
     optimizer = build_optimizer(config.optimizer, model, task.lr)
+    if optimizer_state is not None:
+        optimizer.load_state_dict(dict(optimizer_state))
+        set_lr(optimizer, task.lr)
     anchored = None if penalty is None else _anchor(penalty, model)
     made, audio, last = EpochResult(), 0.0, EpochResult()
     for epoch, batches in enumerate(_epochs(client, config, rng)):
@@ -112,6 +120,7 @@ def train_client(
         train_seconds=time.perf_counter() - started,
         skipped_steps=made.skipped,
         steps=made.steps - made.skipped,
+        optimizer_state=optimizer.state_dict(),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import flwr.serverapp.strategy as flower
 import numpy as np
 import pytest
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -35,6 +36,17 @@ def fed_avg(w: np.ndarray, delta: np.ndarray, state: dict[str, Any], t: int) -> 
 def fed_avgm(w: np.ndarray, delta: np.ndarray, state: dict[str, Any], t: int) -> np.ndarray:
     state["v"] = 0.5 * state.get("v", 0) + delta
     return w + 0.8 * state["v"]
+
+
+def nesterov(w: np.ndarray, delta: np.ndarray, state: dict[str, Any], t: int) -> np.ndarray:
+    """torch.optim.SGD(lr=0.8, momentum=0.5, nesterov=True) with the gradient -delta."""
+    if not state:
+        state["w"] = torch.zeros(7, dtype=torch.float64)
+        state["sgd"] = torch.optim.SGD([state["w"]], lr=0.8, momentum=0.5, nesterov=True)
+    state["w"].copy_(torch.from_numpy(w))
+    state["w"].grad = torch.from_numpy(-delta)
+    state["sgd"].step()
+    return state["w"].numpy().copy()
 
 
 def fed_adagrad(w: np.ndarray, delta: np.ndarray, state: dict[str, Any], t: int) -> np.ndarray:
@@ -79,6 +91,9 @@ CASES: list[tuple[dict[str, Any], Formula]] = [
     ({"_target_": f"{OURS}.Lamb", "lr": 0.01, "beta_1": 0.8, "beta_2": 0.95, "eps": 1e-6, "weight_decay": 0.1}, lamb),
 ]
 NAMES = [settings["_target_"].rsplit(".", 1)[-1] for settings, _ in CASES]
+NESTEROV = {"_target_": f"{OURS}.FedAvgM", "server_learning_rate": 0.8, "server_momentum": 0.5, "nesterov": True}
+CASES.append((NESTEROV, nesterov))
+NAMES.append("Nesterov")
 
 
 @pytest.mark.parametrize(("settings", "formula"), CASES, ids=NAMES)

@@ -8,7 +8,9 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from asr_fed.aggregation.server_optimizer import FedAvgM, server_step
 from asr_fed.aggregation.update import add_client, empty
+from asr_fed.algorithms.diloco import DiLoCo
 from asr_fed.algorithms.fed_avg import FedAvg
 from asr_fed.algorithms.fed_prox import FedProx
 from asr_fed.algorithms.scaffold import CONTROL, Scaffold
@@ -173,7 +175,98 @@ def test_scaffold_interrupted_after_every_round_ends_in_the_same_bits(make) -> N
     assert state.algorithm[CONTROL].tobytes() == expected.algorithm[CONTROL].tobytes()
 
 
-@pytest.mark.parametrize("name", ["fed_avg", "fed_prox", "scaffold"])
+def adamw_client(
+    context: TrainingContext, client: Client, x: np.ndarray, state: dict, server_round: int, lr: float
+) -> np.ndarray:
+    """Lines 3 to 9 of algorithm 1 of arXiv 2311.08105, with AdamW (arXiv 1711.05101) written out; y - x in float64.
+
+    `state` has t, m and v of this client, which it goes on from and changes.
+    """
+    model, decay = context.recogniser.model, 0.1
+    load_state(model, x)
+    rng = seed_everything(SEED, "client", server_round, client.id)
+    settings = task_of(context, client, x).settings
+    left = STEPS
+    while left:
+        batches = training_batches(client.train, settings.batch, rng)[:left]
+        left -= len(batches)
+        for chunk in batches:
+            found = gradients(context, list(chunk), rng)
+            g = torch.cat(
+                [
+                    (torch.zeros_like(y) if each is None else each).reshape(-1)
+                    for y, each in zip(model.parameters(), found, strict=True)
+                ]
+            )
+            state["t"] = state.get("t", 0) + 1
+            state["m"] = 0.9 * state.get("m", 0) + 0.1 * g
+            state["v"] = 0.99 * state.get("v", 0) + 0.01 * g**2
+            m, v = state["m"] / (1 - 0.9 ** state["t"]), state["v"] / (1 - 0.99 ** state["t"])
+            step, start = lr * m / (v.sqrt() + 1e-3), 0
+            with torch.no_grad():
+                for y in model.parameters():
+                    y.mul_(1 - lr * decay).sub_(step[start : start + y.numel()].view_as(y))
+                    start += y.numel()
+    return (read_state(model) - x)[:start]
+
+
+def test_diloco_is_the_papers_loop(experiment: Experiment, still: TrainingContext, weights: np.ndarray) -> None:
+    """Three rounds of two clients, with an outer Nesterov step, against AdamW and Nesterov written out."""
+    parts, clients = layout(still.recogniser.model), experiment.partition.clients[:2]
+    cut, algorithm, lr = parts.parameters, DiLoCo(), 0.002
+    adamw = {"_target_": "torch.optim.AdamW", "weight_decay": 0.1, "betas": [0.9, 0.99], "eps": 1e-3}
+    outer = FedAvgM(server_learning_rate=0.7, server_momentum=0.9, nesterov=True)
+    memory, kept = outer.init(weights[:cut]), {client.id: {} for client in clients}
+    paper_kept: dict[str, dict] = {client.id: {} for client in clients}
+    x, paper_x, paper_m = weights.copy(), weights.copy(), np.zeros(cut)
+
+    for server_round in (1, 2, 3):
+        deltas, moved = [], []
+        for client in clients:
+            task = replace(task_of(still, client, x, server_round), lr=lr)
+            task = replace(task, settings=replace(task.settings, optimizer=adamw))
+            step = algorithm.client(task, {}, kept[client.id])
+            kept[client.id] = step.kept
+            deltas.append(step.result.delta)
+            moved.append(adamw_client(still, client, paper_x, paper_kept[client.id], server_round, lr))
+        x, memory = server_step(outer, x, np.mean(deltas, axis=0), memory, parts)
+        gradient = -np.mean(moved, axis=0)
+        paper_m = 0.9 * paper_m + gradient
+        paper_x = paper_x.copy()
+        paper_x[:cut] -= (0.7 * (gradient + 0.9 * paper_m)).astype(np.float32)
+        paper_x[cut:] = x[cut:]
+        np.testing.assert_allclose(x, paper_x, rtol=1e-3, atol=2e-5)
+    assert paper_kept[clients[0].id]["t"] == 3 * STEPS
+    forgetful = algorithm.client(task, {}, {})
+    assert np.abs(forgetful.result.delta[:cut] - deltas[-1][:cut]).max() > 1e-3, "what is kept matters"
+
+
+def test_diloco_interrupted_after_every_round_ends_in_the_same_bits(make) -> None:  # noqa: F811
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(history) -> None:
+        raise Interrupted
+
+    diloco = (
+        "algorithm={_target_: asr_fed.algorithms.diloco.DiLoCo}",
+        "federation.optimizer={_target_: torch.optim.AdamW}",
+        "federation.lr=0.005",
+        "federation.annealing.factor=0.5",
+        "server={_target_: asr_fed.aggregation.server_optimizer.FedAvgM, server_momentum: 0.9, nesterov: true}",
+    )
+    straight = make(*diloco, name="straight")
+    expected = run(straight)
+    experiment = make(*diloco, name="resumed")
+    for _ in range(experiment.config.federation.rounds):
+        with pytest.raises(Interrupted):
+            run(experiment, on_round=interrupt)
+    assert run(experiment).weights.tobytes() == expected.weights.tobytes()
+    without = run(make("algorithm={_target_: asr_fed.algorithms.fed_avg.FedAvg}", *diloco[1:], name="without"))
+    assert without.weights.tobytes() != expected.weights.tobytes()
+
+
+@pytest.mark.parametrize("name", ["fed_avg", "fed_prox", "scaffold", "diloco"])
 def test_every_algorithm_group_builds(name: str) -> None:
     made = instantiate(OmegaConf.load(f"hparams/algorithm/{name}.yaml"))
     assert all(callable(getattr(made, method)) for method in METHODS["algorithm"])
