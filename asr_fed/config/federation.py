@@ -38,6 +38,7 @@ class FederationConfig:
     optimizer: Any = field(default_factory=lambda: {"_target_": "torch.optim.SGD"})
     lr: float = setting(1.0, above=0)
     clip: float = setting(5.0, above=0)
+    freeze_batch_norm: bool = False  # clients normalise by the global running statistics, and leave them as they are
     batch: BatchConfig = field(default_factory=BatchConfig)
     annealing: NewBobConfig = field(default_factory=NewBobConfig)
     # part of the rounds after which lr falls to 0, times `annealing`; 1: never

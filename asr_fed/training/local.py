@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from asr_fed.config.schema import EvaluationConfig, FederationConfig
 from asr_fed.data.batching import training_batches
@@ -94,6 +95,7 @@ def train_client(
             optimizer,
             rng,
             clip=config.clip,
+            frozen=batch_norms(model) if config.freeze_batch_norm else (),
             with_ctc=config.ctc_epochs is None or epoch < config.ctc_epochs,
             penalty=anchored,
             correction=None if correction is None else by_parameter(model, correction),
@@ -122,6 +124,15 @@ def train_client(
         steps=made.steps - made.skipped,
         optimizer_state=optimizer.state_dict(),
     )
+
+
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    """Frozen, they normalise by their running statistics, in training as in recognition: FixBN (arXiv 2303.06530).
+
+    The paper freezes them from some round on; here the warm start is what has trained them before. Their scale and
+    shift are trained all the time.
+    """
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
 def _anchor(penalty: Penalty, model: nn.Module) -> Callable[[nn.Module], torch.Tensor]:

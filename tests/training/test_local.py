@@ -111,6 +111,26 @@ def test_ctc_takes_part_as_long_as_told(context: TrainingContext, client: Client
     assert not torch.equal(once, never) and not torch.equal(always, once)
 
 
+def test_frozen_batch_norm_normalises_by_what_it_was_sent(
+    context: TrainingContext, client: Client, weights: np.ndarray
+) -> None:
+    """Statistics stay, scale and shift learn, and a batch is no longer normalised by itself."""
+    parts = layout(context.recogniser.model)
+    cut, starts = parts.parameters, dict(zip(parts.names, np.cumsum([0, *parts.sizes]), strict=False))
+    norm = "encoder.crdnn.DNN.block_0.norm.norm"
+    shifted = weights.copy()
+    shifted[starts[f"{norm}.running_mean"]] += np.float32(0.5)
+    always, frozen = ("federation.freeze_batch_norm=false",), ("federation.freeze_batch_norm=true",)
+
+    def moved(start: np.ndarray, change: tuple[str, ...]) -> np.ndarray:
+        return trained(context, client, start, *change).delta
+
+    assert moved(weights, always)[cut:].any() and not moved(weights, frozen)[cut:].any()
+    assert moved(weights, frozen)[starts[f"{norm}.weight"]]
+    np.testing.assert_array_equal(moved(shifted, always)[:cut], moved(weights, always)[:cut])
+    assert not np.array_equal(moved(shifted, frozen)[:cut], moved(weights, frozen)[:cut])
+
+
 def test_errors_are_counted_on_the_own_dev_part_or_else_on_the_training_part(
     context: TrainingContext, client: Client, weights: np.ndarray
 ) -> None:
