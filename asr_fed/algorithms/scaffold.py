@@ -1,13 +1,16 @@
 """SCAFFOLD, arXiv 1910.06378 (algorithm 1, option II): control variates take the clients' drift out of their steps."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import torch
+from torch import nn
 
 from asr_fed.aggregation.update import ONE, Update, mean
 from asr_fed.algorithms.algorithm import ClientStep, Kept, Vectors
-from asr_fed.model.state import StateLayout
+from asr_fed.model.state import StateLayout, by_parameter
 from asr_fed.training.local import LocalTask, train_client
 
 CONTROL = "control"
@@ -36,7 +39,7 @@ class Scaffold:
     def client(self, task: LocalTask, sent: Vectors, kept: Kept) -> ClientStep:
         c = sent[CONTROL]
         c_i = kept.get(CONTROL, np.zeros_like(c))
-        result = train_client(task, correction=c - c_i)
+        result = train_client(task, adjust=adding(by_parameter(task.context.recogniser.model, c - c_i)))
         moved = result.delta[: len(c)]  # y - x, of the parameters
         new = c_i - c - moved / np.float32(max(1, result.steps) * task.lr)
         return ClientStep(result, summed={CONTROL: new - c_i}, kept={CONTROL: new})
@@ -44,3 +47,13 @@ class Scaffold:
     def server(self, state: dict[str, np.ndarray], update: Update, population: int) -> dict[str, np.ndarray]:
         clients = update.sums[CONTROL].weight // ONE  # |S|: each counted once
         return {CONTROL: state[CONTROL] + np.float32(clients / population) * mean(update, CONTROL)}
+
+
+def adding(correction: Sequence[torch.Tensor]) -> Callable[[nn.Module], None]:
+    """Adds to the gradient of each parameter."""
+
+    def adjust(model: nn.Module) -> None:
+        for parameter, added in zip(model.parameters(), correction, strict=True):
+            parameter.grad = added.clone() if parameter.grad is None else parameter.grad.add_(added)
+
+    return adjust

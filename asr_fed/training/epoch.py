@@ -57,7 +57,7 @@ def train_epoch(
     penalty: Callable[[nn.Module], torch.Tensor] | None = None,
     lr: Callable[[int], float] | None = None,
     frozen: Sequence[nn.Module] = (),
-    correction: Sequence[torch.Tensor] | None = None,
+    adjust: Callable[[nn.Module], None] | None = None,
 ) -> EpochResult:
     """Train on `batches`.
 
@@ -66,7 +66,7 @@ def train_epoch(
         clip: largest norm of the gradient.
         penalty: a term to add to the loss, such as FedProx's.
         lr: the learning rate of this epoch's n-th step, from 0; None leaves the optimizer's as it is.
-        correction: what is added to the gradient of each parameter after clipping, such as SCAFFOLD's control variates.
+        adjust: changes the clipped gradients in place before each step, such as by SCAFFOLD's control variates.
         frozen: parts of the model that stay as they are in recognition: no dropout, no statistics of the batch.
     """
     model, device = context.recogniser.model, context.device
@@ -101,14 +101,9 @@ def train_epoch(
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
         if torch.isfinite(norm):
-            if correction is not None:
-                _correct(model, correction)
+            if adjust is not None:
+                adjust(model)
             optimizer.step()
         else:
             result.skipped += 1
     return result
-
-
-def _correct(model: nn.Module, correction: Sequence[torch.Tensor]) -> None:
-    for parameter, added in zip(model.parameters(), correction, strict=True):
-        parameter.grad = added.clone() if parameter.grad is None else parameter.grad.add_(added)

@@ -16,7 +16,7 @@ from asr_fed.data.manifest import Utterance
 from asr_fed.data.partition import Client
 from asr_fed.evaluation.evaluate import evaluate
 from asr_fed.evaluation.wer import ErrorCounts
-from asr_fed.model.state import by_parameter, load_state, read_delta
+from asr_fed.model.state import load_state, read_delta
 from asr_fed.system.randomness import seed_everything
 from asr_fed.training.epoch import EpochResult, TrainingContext, train_epoch
 from asr_fed.training.optimizer import build_optimizer, set_lr
@@ -65,7 +65,7 @@ def train_client(
     task: LocalTask,
     *,
     penalty: Penalty | None = None,
-    correction: np.ndarray | None = None,
+    adjust: Callable[[nn.Module], None] | None = None,
     optimizer_state: Mapping[str, Any] | None = None,
 ) -> ClientResult:
     """Train from the global weights on the client's own speech.
@@ -74,7 +74,7 @@ def train_client(
 
     Args:
         penalty: added to the loss of each step.
-        correction: float32 [parameters], added to the gradient of each step after it was clipped.
+        adjust: changes the gradients of each step in place after they were clipped.
         optimizer_state: the `state_dict` that the optimizer begins with, but for the learning rate.
     """
     started = time.perf_counter()
@@ -98,7 +98,7 @@ def train_client(
             frozen=batch_norms(model) if config.freeze_batch_norm else (),
             with_ctc=config.ctc_epochs is None or epoch < config.ctc_epochs,
             penalty=anchored,
-            correction=None if correction is None else by_parameter(model, correction),
+            adjust=adjust,
         )
         made.steps += last.steps
         made.skipped += last.skipped
@@ -124,6 +124,31 @@ def train_client(
         steps=made.steps - made.skipped,
         optimizer_state=optimizer.state_dict(),
     )
+
+
+def mean_gradient(task: LocalTask, most: int | None = None) -> np.ndarray:
+    """The gradient at the global weights, float32 [parameters]: the mean over the batches of the client's speech.
+
+    Each is clipped and augmented as in training. `most` bounds the number of batches; None: all.
+    """
+    context, config = task.context, task.settings
+    model = context.recogniser.model
+    load_state(model, task.weights)
+    rng = seed_everything(task.seed, "gradient", task.server_round, task.client.id)
+    summed = [torch.zeros_like(parameter) for parameter in model.parameters()]
+
+    def add(model: nn.Module) -> None:
+        for total, parameter in zip(summed, model.parameters(), strict=True):
+            if parameter.grad is not None:
+                total.add_(parameter.grad)
+
+    still = torch.optim.SGD(model.parameters(), lr=0.0)
+    frozen = batch_norms(model) if config.freeze_batch_norm else ()
+    batches = training_batches(task.client.train, config.batch, rng)[:most]
+    made = train_epoch(context, batches, still, rng, clip=config.clip, frozen=frozen, adjust=add)
+    counted = max(1, made.steps - made.skipped)
+    mean: np.ndarray = torch.cat([total.reshape(-1) for total in summed]).div_(counted).float().cpu().numpy()
+    return mean
 
 
 def batch_norms(model: nn.Module) -> list[nn.Module]:

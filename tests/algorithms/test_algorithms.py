@@ -9,10 +9,12 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from asr_fed.aggregation.server_optimizer import FedAvgM, server_step
-from asr_fed.aggregation.update import add_client, empty
+from asr_fed.aggregation.update import add_client, empty, mean
 from asr_fed.algorithms.diloco import DiLoCo
 from asr_fed.algorithms.fed_avg import FedAvg
 from asr_fed.algorithms.fed_prox import FedProx
+from asr_fed.algorithms.mime_lite import FIRST, GRADIENT, SECOND, MimeLite
+from asr_fed.algorithms.mime_lite import STEPS as COUNT
 from asr_fed.algorithms.scaffold import CONTROL, Scaffold
 from asr_fed.config.targets import METHODS
 from asr_fed.data.batching import collate, training_batches
@@ -76,7 +78,9 @@ def gradients(context: TrainingContext, chunk: list, rng: np.random.Generator) -
     drawn = [float(speed) for speed in rng.choice(list(context.augment.speeds), size=len(chunk))]
     batch = collate(chunk, context.cache, context.recogniser.tokenizer, drawn)
     loss = model.loss(model.normalise(batch.features), batch, context.loss, with_ctc=True)
-    return list(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True))
+    parameters = list(model.parameters())
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return [torch.zeros_like(y) if g is None else g for y, g in zip(parameters, found, strict=True)]
 
 
 def scaffold_client(
@@ -102,7 +106,6 @@ def scaffold_client(
             )
             with torch.no_grad():
                 for y, g, own, everyones in parts:
-                    g = torch.zeros_like(y) if g is None else g
                     # The paper's y - lr * (g - c_i + c), rounded as torch's SGD rounds it: max-pooling turns the last
                     # bit of a weight into another gradient now and then.
                     y.add_(g + (everyones - own).view_as(y), alpha=-LR)
@@ -192,12 +195,7 @@ def adamw_client(
         left -= len(batches)
         for chunk in batches:
             found = gradients(context, list(chunk), rng)
-            g = torch.cat(
-                [
-                    (torch.zeros_like(y) if each is None else each).reshape(-1)
-                    for y, each in zip(model.parameters(), found, strict=True)
-                ]
-            )
+            g = torch.cat([each.reshape(-1) for each in found])
             state["t"] = state.get("t", 0) + 1
             state["m"] = 0.9 * state.get("m", 0) + 0.1 * g
             state["v"] = 0.99 * state.get("v", 0) + 0.01 * g**2
@@ -241,32 +239,97 @@ def test_diloco_is_the_papers_loop(experiment: Experiment, still: TrainingContex
     assert np.abs(forgetful.result.delta[:cut] - deltas[-1][:cut]).max() > 1e-3, "what is kept matters"
 
 
-def test_diloco_interrupted_after_every_round_ends_in_the_same_bits(make) -> None:  # noqa: F811
+def mime_lite_client(
+    context: TrainingContext, client: Client, x: np.ndarray, m: np.ndarray, v: np.ndarray, server_round: int
+) -> np.ndarray:
+    """y - x of K steps of torch's own Adam, put back to the server's moments before each of them."""
+    model, t = context.recogniser.model, server_round - 1
+    load_state(model, x)
+    rng = seed_everything(SEED, "client", server_round, client.id)
+    settings = task_of(context, client, x).settings
+    sizes, left = [parameter.numel() for parameter in model.parameters()], STEPS
+    while left:
+        batches = training_batches(client.train, settings.batch, rng)[:left]
+        left -= len(batches)
+        for chunk in batches:
+            found = gradients(context, list(chunk), rng)
+            adam = torch.optim.Adam(model.parameters(), lr=LR / 50, betas=(0.9, 0.95), eps=1e-3)
+            moments = (torch.from_numpy(vector).split(sizes) for vector in (m, v))
+            for y, own_m, own_v, g in zip(model.parameters(), *moments, found, strict=True):
+                y.grad = g
+                adam.state[y] = {"step": torch.tensor(float(t)), "exp_avg": own_m.view_as(y).clone()}
+                adam.state[y]["exp_avg_sq"] = own_v.view_as(y).clone()
+            adam.step()
+    return (read_state(model) - x)[: len(m)]
+
+
+def test_mime_lite_is_the_papers_loop(experiment: Experiment, still: TrainingContext, weights: np.ndarray) -> None:
+    """Three rounds of two clients; the gradient at x is that of one batch that holds all of a client's speech."""
+    parts, clients = layout(still.recogniser.model), experiment.partition.clients[:2]
+    cut, algorithm = parts.parameters, MimeLite(beta_1=0.9, beta_2=0.95, eps=1e-3)
+    state, x = algorithm.init(parts), weights.copy()
+    paper_x, m, v = weights.copy(), np.zeros(cut, np.float32), np.zeros(cut, np.float32)
+    for server_round in (1, 2, 3):
+        update, moved, at_x = empty(parts.length, algorithm.summed(parts)), [], []
+        for client in clients:
+            task = replace(task_of(still, client, x, server_round), lr=LR / 50)
+            step = algorithm.client(task, {name: state[name] for name in algorithm.sent(parts)}, {})
+            add_client(update, step.result.delta, 1.0, {}, step.summed)
+            moved.append(mime_lite_client(still, client, paper_x, m, v, server_round))
+            load_state(still.recogniser.model, paper_x)
+            rng = seed_everything(SEED, "gradient", server_round, client.id)
+            batches = training_batches(client.train, task.settings.batch, rng)
+            each = [gradients(still, list(chunk), rng) for chunk in batches]
+            flat = [torch.cat([g.reshape(-1) for g in found]) for found in each]
+            at_x.append(torch.stack(flat).mean(dim=0).numpy())
+        state = algorithm.server(state, update, len(clients))
+        x = x + mean(update)
+        paper_x = paper_x.copy()
+        paper_x[:cut] += np.mean(moved, axis=0)
+        paper_x[cut:] = x[cut:]
+        g = np.mean(at_x, axis=0)
+        m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g**2
+        m, v = m.astype(np.float32), v.astype(np.float32)
+        np.testing.assert_allclose(x, paper_x, rtol=1e-3, atol=2e-4)
+        np.testing.assert_allclose(state[FIRST], m, rtol=1e-2, atol=1e-4)
+        np.testing.assert_allclose(state[SECOND], v, rtol=1e-2, atol=1e-4)
+    assert state[COUNT] == [3] and np.abs(m).max() > 0.01
+    one_batch = replace(algorithm, gradient_batches=1).client(task, {n: state[n] for n in algorithm.sent(parts)}, {})
+    assert one_batch.summed[GRADIENT].tobytes() != step.summed[GRADIENT].tobytes()
+
+
+INTERRUPTED = {
+    "diloco": (
+        "algorithm={_target_: asr_fed.algorithms.diloco.DiLoCo}",
+        "federation.optimizer={_target_: torch.optim.AdamW}",
+        "federation.lr=0.005",
+        "federation.annealing.factor=0.5",
+        "server={_target_: asr_fed.aggregation.server_optimizer.FedAvgM, server_momentum: 0.9, nesterov: true}",
+    ),
+    "mime_lite": ("algorithm={_target_: asr_fed.algorithms.mime_lite.MimeLite}", "federation.lr=0.005"),
+}
+
+
+@pytest.mark.parametrize("name", INTERRUPTED)
+def test_interrupted_after_every_round_it_ends_in_the_same_bits(make, name: str) -> None:  # noqa: F811
     class Interrupted(Exception):
         pass
 
     def interrupt(history) -> None:
         raise Interrupted
 
-    diloco = (
-        "algorithm={_target_: asr_fed.algorithms.diloco.DiLoCo}",
-        "federation.optimizer={_target_: torch.optim.AdamW}",
-        "federation.lr=0.005",
-        "federation.annealing.factor=0.5",
-        "server={_target_: asr_fed.aggregation.server_optimizer.FedAvgM, server_momentum: 0.9, nesterov: true}",
-    )
-    straight = make(*diloco, name="straight")
-    expected = run(straight)
-    experiment = make(*diloco, name="resumed")
+    changes = INTERRUPTED[name]
+    expected = run(make(*changes, name="straight"))
+    experiment = make(*changes, name="resumed")
     for _ in range(experiment.config.federation.rounds):
         with pytest.raises(Interrupted):
             run(experiment, on_round=interrupt)
     assert run(experiment).weights.tobytes() == expected.weights.tobytes()
-    without = run(make("algorithm={_target_: asr_fed.algorithms.fed_avg.FedAvg}", *diloco[1:], name="without"))
+    without = run(make("algorithm={_target_: asr_fed.algorithms.fed_avg.FedAvg}", *changes[1:], name="without"))
     assert without.weights.tobytes() != expected.weights.tobytes()
 
 
-@pytest.mark.parametrize("name", ["fed_avg", "fed_prox", "scaffold", "diloco"])
+@pytest.mark.parametrize("name", ["fed_avg", "fed_prox", "scaffold", "diloco", "mime_lite"])
 def test_every_algorithm_group_builds(name: str) -> None:
     made = instantiate(OmegaConf.load(f"hparams/algorithm/{name}.yaml"))
     assert all(callable(getattr(made, method)) for method in METHODS["algorithm"])

@@ -15,7 +15,7 @@ PATHS = ("certificate", "key", "manifest", "partition", "folder")
 TRUST = (
     "torch.optim.",
     "asr_fed.aggregation.weighting.",
-    *(f"asr_fed.algorithms.{name}." for name in ("fed_avg", "fed_prox", "scaffold")),
+    *(f"asr_fed.algorithms.{name}." for name in ("fed_avg", "fed_prox", "scaffold", "diloco", "mime_lite")),
 )
 
 

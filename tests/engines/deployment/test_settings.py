@@ -100,3 +100,12 @@ def test_a_name_is_composed_whatever_wrote_the_file(tmp_path: Path) -> None:
     path.write_text(text.replace("ho\u0302pital", "hôpital"), encoding="latin-1")
     with pytest.raises(UserError, match="is not UTF-8"):
         read_settings(path)
+
+
+@pytest.mark.parametrize("group", ["algorithm", "weighting"])
+def test_a_node_trusts_every_choice_that_comes_with_us(group: str) -> None:
+    choices = list(Path("hparams", group).glob("*.yaml"))
+    assert choices
+    for path in choices:
+        target = yaml.safe_load(path.read_text())["_target_"]
+        assert any(target.startswith(trusted) for trusted in TRUST), f"{path} names {target}"
