@@ -106,7 +106,6 @@ def measure(run_dir: Path, workers: int, threads: int, repetitions: int) -> dict
     from asr_fed.engines.open_workers import open_workers
     from asr_fed.federation.rounds import Federation, apply_update, begin, run_round
     from asr_fed.model.recogniser import load_recogniser
-    from asr_fed.model.state import layout
     from asr_fed.runs.experiment import open_experiment
 
     torch.set_num_threads(threads)
@@ -123,7 +122,7 @@ def measure(run_dir: Path, workers: int, threads: int, repetitions: int) -> dict
     }
     with ExitStack() as stack:
         pool_of_workers = stack.enter_context(open_workers(experiment))
-        federation = Federation.open(experiment, pool_of_workers, layout(recogniser.model))
+        federation = Federation.open(experiment, pool_of_workers, recogniser.model)
         pipes = [stack.enter_context(loop_process(run_dir, threads)) for _ in range(workers)]
         for repetition in range(repetitions + 1):
             plain = time_loops(pipes[:1], names, repetition)

@@ -7,6 +7,7 @@ from torch import nn
 
 from asr_fed.algorithms.algorithm import ClientStep, Kept, Vectors
 from asr_fed.algorithms.fed_avg import FedAvg
+from asr_fed.model.state import trainable
 from asr_fed.training.local import LocalTask, train_client
 
 
@@ -18,7 +19,7 @@ class FedProx(FedAvg):
 
     def client(self, task: LocalTask, sent: Vectors, kept: Kept) -> ClientStep:
         def penalty(model: nn.Module, anchors: list[torch.Tensor]) -> torch.Tensor:
-            distances = [(y - w).pow(2).sum() for y, w in zip(model.parameters(), anchors, strict=True)]
+            distances = [(y - w).pow(2).sum() for y, w in zip(trainable(model), anchors, strict=True)]
             return self.mu / 2 * torch.stack(distances).sum()
 
         return ClientStep(train_client(task, penalty=penalty))

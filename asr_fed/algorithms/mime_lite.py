@@ -9,7 +9,7 @@ from torch import nn
 
 from asr_fed.aggregation.update import Update, mean
 from asr_fed.algorithms.algorithm import ClientStep, Kept, Vectors
-from asr_fed.model.state import StateLayout, by_parameter
+from asr_fed.model.state import StateLayout, by_parameter, trainable
 from asr_fed.training.local import LocalTask, mean_gradient, train_client
 
 GRADIENT, FIRST, SECOND, STEPS = "gradient", "first_moment", "second_moment", "steps"
@@ -59,7 +59,7 @@ class MimeLite:
         firsts, seconds = by_parameter(model, sent[FIRST]), by_parameter(model, sent[SECOND])
 
         def adams(model: nn.Module) -> None:
-            for parameter, m, v in zip(model.parameters(), firsts, seconds, strict=True):
+            for parameter, m, v in zip(trainable(model), firsts, seconds, strict=True):
                 g = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 first = (self.beta_1 * m + (1 - self.beta_1) * g) / (1 - self.beta_1**step)
                 second = (self.beta_2 * v + (1 - self.beta_2) * g * g) / (1 - self.beta_2**step)

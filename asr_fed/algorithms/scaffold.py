@@ -10,7 +10,7 @@ from torch import nn
 
 from asr_fed.aggregation.update import ONE, Update, mean
 from asr_fed.algorithms.algorithm import ClientStep, Kept, Vectors
-from asr_fed.model.state import StateLayout, by_parameter
+from asr_fed.model.state import StateLayout, by_parameter, trainable
 from asr_fed.training.local import LocalTask, train_client
 
 CONTROL = "control"
@@ -53,7 +53,7 @@ def adding(correction: Sequence[torch.Tensor]) -> Callable[[nn.Module], None]:
     """Adds to the gradient of each parameter."""
 
     def adjust(model: nn.Module) -> None:
-        for parameter, added in zip(model.parameters(), correction, strict=True):
+        for parameter, added in zip(trainable(model), correction, strict=True):
             parameter.grad = added.clone() if parameter.grad is None else parameter.grad.add_(added)
 
     return adjust

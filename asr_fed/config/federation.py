@@ -35,6 +35,8 @@ class FederationConfig:
     local_epochs: int = setting(5, at_least=1)
     local_steps: int | None = setting(None, at_least=1)  # instead of epochs
     ctc_epochs: int | None = setting(None, at_least=0)  # CTC takes part in the first so many local epochs; null: in all
+    # parts of the model, such as encoder.crdnn.CNN, that rounds neither change nor send; the warm start trains all
+    frozen: list[str] = field(default_factory=list)
     optimizer: Any = field(default_factory=lambda: {"_target_": "torch.optim.SGD"})
     lr: float = setting(1.0, above=0)
     clip: float = setting(5.0, above=0)

@@ -21,7 +21,7 @@ import torch
 from asr_fed.data.manifest import Utterance
 from asr_fed.data.partition import Client
 from asr_fed.model.recogniser import load_recogniser
-from asr_fed.model.state import read_state
+from asr_fed.model.state import freeze, read_state
 from asr_fed.runs.experiment import Experiment, open_experiment, pick_device
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import available_cores, peak_rss_mb, start_worker
@@ -175,6 +175,7 @@ def _train_for(pipe: Connection, run_dir: str, threads: int, device: torch.devic
     try:
         experiment = open_experiment(run_dir)
         recogniser = load_recogniser(experiment.checkpoints / "warm_start.pt")
+        freeze(recogniser.model, experiment.config.federation.frozen)
         training = experiment.training_context(recogniser, device)
         weights, config = read_state(recogniser.model), experiment.config
         client = longest_clips(experiment)

@@ -23,8 +23,8 @@ from asr_fed.algorithms.algorithm import Algorithm, Vectors
 from asr_fed.data.partition import Client
 from asr_fed.federation.client_store import ClientStore
 from asr_fed.federation.shared_config import shared_config
-from asr_fed.model.recogniser import Recogniser
-from asr_fed.model.state import layout
+from asr_fed.model.recogniser import Recogniser, load_recogniser
+from asr_fed.model.state import freeze, frozen_sha256, layout, load_frozen
 from asr_fed.runs.experiment import Experiment, open_experiment, pick_device
 from asr_fed.training.epoch import TrainingContext
 from asr_fed.training.local import ClientResult, LocalTask
@@ -68,14 +68,15 @@ def open_worker(
     """The message handler of worker number `worker`, with the experiment of `run_dir` resident."""
     experiment = open_experiment(run_dir)
     config = experiment.config
-    recogniser = Recogniser.create(config.model, config.features, experiment.tokenizer)  # weights come with orders
+    recogniser = without_weights(experiment)
     training = experiment.training_context(recogniser, pick_device(config.device, worker))
     clients = {client.id: client for client in experiment.partition.clients}
     algorithm: Algorithm = instantiate(config.algorithm)
     weighting: Weighting = instantiate(config.weighting)
     store = ClientStore(experiment.run_dir / "clients")
     sizes = {name: client_size(client) for name, client in clients.items()}
-    report = Report(f"worker {worker + 1}", own=False, setup=shared_config(experiment).sha256, clients=sizes)
+    setup = shared_config(experiment, frozen_sha256(recogniser.model))
+    report = Report(f"worker {worker + 1}", own=False, setup=setup.sha256, clients=sizes)
 
     def train(name: str, order: Order) -> Contribution:
         return train_speech(experiment, training, algorithm, weighting, clients[name], order, store)
@@ -87,6 +88,16 @@ def open_worker(
     app = build_client_app(train, report, shape, on_client, superseded, personalise if config.personalise else None)
     context = Context(0, worker + 1, {}, state=RecordDict(), run_config={})
     return lambda message: app(message, context)
+
+
+def without_weights(experiment: Experiment) -> Recogniser:
+    """A recogniser to train: its weights come with orders. What is frozen does not, and is the warm start's."""
+    config = experiment.config
+    recogniser = Recogniser.create(config.model, config.features, experiment.tokenizer)
+    if config.federation.frozen:
+        freeze(recogniser.model, config.federation.frozen)
+        load_frozen(recogniser.model, load_recogniser(experiment.checkpoints / "warm_start.pt").model.state_dict())
+    return recogniser
 
 
 def build_client_app(
@@ -106,7 +117,7 @@ def build_client_app(
     @app.query()
     def join(message: Message, _context: Context) -> Message:
         if read_query(message).sha256 != report.setup:
-            raise Refused("a setup that this node was not opened with")
+            raise Refused("another config, tokenizer or frozen base than this node was opened with")
         return report_message(message, report)
 
     @app.train()

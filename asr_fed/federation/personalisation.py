@@ -49,6 +49,7 @@ def personalise_clients(
     weights: np.ndarray,
     roster: Roster | None = None,
     on_total: Callable[[int], None] = lambda clients: None,
+    base: str = "",
 ) -> Personalisation:
     """Have every client of the nodes personalise `weights` (float32 [state]), once.
 
@@ -57,6 +58,7 @@ def personalise_clients(
 
     Args:
         roster: the nodes, where they have joined; None: they are waited for.
+        base: hash of what is frozen in the model.
 
     Raises UserError where too few nodes join.
     """
@@ -64,7 +66,7 @@ def personalise_clients(
     state = _begin(path, _subject(state_sha256(weights), experiment.config))
     if not state.finished or any(reason != TOO_LITTLE for reason in state.failures.values()):
         state.finished, state.failures = False, {}
-        roster = roster or join(experiment, hosts)
+        roster = roster or join(experiment, hosts, base)
         on_total(len(roster.clients.keys() - state.gains.keys()))
         while True:
             roster.refresh(hosts)  # who comes by now is asked too

@@ -60,7 +60,7 @@ class Roster:
                 raise Refused(answer.error.reason or "unknown error")
             report = read_report(answer)
             if report.setup != self.setup.sha256:
-                raise Refused("it has another config or tokenizer than this run")
+                raise Refused("it has another config, tokenizer or frozen base than this run")
             if not report.clients:
                 raise Refused("it hosts no client")
             for other in self.online:
@@ -78,9 +78,12 @@ class Roster:
         self.online.add(node)
 
 
-def join(experiment: Experiment, hosts: Hosts) -> Roster:
-    """Wait for all nodes that are expected; where nodes come and go, for as many as the config asks for."""
-    engine, setup = experiment.config.engine, shared_config(experiment)
+def join(experiment: Experiment, hosts: Hosts, base: str = "") -> Roster:
+    """Wait for all nodes that are expected; where nodes come and go, for as many as the config asks for.
+
+    `base` is the hash of what is frozen in the model.
+    """
+    engine, setup = experiment.config.engine, shared_config(experiment, base)
     if hosts.expected is not None:
         return wait_for_nodes(hosts, setup, hosts.expected, seconds=None)
     return wait_for_nodes(hosts, setup, engine.nodes, engine.wait)

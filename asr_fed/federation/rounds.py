@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Message
 from hydra.utils import instantiate
+from torch import nn
 
 from asr_fed.aggregation.server_optimizer import ServerOptimizer, server_step
 from asr_fed.aggregation.update import Update, mean
@@ -32,7 +33,7 @@ from asr_fed.federation.round import (
 from asr_fed.federation.round_numbers import exchanged, mean_client_loss, sums
 from asr_fed.federation.state import FederationState, load_federation, save_federation, steer
 from asr_fed.model.recogniser import load_recogniser, save_recogniser
-from asr_fed.model.state import StateLayout, layout, load_state, read_state
+from asr_fed.model.state import StateLayout, freeze, frozen_sha256, layout, load_state, read_state
 from asr_fed.runs.experiment import Experiment, pick_device
 from asr_fed.runs.records import RoundRecord
 from asr_fed.system.errors import UserError
@@ -61,14 +62,14 @@ class Federation:
     cost: CostModel
 
     @classmethod
-    def open(cls, experiment: Experiment, hosts: Hosts, state_layout: StateLayout) -> "Federation":
+    def open(cls, experiment: Experiment, hosts: Hosts, model: nn.Module) -> "Federation":
         """Wait for the nodes. Raises UserError where too few join."""
         config = experiment.config
         return cls(
             experiment,
             hosts,
-            join(experiment, hosts),
-            state_layout,
+            join(experiment, hosts, frozen_sha256(model)),
+            layout(model),
             instantiate(config.algorithm),
             instantiate(config.server),
             partial(weight_bounds, instantiate(config.weighting)),
@@ -91,12 +92,13 @@ def run_federation(
     """
     config, settings = experiment.config, experiment.config.federation
     recogniser = load_recogniser(experiment.checkpoints / "warm_start.pt")
+    freeze(recogniser.model, settings.frozen)
     training = experiment.training_context(recogniser, pick_device(config.device))
     model, checkpoint = recogniser.model, experiment.checkpoints / "federation.pt"
     state = load_federation(checkpoint) if checkpoint.is_file() else begin(experiment, training)
     federation = None
     if state.round < settings.rounds:
-        federation = Federation.open(experiment, hosts, layout(model))
+        federation = Federation.open(experiment, hosts, model)
         state = with_clients(state, federation)
 
     while federation is not None and state.round < settings.rounds:
@@ -145,7 +147,7 @@ def run_federation(
     save_recogniser(recogniser.trained_by(experiment.config.loss), experiment.checkpoints / "federated.pt")
     if config.personalise:
         roster = None if federation is None else federation.roster
-        personalise_clients(experiment, hosts, state.result, roster, on_personalise)
+        personalise_clients(experiment, hosts, state.result, roster, on_personalise, frozen_sha256(model))
     return state
 
 

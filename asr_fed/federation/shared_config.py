@@ -12,8 +12,11 @@ SHARED = (
 )
 
 
-def shared_config(experiment: Experiment) -> SharedConfig:
-    """The same for every process that opened the same experiment, on any machine."""
+def shared_config(experiment: Experiment, base: str = "") -> SharedConfig:
+    """The same for every process that opened the same experiment, on any machine.
+
+    `base` is the hash of what is frozen in the model; empty where nothing is.
+    """
     config = OmegaConf.structured(experiment.config)
     shared = OmegaConf.create({name: config[name] for name in SHARED})
-    return SharedConfig(OmegaConf.to_yaml(shared, resolve=True, sort_keys=True), experiment.tokenizer.proto)
+    return SharedConfig(OmegaConf.to_yaml(shared, resolve=True, sort_keys=True), experiment.tokenizer.proto, base)

@@ -1,17 +1,25 @@
-"""A model's federated state as one flat vector.
+"""A model's federated state as one flat vector: what travels.
 
-The rule, by kind and never by name: every floating-point tensor of the state dict travels (parameters, BatchNorm's
-running mean and variance, the normaliser's statistics); whole-number tensors are counters of the process that
-holds them and stay. Server optimizers treat the first `parameters` entries; buffers always take the plain mean.
+The rule, by kind and never by name. A parameter travels where it is trainable (`requires_grad`), a buffer where it
+belongs to something that is: BatchNorm's running mean and variance go with its module, the normaliser's statistics with
+the model. Of buffers only floating-point ones travel; whole numbers are counters of the process that holds them. Server
+optimizers treat the first `parameters` entries; buffers always take the plain mean.
+
+All else is the frozen base. It never changes, so whoever trains has to have it beforehand, and everybody the same:
+`frozen_sha256` is compared.
 """
 
 import hashlib
 import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
+
+from asr_fed.config.explain import nearest
+from asr_fed.system.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -32,11 +40,73 @@ class StateLayout:
         return [(end - size, end) for end, size in zip(ends, self.sizes, strict=True) if end <= self.parameters]
 
 
+def freeze(model: nn.Module, names: Sequence[str]) -> None:
+    """Take the modules of these names, as in `model.named_modules()`, out of training.
+
+    Raises UserError for a name that the model does not have, and where nothing would be left to train.
+    """
+    modules = dict(model.named_modules())
+    for name in names:
+        if name not in modules or not name:
+            known = [each for each in modules if each]
+            raise UserError(f"federation.frozen: the model has no part {name!r}.{nearest(name, known)}")
+        modules[name].requires_grad_(False)
+    if not trainable(model):
+        raise UserError("federation.frozen leaves no part of the model to train.")
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that travel, in their order in the flat vector."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def frozen_modules(module: nn.Module) -> list[nn.Module]:
+    """The outermost modules that have parameters, of which none is trainable."""
+    parameters = list(module.parameters())
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        return [module]
+    return [frozen for child in module.children() for frozen in frozen_modules(child)]
+
+
+def frozen_base(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What is saved with the model and is frozen, by name."""
+    buffers = {id(buffer) for module in frozen_modules(model) for buffer in module.buffers()}
+    return {
+        name: tensor.detach()
+        for name, tensor in model.state_dict(keep_vars=True).items()
+        if id(tensor) in buffers or (isinstance(tensor, nn.Parameter) and not tensor.requires_grad)
+    }
+
+
+def load_frozen(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write what is frozen in the model from `tensors`, in place. Raises UserError where they do not have all of it."""
+    for name, own in frozen_base(model).items():
+        given = tensors.get(name)
+        if given is None or given.shape != own.shape or given.dtype != own.dtype:
+            found = "nothing" if given is None else f"{given.dtype} {tuple(given.shape)}"
+            raise UserError(f"The frozen {name} of the model is {own.dtype} {tuple(own.shape)}, its base has {found}.")
+        own.copy_(given)
+
+
+def frozen_sha256(model: nn.Module) -> str:
+    """Hash of the frozen base; empty where nothing is frozen."""
+    base = frozen_base(model)
+    content = hashlib.sha256()
+    for name, tensor in sorted(base.items()):
+        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        content.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return content.hexdigest() if base else ""
+
+
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    parameters = {name: parameter.data for name, parameter in model.named_parameters()}
-    floating = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
-    every_name = dict(model.named_parameters(remove_duplicate=False))  # of tied parameters too
-    return parameters | {name: tensor for name, tensor in floating.items() if name not in every_name}
+    """What travels, by name."""
+    parameters = {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
+    frozen = {id(buffer) for module in frozen_modules(model) for buffer in module.buffers()}
+    return parameters | {
+        name: tensor
+        for name, tensor in model.state_dict(keep_vars=True).items()
+        if tensor.is_floating_point() and not isinstance(tensor, nn.Parameter) and id(tensor) not in frozen
+    }
 
 
 def layout(model: nn.Module) -> StateLayout:
@@ -44,7 +114,7 @@ def layout(model: nn.Module) -> StateLayout:
     return StateLayout(
         tuple(tensors),
         tuple(tensor.numel() for tensor in tensors.values()),
-        sum(parameter.numel() for parameter in model.parameters()),
+        sum(parameter.numel() for parameter in trainable(model)),
     )
 
 
@@ -79,8 +149,8 @@ def load_state(model: nn.Module, vector: np.ndarray) -> None:
 
 
 def by_parameter(model: nn.Module, vector: np.ndarray) -> list[torch.Tensor]:
-    """A flat vector, float32 [parameters], as tensors of the shapes of the model's parameters, on their device."""
-    parameters = list(model.parameters())
+    """A flat vector, float32 [parameters], as tensors of the shapes of the trainable parameters, on their device."""
+    parameters = trainable(model)
     parts = torch.from_numpy(vector).split([parameter.numel() for parameter in parameters])
     return [part.view_as(parameter).to(parameter.device) for part, parameter in zip(parts, parameters, strict=True)]
 

@@ -14,7 +14,7 @@ from asr_fed.evaluation.statistics import Paired, paired_test
 from asr_fed.federation.personalisation import summarise_gains
 from asr_fed.federation.state import FederationState, load_federation
 from asr_fed.model.recogniser import load_recogniser
-from asr_fed.model.state import read_state, state_sha256
+from asr_fed.model.state import freeze, read_state, state_sha256
 from asr_fed.reporting.evaluation_files import numbers, write_evaluation
 from asr_fed.reporting.progress import RunProgress
 from asr_fed.reporting.report import write_report
@@ -147,6 +147,8 @@ def summarise(experiment: Experiment, federation: FederationState | None, tests:
     own = "central" if config.mode is Mode.central else "federated"
     model = load_recogniser(experiment.checkpoints / f"{own}.pt").model
     weights_sha256 = state_sha256(read_state(model))
+    freeze(model, config.federation.frozen)
+    federated_sha256 = state_sha256(read_state(model))  # of what clients are sent
     pooled = [utterance for client in experiment.partition.clients for utterance in client.train]
     return {
         "mode": config.mode.name,
@@ -164,7 +166,7 @@ def summarise(experiment: Experiment, federation: FederationState | None, tests:
         },
         "against": {name: asdict(paired) for name, paired in compare_with_others(own, evaluations).items()},
         "spread": {name: asdict(speaker_spread(evaluation)) for name, evaluation in evaluations.items()},
-        "personalisation": summarise_gains(experiment, weights_sha256) if config.personalise else None,
+        "personalisation": summarise_gains(experiment, federated_sha256) if config.personalise else None,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "weights_sha256": weights_sha256,
         "tokenizer_sha256": experiment.tokenizer.sha256,

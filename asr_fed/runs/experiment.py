@@ -25,6 +25,7 @@ from asr_fed.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, tr
 from asr_fed.interop.open_recogniser import open_recogniser
 from asr_fed.model.encoder import stride
 from asr_fed.model.recogniser import Recogniser, config_keys
+from asr_fed.model.state import freeze
 from asr_fed.runs.run_dir import CONFIG, has_begun, load_config
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import available_cores
@@ -89,6 +90,11 @@ def prepare_experiment(config: Config) -> Experiment:
     begun = has_begun(run_dir)  # if not, what is there is left of a preparation that failed
     if not (begun and tokenizer_path.is_file()):
         save_tokenizer(_tokenizer(config, partition.warm_up), tokenizer_path)
+    if config.federation.frozen:
+        freeze(
+            Recogniser.create(config.model, config.features, load_tokenizer(tokenizer_path)).model,
+            config.federation.frozen,
+        )
     experiment = _open(config, run_dir, partition, available_cores())
     if config.loss.ctc_weight > 0:
         fits = alignable(experiment.cache, experiment.tokenizer, stride(config.model))

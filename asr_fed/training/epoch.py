@@ -14,6 +14,7 @@ from asr_fed.data.batching import collate
 from asr_fed.data.features import FeatureCache
 from asr_fed.data.manifest import Utterance
 from asr_fed.model.recogniser import Recogniser
+from asr_fed.model.state import frozen_modules
 from asr_fed.training.augment import spec_augment
 from asr_fed.training.optimizer import set_lr
 from asr_fed.training.pauses import draw_pauses
@@ -67,15 +68,17 @@ def train_epoch(
         penalty: a term to add to the loss, such as FedProx's.
         lr: the learning rate of this epoch's n-th step, from 0; None leaves the optimizer's as it is.
         adjust: changes the clipped gradients in place before each step, such as by SCAFFOLD's control variates.
-        frozen: parts of the model that stay as they are in recognition: no dropout, no statistics of the batch.
+        frozen: parts of the model that stay as they are in recognition, as those that are not trainable do: no dropout,
+            no statistics of the batch.
     """
     model, device = context.recogniser.model, context.device
     speeds = list(context.augment.speeds)
     fits = alignable(context.cache, context.recogniser.tokenizer, model.encoder.stride)
+    still = (*frozen, *frozen_modules(model))
     result = EpochResult()
     for chunk in batches:
         model.train()
-        for module in frozen:
+        for module in still:
             module.eval()
         if lr is not None:
             set_lr(optimizer, lr(result.steps))

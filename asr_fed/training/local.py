@@ -16,12 +16,12 @@ from asr_fed.data.manifest import Utterance
 from asr_fed.data.partition import Client
 from asr_fed.evaluation.evaluate import evaluate
 from asr_fed.evaluation.wer import ErrorCounts
-from asr_fed.model.state import load_state, read_delta
+from asr_fed.model.state import load_state, read_delta, trainable
 from asr_fed.system.randomness import seed_everything
 from asr_fed.training.epoch import EpochResult, TrainingContext, train_epoch
 from asr_fed.training.optimizer import build_optimizer, set_lr
 
-# A term of the loss, of the model and of the global parameters.
+# A term of the loss, of the model and of the global values of its trainable parameters.
 Penalty = Callable[[nn.Module, list[torch.Tensor]], torch.Tensor]
 
 
@@ -135,14 +135,14 @@ def mean_gradient(task: LocalTask, most: int | None = None) -> np.ndarray:
     model = context.recogniser.model
     load_state(model, task.weights)
     rng = seed_everything(task.seed, "gradient", task.server_round, task.client.id)
-    summed = [torch.zeros_like(parameter) for parameter in model.parameters()]
+    summed = [torch.zeros_like(parameter) for parameter in trainable(model)]
 
     def add(model: nn.Module) -> None:
-        for total, parameter in zip(summed, model.parameters(), strict=True):
+        for total, parameter in zip(summed, trainable(model), strict=True):
             if parameter.grad is not None:
                 total.add_(parameter.grad)
 
-    still = torch.optim.SGD(model.parameters(), lr=0.0)
+    still = torch.optim.SGD(trainable(model), lr=0.0)
     frozen = batch_norms(model) if config.freeze_batch_norm else ()
     batches = training_batches(task.client.train, config.batch, rng)[:most]
     made = train_epoch(context, batches, still, rng, clip=config.clip, frozen=frozen, adjust=add)
@@ -161,8 +161,8 @@ def batch_norms(model: nn.Module) -> list[nn.Module]:
 
 
 def _anchor(penalty: Penalty, model: nn.Module) -> Callable[[nn.Module], torch.Tensor]:
-    """The penalty with the parameters that the model has now."""
-    anchors = [parameter.detach().clone() for parameter in model.parameters()]
+    """The penalty with the trainable parameters as they are now."""
+    anchors = [parameter.detach().clone() for parameter in trainable(model)]
     return lambda model: penalty(model, anchors)
 
 

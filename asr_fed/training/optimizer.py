@@ -6,9 +6,11 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
+from asr_fed.model.state import trainable
+
 
 def build_optimizer(settings: Any, model: nn.Module, lr: float) -> torch.optim.Optimizer:
-    optimizer: torch.optim.Optimizer = instantiate(settings, list(model.parameters()), lr=lr)
+    optimizer: torch.optim.Optimizer = instantiate(settings, trainable(model), lr=lr)
     return optimizer
 
 

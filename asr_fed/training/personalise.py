@@ -5,14 +5,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from torch import nn
 
 from asr_fed.config.schema import Decoder, EvaluationConfig, PersonalisationConfig, PersonalPart
 from asr_fed.data.batching import training_batches
 from asr_fed.data.partition import Client
 from asr_fed.evaluation.evaluate import Evaluation, evaluate
 from asr_fed.model.recogniser import AcousticModel
-from asr_fed.model.state import load_state
+from asr_fed.model.state import load_state, trainable
 from asr_fed.system.randomness import seed_everything
 from asr_fed.training.epoch import TrainingContext, train_epoch
 from asr_fed.training.optimizer import build_optimizer
@@ -54,11 +53,11 @@ def personalise_client(
 
     before = evaluate_copy()
     rng = seed_everything(seed, "personalise", client.id)
-    with changing_only(model, config.part) as frozen:
+    with changing_only(model, config.part):
         optimizer = build_optimizer(config.optimizer, model, learning_rate(config))
         for _ in range(config.epochs):
             batches = training_batches(client.train, config.batch, rng)
-            train_epoch(context, batches, optimizer, rng, clip=config.clip, frozen=frozen)
+            train_epoch(context, batches, optimizer, rng, clip=config.clip)
     return Gain(before, evaluate_copy())
 
 
@@ -67,22 +66,23 @@ def learning_rate(config: PersonalisationConfig) -> float:
 
 
 @contextmanager
-def changing_only(model: AcousticModel, part: PersonalPart) -> Iterator[list[nn.Module]]:
-    """While this lasts only `part` has gradients; yields the modules that do not take part in training at all.
+def changing_only(model: AcousticModel, part: PersonalPart) -> Iterator[None]:
+    """While this lasts only `part` has gradients, and of that what the rounds have trained too.
 
     `norm_bias` are all parameters of one dimension: biases (BitFit, arXiv 2106.10199), scales and shifts of
     normalisation; with them BatchNorm's running statistics follow the client. `head`: its layers alone, so that the
     encoder's statistics stay too.
     """
-    heads = [model.ctc_head, model.decoder_head]
-    of_heads = {id(parameter) for head in heads for parameter in head.parameters()}
-    for parameter in model.parameters():
+    before = trainable(model)
+    of_heads = {id(parameter) for head in (model.ctc_head, model.decoder_head) for parameter in head.parameters()}
+    for parameter in before:
         if part is PersonalPart.head:
             parameter.requires_grad_(id(parameter) in of_heads)
         elif part is PersonalPart.norm_bias:
             parameter.requires_grad_(parameter.ndim == 1)
     try:
-        yield [module for module in model.children() if module not in heads] if part is PersonalPart.head else []
+        yield
     finally:
-        model.requires_grad_(True)
+        for parameter in before:
+            parameter.requires_grad_(True)
         model.zero_grad(set_to_none=True)

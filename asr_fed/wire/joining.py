@@ -1,5 +1,6 @@
 """How a node joins: the shared config goes down, the clients that the node hosts come up."""
 
+import re
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
@@ -11,19 +12,21 @@ LARGEST_SETUP = 32 << 20  # bytes of config and tokenizer
 
 
 def query_message(node: int, setup: SharedConfig) -> Message:
-    content = ConfigRecord({"config": setup.config, "tokenizer": setup.tokenizer})
+    content = ConfigRecord({"config": setup.config, "tokenizer": setup.tokenizer, "base": setup.base})
     return Message(RecordDict({"setup": content}), node, MessageType.QUERY, group_id="join")
 
 
 def read_query(message: Message) -> SharedConfig:
     """Raises Refused."""
     record = named_record(message, "setup", ConfigRecord)
-    config, tokenizer = record.get("config"), record.get("tokenizer")
+    config, tokenizer, base = record.get("config"), record.get("tokenizer"), record.get("base")
     if not isinstance(config, str) or not isinstance(tokenizer, bytes):
         raise Refused("a setup without config or tokenizer")
+    if not isinstance(base, str) or not re.fullmatch(r"([0-9a-f]{64})?", base):
+        raise Refused("a setup without the hash of the frozen base")
     if len(config) + len(tokenizer) > LARGEST_SETUP:
         raise Refused(f"a setup of {len(config) + len(tokenizer)} bytes")
-    return SharedConfig(config, tokenizer)
+    return SharedConfig(config, tokenizer, base)
 
 
 def report_message(query: Message, report: Report) -> Message:

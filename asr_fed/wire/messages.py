@@ -29,14 +29,19 @@ class Refused(ValueError):
 
 @dataclass(frozen=True)
 class SharedConfig:
-    """What a node has to share with the server before it can train: YAML of the config, and the tokenizer."""
+    """What a node has to share with the server before it can train: YAML of the config, and the tokenizer.
+
+    base: hash of the model's frozen part (`asr_fed.model.state.frozen_sha256`), which the node has to have already;
+        empty where nothing is frozen.
+    """
 
     config: str
     tokenizer: bytes
+    base: str = ""
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(self.config.encode() + b"\0" + self.tokenizer).hexdigest()
+        return hashlib.sha256(b"\0".join((self.config.encode(), self.base.encode(), self.tokenizer))).hexdigest()
 
 
 @dataclass(frozen=True)

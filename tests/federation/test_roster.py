@@ -1,6 +1,7 @@
 """Who is admitted, who hosts whom, and how long the server waits."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import pytest
 from flwr.app import Error, Message
@@ -67,7 +68,8 @@ def test_own_clients_are_pinned_and_simulated_ones_run_on_any_node_that_hosts_th
 @pytest.mark.parametrize(
     ("report", "reason"),
     [
-        (silo("clinic", "b", setup=SharedConfig("seed: 2", b"tokens")), "another config or tokenizer"),
+        (silo("clinic", "b", setup=SharedConfig("seed: 2", b"tokens")), "another config, tokenizer or frozen base"),
+        (silo("clinic", "b", setup=replace(SETUP, base="5e" * 32)), "another config, tokenizer or frozen base"),
         (silo("clinic"), "hosts no client"),
         (silo("clinic", "a"), "hosts a too, and it is not simulated"),
         (virtual("a", "b"), "hosts a too, and it is not simulated"),

@@ -8,7 +8,20 @@ import pytest
 import torch
 from torch import nn
 
-from asr_fed.model.state import layout, load_state, read_delta, read_state, state_sha256
+from asr_fed.model.state import (
+    by_parameter,
+    freeze,
+    frozen_modules,
+    frozen_sha256,
+    layout,
+    load_frozen,
+    load_state,
+    read_delta,
+    read_state,
+    state_sha256,
+    trainable,
+)
+from asr_fed.system.errors import UserError
 from tests.tiny import tiny_recogniser
 
 
@@ -102,3 +115,70 @@ def test_the_hash_is_of_the_little_endian_floats() -> None:
     assert state_sha256(vector) == hashlib.sha256(bytes.fromhex("0000803f000000bf")).hexdigest()
     assert state_sha256(vector.astype(">f4")) == state_sha256(vector)
     assert state_sha256(vector[::-1]) != state_sha256(vector)
+
+
+class Stacked(nn.Module):
+    """A frozen block (a layer, a norm without parameters of its own, and one with) below a trainable one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.below = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, affine=False), nn.BatchNorm1d(4))
+        self.above = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2, affine=False))
+        self.register_buffer("mean", torch.zeros(3))
+        freeze(self, ["below"])
+        self.above[0].weight.requires_grad_(False)
+
+
+def test_what_is_frozen_does_not_travel() -> None:
+    model = Stacked()
+    where = layout(model)
+    assert where.names == ("above.0.bias", "mean", "above.1.running_mean", "above.1.running_var")
+    assert where.parameters == 2 == sum(parameter.numel() for parameter in trainable(model))
+    assert frozen_modules(model) == [model.below]
+    base = {name: tensor.clone() for name, tensor in model.state_dict().items() if name not in where.names}
+    load_state(model, np.arange(9, dtype=np.float32))
+    np.testing.assert_array_equal(read_state(model), np.arange(9))
+    np.testing.assert_array_equal(read_delta(model, np.ones(9, np.float32)), np.arange(9) - 1)
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in base.items())
+    assert [part.shape for part in by_parameter(model, np.zeros(2, np.float32))] == [(2,)]
+
+
+def test_the_base_is_hashed_by_content_and_nothing_else_is() -> None:
+    model = Stacked()
+    before = frozen_sha256(model)
+    assert len(before) == 64 and frozen_sha256(copy.deepcopy(model)) == before
+    load_state(model, np.arange(9, dtype=np.float32))
+    model.above[1].num_batches_tracked.add_(1)
+    assert frozen_sha256(model) == before
+    for tensor in (model.below[0].weight, model.below[1].running_mean, model.above[0].weight):
+        changed = copy.deepcopy(model)
+        name = next(name for name, own in model.state_dict(keep_vars=True).items() if own is tensor)
+        changed.state_dict()[name].view(-1)[-1].add_(1e-3)
+        assert frozen_sha256(changed) != before, name
+    assert frozen_sha256(Odd()) == ""
+
+
+def test_a_base_is_loaded_whole_or_refused() -> None:
+    theirs, ours = Stacked(), Stacked()
+    own = read_state(ours)
+    load_frozen(ours, theirs.state_dict())
+    assert frozen_sha256(ours) == frozen_sha256(theirs)
+    np.testing.assert_array_equal(read_state(ours), own)
+    without = {name: tensor for name, tensor in theirs.state_dict().items() if name != "below.2.running_var"}
+    with pytest.raises(UserError, match=r"below\.2\.running_var .* nothing"):
+        load_frozen(ours, without)
+    with pytest.raises(UserError, match=r"above\.0\.weight .*\(2, 4\), its base has .*\(4, 2\)"):
+        load_frozen(ours, {**theirs.state_dict(), "above.0.weight": torch.zeros(4, 2)})
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["belov"], "no part 'belov'. Did you mean 'below'"),
+        ([""], "no part ''"),
+        (["below", "above"], "no part of"),
+    ],
+)
+def test_what_cannot_be_frozen_is_refused(names: list[str], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        freeze(Stacked(), names)

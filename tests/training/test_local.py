@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from asr_fed.algorithms.algorithm import Algorithm
+from asr_fed.algorithms.fed_avg import FedAvg
+from asr_fed.algorithms.fed_prox import FedProx
+from asr_fed.algorithms.mime_lite import MimeLite
+from asr_fed.algorithms.scaffold import Scaffold
 from asr_fed.data.partition import Client
-from asr_fed.model.state import layout, read_state
+from asr_fed.model.state import freeze, layout, read_state
 from asr_fed.runs.experiment import Experiment
 from asr_fed.training.epoch import TrainingContext
 from asr_fed.training.local import ClientResult, LocalTask, train_client
@@ -52,6 +57,22 @@ def test_neither_earlier_clients_nor_their_order_change_a_result(
     backward = {c.id: numbers(trained(fresh, c, weights, change)) for c in reversed(clients)}
     assert forward == backward
     assert len({delta for delta, *_ in forward.values()}) == 3
+
+
+@pytest.mark.parametrize("algorithm", [FedAvg(), FedProx(mu=0.1), Scaffold(), MimeLite()])
+def test_what_is_frozen_stays_as_it_is_in_training_too(
+    experiment: Experiment, context: TrainingContext, client: Client, algorithm: Algorithm
+) -> None:
+    """Its BatchNorm does not learn from the batch, which would pass from one client to the next."""
+    model = context.recogniser.model
+    freeze(model, ["encoder"])
+    parts, before = layout(model), {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    sent = {name: np.full(size, 1e-3, np.float32) for name, size in algorithm.sent(parts).items()}
+    step = algorithm.client(task(context, client, read_state(model)), sent, {})
+    assert step.result.delta.shape == (parts.length,) and np.abs(step.result.delta).max() > 0
+    assert {name: len(vector) for name, vector in step.summed.items()} == algorithm.summed(parts)
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed and not [name for name in changed if name.startswith("encoder.")]
 
 
 def test_a_delta_is_what_training_added(context: TrainingContext, client: Client, weights: np.ndarray) -> None:

@@ -32,7 +32,8 @@ WEIGHTS = np.linspace(-1, 1, 7, dtype=np.float32)
 CONTROL = np.array([0.5, -0.5], np.float32)
 OTHERS = {"control": 2}
 CLIENTS = ("client_0002", "client_0000")
-SETUP = SharedConfig("seed: 1\n", b"tokens")
+BASE = "5e" * 32
+SETUP = SharedConfig("seed: 1\n", b"tokens", BASE)
 
 
 @pytest.fixture(autouse=True)
@@ -167,9 +168,10 @@ def test_a_node_joins() -> None:
 
 def test_a_setup_is_named_by_all_of_its_content() -> None:
     hashes = {
-        SharedConfig(*content).sha256 for content in (("a", b"b"), ("a", b"c"), ("b", b"b"), ("a\0", b"b"), ("ab", b""))
+        SharedConfig(*content).sha256
+        for content in (("a", b"b"), ("a", b"c"), ("b", b"b"), ("a\0", b"b"), ("ab", b""), ("a", b"b", BASE))
     }
-    assert len(hashes) == 5
+    assert len(hashes) == 6
 
 
 def put(record: str, content: object) -> Callable[[Message], None]:
@@ -332,6 +334,11 @@ def test_an_odd_setup_is_refused() -> None:
         query = query_message(4, SETUP)
         query.content["setup"] = ConfigRecord(content)  # type: ignore[arg-type]
         with pytest.raises(Refused, match="without config"):
+            read_query(query)
+    for base in ("5e", "5E" * 32, 7):
+        query = query_message(4, SETUP)
+        query.content["setup"]["base"] = base  # type: ignore[index]
+        with pytest.raises(Refused, match="hash of the frozen base"):
             read_query(query)
     with pytest.raises(Refused, match="bytes"):
         read_query(query_message(4, SharedConfig("a", bytes(LARGEST_SETUP))))

@@ -29,7 +29,8 @@ from asr_fed.engines.deployment.settings import Clients, NodeSettings
 from asr_fed.federation.client_app import Shape, shape_of
 from asr_fed.federation.shared_config import SHARED
 from asr_fed.model.encoder import stride
-from asr_fed.model.recogniser import Recogniser
+from asr_fed.model.recogniser import Recogniser, load_recogniser, save_recogniser
+from asr_fed.model.state import freeze, frozen_sha256, load_frozen
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import write_text
 from asr_fed.system.processes import available_cores
@@ -49,7 +50,7 @@ class NodeExperiment:
     the texts there, or empty.
     """
 
-    setup: str
+    setup: SharedConfig
     run_dir: Path
     config: Config
     clients: tuple[Client, ...]
@@ -65,11 +66,17 @@ def prepare(setup: SharedConfig, settings: NodeSettings) -> NodeExperiment:
     run_dir = Path(settings.folder) / "experiments" / setup.sha256
     config = read_shared(setup.config, settings, run_dir)
     tokenizer = _tokenizer(setup.tokenizer)
-    shape = _shape(config, tokenizer)
+    recogniser = _recogniser(config, tokenizer, setup, settings)
+    try:
+        shape = shape_of(instantiate(config.algorithm), recogniser)
+    except Exception as error:
+        raise Refused(f"an algorithm that cannot be built: {type(error).__name__}") from error
     partition = Partition((), (), (), (), own_clients(settings, config))
     remarks = [describe_unknown(tokenizer, (utterance.text for utterance in partition.utterances))]
     run_dir.mkdir(parents=True, exist_ok=True)
     save_tokenizer(tokenizer, run_dir / "tokenizer.model")
+    if setup.base:  # for the workers
+        save_recogniser(recogniser, run_dir / "checkpoints" / "warm_start.pt")
     cache = build_features(
         partition.utterances,
         config.features,
@@ -81,11 +88,10 @@ def prepare(setup: SharedConfig, settings: NodeSettings) -> NodeExperiment:
         partition = keep_alignable(partition, alignable(cache, tokenizer, stride(config.model)), most=1.0)
         remarks.append(describe_impossible(partition))
     write_partition(partition, run_dir / "partition")
-    experiment = NodeExperiment(
-        setup.sha256, run_dir, config, partition.clients, shape, " ".join(filter(None, remarks))
-    )
+    experiment = NodeExperiment(setup, run_dir, config, partition.clients, shape, " ".join(filter(None, remarks)))
     # The setup itself last: it says that all else is there.
     write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True))
+    write_text(run_dir / "base.sha256", setup.base)
     write_text(run_dir / "setup.yaml", setup.config)
     return experiment
 
@@ -96,7 +102,9 @@ def reopen(sha256: str, settings: NodeSettings) -> NodeExperiment:
     if not re.fullmatch(r"[0-9a-f]{64}", sha256) or not (run_dir / "setup.yaml").is_file():
         raise Refused("an order for an experiment that this node has not joined")
     setup = SharedConfig(
-        (run_dir / "setup.yaml").read_text(encoding="utf-8"), (run_dir / "tokenizer.model").read_bytes()
+        (run_dir / "setup.yaml").read_text(encoding="utf-8"),
+        (run_dir / "tokenizer.model").read_bytes(),
+        (run_dir / "base.sha256").read_text(encoding="utf-8"),
     )
     if setup.sha256 != sha256:
         raise Refused("an order for an experiment that this node no longer has")
@@ -196,19 +204,42 @@ def _tokenizer(proto: bytes) -> Tokenizer:
         raise Refused("a tokenizer that SentencePiece cannot read") from error
 
 
-def _shape(config: Config, tokenizer: Tokenizer) -> Shape:
+def _recogniser(config: Config, tokenizer: Tokenizer, setup: SharedConfig, settings: NodeSettings) -> Recogniser:
+    """The model of the experiment, what is frozen from the node's own files. Raises Refused where that is not the
+    server's, UserError where there is no such file."""
+    _check_size(config, tokenizer)
+    try:
+        recogniser = Recogniser.create(config.model, config.features, tokenizer)
+    except Exception as error:
+        raise Refused(f"a model that cannot be built: {type(error).__name__}") from error
+    try:
+        freeze(recogniser.model, config.federation.frozen)
+    except UserError as error:
+        raise Refused(f"a config that this node does not take: {error}") from error
+    if config.federation.frozen:
+        if settings.base is None:
+            raise Refused("a model that is frozen in part, and the node has no base for it (base: in its settings)")
+        base = load_recogniser(settings.base)
+        try:
+            load_frozen(recogniser.model, base.model.state_dict())
+        except UserError as error:
+            raise Refused(f"a model that the node has another base for: {error}") from error
+    if (own := frozen_sha256(recogniser.model)) != setup.base:
+        told = [sha256[:8] or "none" for sha256 in (setup.base, own)]
+        raise Refused(f"a model whose frozen base is {told[0]}, and that of the node is {told[1]}")
+    return recogniser
+
+
+def _check_size(config: Config, tokenizer: Tokenizer) -> None:
+    """Before anything of that size is made. Raises Refused."""
     model = config.model
     widths = (model.rnn_neurons, model.dnn_neurons, model.decoder_neurons, model.attention_dim, model.embedding)
     sizes = (*model.cnn_channels, *model.cnn_kernel, *widths, model.attention_channels, model.attention_kernel)
     sizes = (*sizes, config.features.n_mels, config.features.n_fft)
-    # Before anything of that size is made: an LSTM of n neurons and two directions has up to 24 n^2 weights a layer.
+    # An LSTM of n neurons and two directions has up to 24 n^2 weights a layer.
     numbers = 24 * model.rnn_layers * model.rnn_neurons**2 + (model.dnn_blocks + 12) * max(widths) ** 2
     numbers += 8 * model.rnn_neurons * model.cnn_channels[-1] * config.features.n_mels
     numbers += 2 * sum(math.prod(model.cnn_kernel) * channels**2 for channels in model.cnn_channels)
     numbers += 3 * len(tokenizer) * max(widths)
     if max(sizes) > WIDEST or len(model.cnn_channels) > MOST_BLOCKS or numbers > LARGEST_MODEL:
         raise Refused("a model that is too large for this node")
-    try:
-        return shape_of(instantiate(config.algorithm), Recogniser.create(model, config.features, tokenizer))
-    except Exception as error:
-        raise Refused(f"a model that cannot be built: {type(error).__name__}") from error

@@ -18,8 +18,7 @@ from asr_fed.federation.client_app import client_size, open_worker
 from asr_fed.federation.personalisation import ask_to_personalise, personal_seconds
 from asr_fed.federation.roster import wait_for_nodes
 from asr_fed.federation.round import assign, audio_seconds
-from asr_fed.federation.shared_config import shared_config
-from asr_fed.runs.experiment import open_experiment, pick_device
+from asr_fed.runs.experiment import pick_device
 from asr_fed.system.errors import UserError
 from asr_fed.wire.ask import Asked, Assignment, ask
 from asr_fed.wire.joining import read_query, report_message
@@ -70,7 +69,7 @@ class Resident:
 
     def _join(self, message: Message) -> Message:
         setup = read_query(message)
-        if self._experiment is None or self._experiment.setup != setup.sha256:
+        if self._experiment is None or self._experiment.setup != setup:
             self.say("joining: preparing features")
             self._enter(prepare(setup, self.settings))
         assert self._experiment is not None
@@ -119,7 +118,7 @@ class Resident:
     def _own_order(self, message: Message) -> Order:
         """An order for clients of this node, whose experiment is then open. Raises Refused."""
         setup = order_setup(message)
-        if self._experiment is None or self._experiment.setup != setup:
+        if self._experiment is None or self._experiment.setup.sha256 != setup:
             self._enter(reopen(setup, self.settings))  # joined before this node was last started
         assert self._experiment is not None
         order = read_order(message, self._experiment.shape.sent)
@@ -168,7 +167,7 @@ class Resident:
         workers = self.settings.workers or default_workers(pick_device(config.device), self.settings.threads)
         pool = LocalPool(functools.partial(open_worker, str(experiment.run_dir)), self.settings.threads)
         self._workers = Workers(pool, workers, client_timeout=config.federation.client_timeout)
-        wait_for_nodes(self._workers, shared_config(open_experiment(experiment.run_dir)), workers, seconds=None)
+        wait_for_nodes(self._workers, experiment.setup, workers, seconds=None)
         self._experiment = experiment
 
     def _leave(self) -> None:

@@ -11,7 +11,7 @@ from asr_fed.data.identity import identity
 from asr_fed.data.settings_file import read_settings_file
 from asr_fed.system.errors import UserError
 
-PATHS = ("certificate", "key", "manifest", "partition", "folder")
+PATHS = ("certificate", "key", "manifest", "partition", "base", "folder")
 TRUST = (
     "torch.optim.",
     "asr_fed.aggregation.weighting.",
@@ -36,6 +36,7 @@ class NodeSettings:
     manifest: own speech, one client (`clients: silo`) or a client a speaker (`clients: speaker`: NAME-0001, ...).
     partition: in place of a manifest, a folder with partition.csv: its clients are simulated here.
     folder: what the node keeps: features, settings of experiments, logs.
+    base: a recogniser's checkpoint with what experiments keep frozen, from the server's operator.
     workers, threads: processes, and torch threads of each; null: what the cores have room for.
     trust: beginnings of the `_target_`s that a config from the server may name; each goes up to the class's name.
     """
@@ -48,6 +49,7 @@ class NodeSettings:
     manifest: str | None = None
     clients: Clients = Clients.silo
     partition: str | None = None
+    base: str | None = None
     workers: int | None = None
     threads: int = 1
     device: str = "auto"
@@ -78,7 +80,7 @@ def _check(settings: NodeSettings, path: Path) -> None:
         raise UserError(f"{path}: superlink={settings.superlink!r} should be host:port.")
     if settings.threads < 1 or (settings.workers is not None and settings.workers < 1):
         raise UserError(f"{path}: workers and threads must be at least 1.")
-    for key in ("certificate", "key", "manifest"):
+    for key in ("certificate", "key", "manifest", "base"):
         value = getattr(settings, key)
         if value is not None and not Path(value).is_file():
             raise UserError(f"{path}: {key}={value}, and there is no such file.")

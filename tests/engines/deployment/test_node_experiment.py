@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from asr_fed.data.deal import make_client
@@ -15,13 +16,14 @@ from asr_fed.data.partition import Client
 from asr_fed.data.partition_files import read_partition
 from asr_fed.engines.deployment.node_experiment import LARGEST_CONFIG, own_clients, prepare, reopen
 from asr_fed.engines.deployment.settings import Clients, NodeSettings
-from asr_fed.federation.client_app import Shape
+from asr_fed.federation.client_app import Shape, without_weights
 from asr_fed.federation.shared_config import shared_config
-from asr_fed.model.recogniser import Recogniser
-from asr_fed.model.state import layout
+from asr_fed.model.recogniser import Recogniser, load_recogniser, save_recogniser
+from asr_fed.model.state import freeze, frozen_sha256, layout
 from asr_fed.runs.experiment import Experiment, open_experiment
 from asr_fed.system.errors import UserError
 from asr_fed.wire.messages import Refused, SharedConfig
+from tests.tiny import tiny_recogniser
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -63,7 +65,7 @@ def test_a_silo_has_the_same_client_as_the_server_would_have_made(
 ) -> None:
     prepared = prepare(setup, silo)
     assert prepared.clients == (like_those_of_a_manifest(owner),)
-    assert prepared.setup == setup.sha256
+    assert prepared.setup == setup
     opened = open_experiment(prepared.run_dir)
     assert opened.partition.clients == prepared.clients and shared_config(opened) == setup
     theirs, ours = experiment.config, opened.config
@@ -77,6 +79,47 @@ def test_a_silo_has_the_same_client_as_the_server_would_have_made(
 def test_a_setup_is_reopened_as_it_was_prepared(setup: SharedConfig, silo: NodeSettings) -> None:
     prepared = prepare(setup, silo)
     assert reopen(setup.sha256, silo) == prepared
+
+
+@pytest.fixture
+def base(experiment: Experiment, tmp_path: Path) -> Path:
+    save_recogniser(experiment.fresh_recogniser(), tmp_path / "warm_start.pt")
+    return tmp_path / "warm_start.pt"
+
+
+@pytest.fixture
+def frozen(setup: SharedConfig, base: Path) -> SharedConfig:
+    """A setup whose encoder is frozen, as it is in `base`."""
+    content = yaml.safe_load(setup.config)
+    content["federation"]["frozen"] = ["encoder"]
+    model = load_recogniser(base).model
+    freeze(model, ["encoder"])
+    return SharedConfig(yaml.safe_dump(content), setup.tokenizer, frozen_sha256(model))
+
+
+def test_a_frozen_base_is_the_nodes_own_and_the_same(frozen: SharedConfig, silo: NodeSettings, base: Path) -> None:
+    settings = replace(silo, base=str(base))
+    prepared = prepare(frozen, settings)
+    model = without_weights(open_experiment(prepared.run_dir)).model
+    assert frozen_sha256(model) == frozen.base
+    assert prepared.shape.state == layout(model).length < layout(load_recogniser(base).model).length
+    assert reopen(frozen.sha256, settings) == prepared
+
+
+def test_a_node_with_another_frozen_base_is_refused_in_words(
+    setup: SharedConfig, frozen: SharedConfig, silo: NodeSettings, base: Path
+) -> None:
+    refuse(frozen, silo, r"no base for it \(base: in its settings\)")
+    other = load_recogniser(base)
+    with torch.no_grad():
+        next(other.model.encoder.parameters()).add_(1e-3)
+    save_recogniser(other, base.with_name("other.pt"))
+    refuse(frozen, replace(silo, base=str(base.with_name("other.pt"))), f"base is {frozen.base[:8]}, and that of the")
+    save_recogniser(tiny_recogniser(rnn_neurons=9), base.with_name("another.pt"))
+    refuse(frozen, replace(silo, base=str(base.with_name("another.pt"))), "another base for: The frozen encoder")
+    refuse(replace(setup, base=frozen.base), silo, f"base is {frozen.base[:8]}, and that of the node is none")
+    unknown = frozen.config.replace("- encoder", "- nothing")
+    refuse(replace(frozen, config=unknown), silo, "the model has no part 'nothing'")
 
 
 def test_text_that_the_recogniser_cannot_write_is_remarked(
