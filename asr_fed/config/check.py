@@ -18,8 +18,10 @@ from asr_fed.config.schema import (
     Decoder,
     EngineKind,
     FeatureConfig,
+    Late,
     Mode,
     PartsConfig,
+    SimulationConfig,
     TokenizerKind,
 )
 from asr_fed.config.setting import check_ranges
@@ -50,6 +52,8 @@ def check_config(config: DictConfig) -> None:
         )
     if settings.mode is Mode.federated:
         _check_engine(settings)
+    if settings.simulation is not None:
+        _check_simulation(settings.simulation)
 
 
 def check_shared(config: DictConfig) -> None:
@@ -213,6 +217,17 @@ def _check_personalise(settings: Config) -> None:
 def _check_engine(settings: Config) -> None:
     if settings.engine.kind is EngineKind.deployment and settings.engine.address is None:
         raise UserError("engine=deployment needs the SuperLink: engine.address=HOST:PORT of its Control API.")
+
+
+def _check_simulation(simulation: SimulationConfig) -> None:
+    late, tau = simulation.late, simulation.tau
+    if late is not Late.wait and tau is None:
+        raise UserError(f"simulation.late={late.name} needs simulation.tau, the seconds after which a client is late.")
+    if late is Late.wait and tau is not None:
+        raise UserError(
+            f"simulation.tau={tau:g} has no effect while simulation.late=wait waits for all: set simulation.late=drop "
+            "or simulation.late=partial."
+        )
 
 
 def _unknown(node: DictConfig, prefix: str) -> Iterator[str]:

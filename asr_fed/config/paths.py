@@ -15,6 +15,9 @@ PATHS = (
     "engine.certificates",
 )
 
+# The name of a table that comes with asr_fed, or a file of one's own: that has an ending.
+TABLES = ("simulation.devices", "simulation.network", "simulation.availability")
+
 
 def settle_paths(config: DictConfig, begun: DictConfig | None = None) -> None:
     """Make the paths of `config` absolute, and expand ~, in place.
@@ -23,9 +26,9 @@ def settle_paths(config: DictConfig, begun: DictConfig | None = None) -> None:
     where that ends in it.
     """
     config.run_dir = str(Path(config.run_dir).expanduser())
-    for key in PATHS:
+    for key in (*PATHS, *TABLES):
         given = OmegaConf.select(config, key, default=None)
-        if isinstance(given, str):
+        if isinstance(given, str) and (key in PATHS or is_file_name(given)):
             before = None if begun is None else OmegaConf.select(begun, key, default=None)
             path = Path(str(before) if same_place(given, before) else given).expanduser()
             OmegaConf.update(config, key, os.path.abspath(path))  # noqa: PTH100 resolve() would follow links
@@ -37,3 +40,8 @@ def same_place(given: Any, before: Any) -> bool:
         return False
     short, long = sorted((Path(os.path.normpath(each)) for each in (given, before)), key=lambda each: len(each.parts))
     return not short.is_absolute() and long.parts[-len(short.parts) :] == short.parts
+
+
+def is_file_name(table: str) -> bool:
+    """Whether this is no name of a table that comes with asr_fed, nor a number such as 2.5."""
+    return Path(table).suffix[1:].isalpha()

@@ -24,6 +24,7 @@ from asr_fed.config.data import (
 from asr_fed.config.federation import EngineConfig, EngineKind, FederationConfig, HeldOutConfig
 from asr_fed.config.model import SEARCH, Decoder, EvaluationConfig, ModelConfig, TokenizerConfig, TokenizerKind
 from asr_fed.config.setting import setting
+from asr_fed.config.simulation import Late, MachineConfig, SimulationConfig
 from asr_fed.config.training import (
     AugmentConfig,
     BatchConfig,
@@ -57,7 +58,9 @@ __all__ = [
     "FederationConfig",
     "GroupBy",
     "HeldOutConfig",
+    "Late",
     "LossConfig",
+    "MachineConfig",
     "Mode",
     "ModelConfig",
     "NewBobConfig",
@@ -66,6 +69,7 @@ __all__ = [
     "PersonalisationConfig",
     "Precision",
     "ReferenceConfig",
+    "SimulationConfig",
     "Start",
     "TokenizerConfig",
     "TokenizerKind",
@@ -113,3 +117,4 @@ class Config:
     personalisation: PersonalisationConfig = field(default_factory=PersonalisationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    simulation: SimulationConfig | None = None  # a virtual clock: how long it would take on such devices

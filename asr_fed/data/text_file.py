@@ -36,8 +36,12 @@ def read_lines(path: str | Path) -> list[str]:
     return [line.strip() for line in read_text(path).split("\n") if line.strip()]
 
 
-def read_table(path: str | Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def read_table(
+    path: str | Path, needed: Sequence[str], *, comment: str | None = None
+) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (number of its last line, row by column name) for each row of a CSV file with a header.
+
+    A line that begins with `comment` is no row.
 
     Raises UserError where the file cannot be read or decoded, lacks a column of `needed`, or has a row of more or
     fewer fields than the header.
@@ -49,6 +53,8 @@ def read_table(path: str | Path, needed: Sequence[str]) -> Iterator[tuple[int, d
         columns: list[str] = []
         try:
             for fields in reader:
+                if comment is not None and fields and fields[0].startswith(comment):
+                    continue
                 if not columns:
                     columns = [name.strip() for name in fields]
                     check_columns(path, columns, needed)

@@ -30,7 +30,7 @@ from asr_fed.training.epoch import TrainingContext
 from asr_fed.training.local import ClientResult, LocalTask
 from asr_fed.training.personalise import personalise_client
 from asr_fed.wire.joining import read_query, report_message
-from asr_fed.wire.messages import ClientSize, Gained, Order, Refused, Report, Timing
+from asr_fed.wire.messages import WHOLE, ClientSize, Gained, Order, Refused, Report, Timing
 from asr_fed.wire.rounds import gains_message, read_order, reply_message
 
 TOO_LITTLE = "too little speech to hold some back"
@@ -217,8 +217,17 @@ def train_speech(
     config = experiment.config
     if not client.train:
         raise UpdateRefused("no speech to train on")
+    terms = order.terms.get(client.id, WHOLE)
     task = LocalTask(
-        training, client, order.weights, order.lr, order.server_round, config.seed, config.federation, config.evaluation
+        training,
+        client,
+        order.weights,
+        order.lr,
+        order.server_round,
+        config.seed,
+        config.federation,
+        config.evaluation,
+        terms.steps,
     )
     step = algorithm.client(task, order.others, store.read(client.id, before=order.server_round))
     result = step.result
@@ -226,7 +235,8 @@ def train_speech(
     weight = weighting(Measured(result.num_examples, result.words.rate, result.loss, order.reference_loss))
     if step.kept:
         store.write(client.id, order.server_round, step.kept)
-    return Contribution(result.delta, weight, totals, step.summed)
+    delta = result.delta if terms.damping == 1 else result.delta * np.float32(terms.damping)
+    return Contribution(delta, weight * terms.weight, totals, step.summed)
 
 
 def personalise_speech(

@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from asr_fed.aggregation.update import ONE, Update, UpdateRefused, merge
 from asr_fed.config.schema import FederationConfig
 from asr_fed.federation.placement import CostModel, place
 from asr_fed.federation.roster import Roster
-from asr_fed.federation.sampling import cohort_size, sample_cohort
+from asr_fed.federation.sampling import asked_and_wanted, sample_cohort
+from asr_fed.simulation.timetable import Timetable
 from asr_fed.system.errors import UserError
 from asr_fed.wire.ask import AWAY, Asked, Assignment
-from asr_fed.wire.messages import ClientSize, Refused, Reply
+from asr_fed.wire.messages import WHOLE, ClientSize, Refused, Reply, Terms
 
 # Least and largest weight of a client with so many utterances.
 Bounds = Callable[[int], tuple[float, float]]
@@ -25,12 +26,14 @@ class RoundPlan:
     wanted: how many of them are enough.
     assignments: the clients of each node, longest first.
     away: clients of the cohort whom no node hosts now.
+    terms: by client, where the fleet's clock asks for other than a whole round.
     """
 
     cohort: tuple[str, ...]
     wanted: int
     assignments: tuple[Assignment, ...]
     away: tuple[str, ...]
+    terms: Mapping[str, Terms] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,26 @@ class Closed:
     failures: dict[str, str]
 
 
-def plan_round(roster: Roster, cost: CostModel, settings: FederationConfig, seed: int, server_round: int) -> RoundPlan:
-    """Sample a cohort and place it on the nodes that are there, so that the last one finishes early."""
+def plan_round(
+    roster: Roster,
+    cost: CostModel,
+    settings: FederationConfig,
+    seed: int,
+    server_round: int,
+    timetable: Timetable | None = None,
+) -> RoundPlan:
+    """Sample a cohort and place it on the nodes that are there, so that the last one finishes early.
+
+    With a timetable the cohort are those who arrive by the fleet's clock: nobody else is asked.
+    """
     clients = roster.clients
-    wanted = cohort_size(settings.cohort, len(clients))
-    asked = min(len(clients), math.ceil(settings.over_commit * wanted))
-    cohort = sample_cohort(list(clients), asked, seed, server_round)
+    terms: Mapping[str, Terms] = {}
+    if timetable is None:
+        asked, wanted = asked_and_wanted(settings, len(clients))
+        cohort = sample_cohort(list(clients), asked, seed, server_round)
+    else:
+        terms, cohort = timetable.terms, sorted(timetable.terms)
+        wanted = len(cohort)
     hosts = {client: roster.hosts(client) for client in cohort}
     there = [client for client in cohort if hosts[client]]
     away = [client for client in cohort if not hosts[client]]
@@ -60,7 +77,7 @@ def plan_round(roster: Roster, cost: CostModel, settings: FederationConfig, seed
     def seconds(node: int, client: str) -> float:
         return cost.predict(node, audio_seconds(clients[client], settings))
 
-    return RoundPlan(tuple(cohort), wanted, assign(there, hosts, seconds), tuple(away))
+    return RoundPlan(tuple(cohort), wanted, assign(there, hosts, seconds), tuple(away), terms)
 
 
 def assign(
@@ -83,7 +100,7 @@ def close_round(
     Raises UserError where the sums leave their range.
     """
     failures = dict.fromkeys(plan.away, AWAY) | asked.failures
-    worth = {name: bounds(sizes[name].examples)[1] for name in plan.cohort}
+    worth = {name: bounds(sizes[name].examples)[1] * plan.terms.get(name, WHOLE).weight for name in plan.cohort}
     if not all(map(math.isfinite, worth.values())):
         worth = dict.fromkeys(worth, 1.0)
     whole = math.fsum(worth.values()) * min(1.0, plan.wanted / max(1, len(plan.cohort)))
@@ -100,20 +117,25 @@ def close_round(
 
 def enough(plan: RoundPlan, answers: Sequence[Reply], settings: FederationConfig) -> bool:
     """Whether the answers hold as many clients as the cohort was meant to have, before over-commitment."""
-    if settings.over_commit == 1:
+    if settings.over_commit == 1 or len(plan.cohort) == plan.wanted:
         return False  # then only all are enough
     trained = sum(answer.update.totals["clients"] for answer in answers if answer.update is not None)
     return trained >= plan.wanted
 
 
-def check_weight(reply: Reply, clients: Sequence[str], sizes: Mapping[str, ClientSize], bounds: Bounds) -> Reply:
-    """The reply, where its weight is one that its clients can have. Raises Refused."""
+def check_weight(
+    reply: Reply,
+    clients: Sequence[str],
+    sizes: Mapping[str, ClientSize],
+    bounds: Bounds,
+    terms: Mapping[str, Terms] | None = None,
+) -> Reply:
+    """The reply, where its weight is one that its clients can have, under these terms. Raises Refused."""
+    factors = {name: (terms or {}).get(name, WHOLE).weight for name in clients}
     if reply.update is None:
         return reply
     trained = [name for name in clients if name not in reply.failures]
-    least, most = (
-        math.fsum(column) for column in zip(*(bounds(sizes[name].examples) for name in trained), strict=True)
-    )
+    least, most = (math.fsum(bounds(sizes[name].examples)[side] * factors[name] for name in trained) for side in (0, 1))
     weight, slack = reply.update.weight / ONE, 1e-6 * len(trained)  # each weight was rounded
     if not least * (1 - 1e-9) - slack <= weight <= most * (1 + 1e-9) + slack:
         raise Refused(f"a weight of {weight:g} for {len(trained)} client(s), outside {least:g} to {most:g}")

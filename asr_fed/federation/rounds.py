@@ -32,10 +32,13 @@ from asr_fed.federation.round import (
 )
 from asr_fed.federation.round_numbers import exchanged, mean_client_loss, sums
 from asr_fed.federation.state import FederationState, load_federation, save_federation, steer
+from asr_fed.federation.virtual import VirtualTime
 from asr_fed.model.recogniser import load_recogniser, save_recogniser
 from asr_fed.model.state import StateLayout, freeze, frozen_sha256, layout, load_state, read_state
 from asr_fed.runs.experiment import Experiment, pick_device
 from asr_fed.runs.records import RoundRecord
+from asr_fed.simulation.record import append_times, forget_after
+from asr_fed.simulation.timetable import Timetable
 from asr_fed.system.errors import UserError
 from asr_fed.training.annealing import NewBob, anneal, planned_fall
 from asr_fed.training.averaging import add_if_last
@@ -60,20 +63,24 @@ class Federation:
     optimizer: ServerOptimizer
     bounds: Bounds
     cost: CostModel
+    virtual: VirtualTime | None
 
     @classmethod
     def open(cls, experiment: Experiment, hosts: Hosts, model: nn.Module) -> "Federation":
         """Wait for the nodes. Raises UserError where too few join."""
         config = experiment.config
+        roster, parts = join(experiment, hosts, frozen_sha256(model)), layout(model)
+        algorithm = instantiate(config.algorithm)
         return cls(
             experiment,
             hosts,
-            join(experiment, hosts, frozen_sha256(model)),
-            layout(model),
-            instantiate(config.algorithm),
+            roster,
+            parts,
+            algorithm,
             instantiate(config.server),
             partial(weight_bounds, instantiate(config.weighting)),
             CostModel(),
+            VirtualTime.open(config, roster.clients, parts, algorithm),
         )
 
 
@@ -100,13 +107,15 @@ def run_federation(
     if state.round < settings.rounds:
         federation = Federation.open(experiment, hosts, model)
         state = with_clients(state, federation)
+        forget_after(experiment.run_dir, state.round)
 
     while federation is not None and state.round < settings.rounds:
         started = time.perf_counter()
         server_round, annealed_lr = state.round + 1, state.newbob.lr
         lr = annealed_lr * planned_fall(state.round / settings.rounds, settings.decay_from, settings.decay)
 
-        result = run_round(federation, state, server_round, lr)
+        timetable = None if federation.virtual is None else federation.virtual.plan(server_round, state.fleet_s)
+        result = run_round(federation, state, server_round, lr, timetable)
         weights, optimizer, algorithm = apply_update(federation, state, result.update)
         load_state(model, weights)
         trained = time.perf_counter()
@@ -137,8 +146,12 @@ def run_federation(
             held_out_seconds=held_out_seconds,
             round_seconds=time.perf_counter() - started,
             best_round=state.best_round,
+            fleet_seconds=None if timetable is None else timetable.round.end_s - timetable.round.begin_s,
             **result.numbers,
         )
+        if timetable is not None:
+            append_times(experiment.run_dir, timetable.clients, timetable.round)
+            state = replace(state, fleet_s=timetable.round.end_s)
         state = replace(state, history=(*state.history, record))
         save_federation(state, checkpoint)
         on_round(state.history)
@@ -181,14 +194,16 @@ class RoundResult:
     numbers: dict[str, Any]
 
 
-def run_round(federation: Federation, state: FederationState, server_round: int, lr: float) -> RoundResult:
+def run_round(
+    federation: Federation, state: FederationState, server_round: int, lr: float, timetable: Timetable | None = None
+) -> RoundResult:
     """Plan, ask, close. A round that fails is tried once more. Raises UserError where it fails again."""
     config, settings = federation.experiment.config, federation.experiment.config.federation
     roster, dropped = federation.roster, 0
     sent = federation.algorithm.sent(federation.layout)
     for attempt in range(1, ATTEMPTS + 1):
         roster.refresh(federation.hosts)
-        plan = plan_round(roster, federation.cost, settings, config.seed, server_round)
+        plan = plan_round(roster, federation.cost, settings, config.seed, server_round, timetable)
         order = Order(
             server_round,
             lr,
@@ -198,12 +213,13 @@ def run_round(federation: Federation, state: FederationState, server_round: int,
             state.loss,
             ticket=f"{config.seed} {server_round} {attempt}",
             setup=roster.setup.sha256,
+            terms=plan.terms,
         )
         asked = ask(
             federation.hosts,
             order,
             plan.assignments,
-            partial(read_update, federation),
+            partial(read_update, federation, plan),
             enough=partial(enough, plan, settings=settings),
             timeout=settings.round_timeout,
         )
@@ -223,11 +239,11 @@ def run_round(federation: Federation, state: FederationState, server_round: int,
     )
 
 
-def read_update(federation: Federation, message: Message, clients: tuple[str, ...]) -> Reply:
+def read_update(federation: Federation, plan: RoundPlan, message: Message, clients: tuple[str, ...]) -> Reply:
     """An answer that may be added. Raises Refused."""
     parts = federation.layout
     reply = read_reply(message, clients, parts.length, federation.algorithm.summed(parts))
-    return check_weight(reply, clients, federation.roster.clients, federation.bounds)
+    return check_weight(reply, clients, federation.roster.clients, federation.bounds, plan.terms)
 
 
 def apply_update(

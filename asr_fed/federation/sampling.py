@@ -1,7 +1,9 @@
 """Which clients take part in a round."""
 
+import math
 from collections.abc import Sequence
 
+from asr_fed.config.schema import FederationConfig
 from asr_fed.system.errors import UserError
 from asr_fed.system.randomness import generator
 
@@ -20,7 +22,13 @@ def cohort_size(cohort: int | float | None, clients: int) -> int:
     return cohort
 
 
-def sample_cohort(clients: Sequence[str], size: int, seed: int, server_round: int) -> list[str]:
-    """`size` different clients, sorted; the same for the same seed and round, whatever came before."""
-    rng = generator(seed, "cohort", server_round)
+def asked_and_wanted(settings: FederationConfig, clients: int) -> tuple[int, int]:
+    """How many clients a round asks, and how many of them are enough. Raises UserError as `cohort_size` does."""
+    wanted = cohort_size(settings.cohort, clients)
+    return min(clients, math.ceil(settings.over_commit * wanted)), wanted
+
+
+def sample_cohort(clients: Sequence[str], size: int, seed: int, server_round: int, draw: int = 0) -> list[str]:
+    """`size` different clients, sorted; the same for the same seed, round and draw, whatever came before."""
+    rng = generator(seed, "cohort", server_round, *([draw] if draw else []))
     return sorted(rng.choice(sorted(clients), size=size, replace=False).tolist())

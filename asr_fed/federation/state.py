@@ -26,6 +26,7 @@ class FederationState:
     loss: the clients' mean training loss in the last round, before the first one that of the server's dev speech.
     last: the sum of the last rounds' weights, where `federation.average_last` wants their mean.
     clients, seconds: how many clients the nodes host, and how much training speech these have.
+    fleet_s: seconds of the simulated fleet's clock; 0 without one.
     """
 
     newbob: NewBob
@@ -41,6 +42,7 @@ class FederationState:
     last: WeightSum = field(default_factory=WeightSum)
     clients: int = 0
     seconds: float = 0.0
+    fleet_s: float = 0.0
     history: tuple[RoundRecord, ...] = ()
 
     @property

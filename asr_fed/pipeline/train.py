@@ -18,6 +18,7 @@ from asr_fed.engines.open_workers import open_workers
 from asr_fed.federation.rounds import run_federation
 from asr_fed.federation.sampling import cohort_size
 from asr_fed.federation.state import FederationState, load_federation
+from asr_fed.federation.virtual import check_virtual_time
 from asr_fed.interop.open_recogniser import open_recogniser
 from asr_fed.model.recogniser import Recogniser, load_recogniser, save_recogniser
 from asr_fed.pipeline.results import made_by, test_all, write_results
@@ -29,6 +30,7 @@ from asr_fed.reporting.tracking import check_tracking, open_tracking
 from asr_fed.runs.experiment import Experiment, pick_device, prepare_experiment, systems
 from asr_fed.runs.records import RoundRecord, write_history
 from asr_fed.runs.run_dir import begin_run, claim_run_dir
+from asr_fed.simulation.fleet import Fleet
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import keep_freed_memory
 from asr_fed.training.central import EpochReport, train_central
@@ -52,11 +54,14 @@ def train(config: Config, command: str = "") -> dict[str, Any]:
     pick_device(config.device)  # before any work, if it is not there
     check_tracking(config)
     check_engine(config)
+    if config.simulation is not None:
+        Fleet.read(config.simulation, config.seed)
     with claim_run_dir(config):
         experiment = prepare_experiment(config)
         if owners := experiment.partition.clients:
             draw_histogram(experiment.run_dir / "partition" / "clients.png", [owner.seconds for owner in owners])
         if config.engine.kind is not EngineKind.deployment:  # refused now rather than later
+            check_virtual_time(experiment)
             cohort_size(config.federation.cohort, len(experiment.partition.clients))
             if config.personalise and not any(client.dev for client in experiment.partition.clients):
                 raise UserError(

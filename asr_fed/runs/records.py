@@ -56,6 +56,7 @@ class RoundRecord:
     round_seconds: float
     best_round: int
     annealed_lr: float | None = None  # what NewBob on the dev WER alone would have given
+    fleet_seconds: float | None = None  # of the simulated fleet's clock; None without one
     workers: list[NodeRecord] = field(default_factory=list)
     version: int = VERSION
 

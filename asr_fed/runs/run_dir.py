@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from asr_fed.config.paths import PATHS, same_place
+from asr_fed.config.paths import PATHS, TABLES, same_place
 from asr_fed.config.schema import SEARCH, Config, Decoder
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import cannot_be_written, write_text
@@ -120,7 +120,7 @@ def _check_continues(config: Config, path: Path) -> None:
     resolved = OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True))
     old, new = flat(load_config(path)), flat(resolved)
     differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    differing = [key for key in differing if not (key in PATHS and same_place(new.get(key), old.get(key)))]
+    differing = [key for key in differing if not (key in (*PATHS, *TABLES) and same_place(new.get(key), old.get(key)))]
     if differing := [key for key in differing if not may_change(key, config)]:
         planned = "federation.rounds" in differing
         raise UserError(

@@ -3,6 +3,7 @@
 All times are seconds of the simulated fleet, none of this machine. One writer and one reader of each file.
 """
 
+import csv
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 from asr_fed.data.text_file import read_table
 from asr_fed.system.errors import UserError
-from asr_fed.system.files import write_csv
+from asr_fed.system.files import write_text
 
 CLIENTS, ROUNDS = "simulation.csv", "simulation_rounds.csv"
 
@@ -69,14 +70,20 @@ class RoundTime:
 Record = TypeVar("Record", ClientTime, RoundTime)
 
 
-def write_client_times(run_dir: Path, records: Iterable[ClientTime]) -> None:
-    """simulation.csv; whole or not at all."""
-    _write(run_dir / CLIENTS, records)
+def append_times(run_dir: Path, clients: Iterable[ClientTime], times: RoundTime) -> None:
+    """Add a round to simulation.csv and simulation_rounds.csv."""
+    _append(run_dir / CLIENTS, clients)
+    _append(run_dir / ROUNDS, [times])
 
 
-def write_round_times(run_dir: Path, records: Iterable[RoundTime]) -> None:
-    """simulation_rounds.csv; whole or not at all."""
-    _write(run_dir / ROUNDS, records)
+def forget_after(run_dir: Path, last_round: int) -> None:
+    """Leave out the rounds after `last_round`, and a line that a kill has cut: the run repeats them."""
+    for name in (CLIENTS, ROUNDS):
+        path = run_dir / name
+        if path.is_file():
+            head, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+            kept = [line for line in lines if line.endswith("\n") and int(line.partition(",")[0]) <= last_round]
+            write_text(path, "".join([head, *kept]) if head.endswith("\n") else "")
 
 
 def read_client_times(run_dir: Path) -> list[ClientTime]:
@@ -89,12 +96,17 @@ def read_round_times(run_dir: Path) -> list[RoundTime]:
     return _read(run_dir / ROUNDS, RoundTime)
 
 
-def _write(path: Path, records: Iterable[Record]) -> None:
-    write_csv(path, [asdict(record) for record in records])
+def _append(path: Path, records: Iterable[ClientTime | RoundTime]) -> None:
+    rows = [asdict(record) for record in records]
+    with path.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        if not file.tell():
+            writer.writeheader()
+        writer.writerows(rows)
 
 
 def _read(path: Path, kind: type[Record]) -> list[Record]:
-    if not path.is_file() or not path.read_bytes().strip():
+    if not path.is_file() or not path.stat().st_size:
         return []
     return [_parse(row, kind, f"{path}, line {line}") for line, row in read_table(path, [f.name for f in fields(kind)])]
 

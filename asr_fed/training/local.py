@@ -1,5 +1,6 @@
 """Local training of one client: the function that every engine calls."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,7 +28,10 @@ Penalty = Callable[[nn.Module, list[torch.Tensor]], torch.Tensor]
 
 @dataclass(frozen=True)
 class LocalTask:
-    """All that a client's local training depends on; `weights` are the global ones, float32 [state]."""
+    """All that a client's local training depends on; `weights` are the global ones, float32 [state].
+
+    It ends after `most_steps` optimizer steps, where that is less than the settings ask for.
+    """
 
     context: TrainingContext
     client: Client
@@ -37,6 +41,7 @@ class LocalTask:
     seed: int
     settings: FederationConfig
     evaluation: EvaluationConfig
+    most_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def train_client(
         set_lr(optimizer, task.lr)
     anchored = None if penalty is None else _anchor(penalty, model)
     made, audio, last = EpochResult(), 0.0, EpochResult()
-    for epoch, batches in enumerate(_epochs(client, config, rng)):
+    for epoch, batches in enumerate(_epochs(client, config, rng, task.most_steps)):
         last = train_epoch(
             context,
             batches,
@@ -166,14 +171,20 @@ def _anchor(penalty: Penalty, model: nn.Module) -> Callable[[nn.Module], torch.T
     return lambda model: penalty(model, anchors)
 
 
-def _epochs(client: Client, config: FederationConfig, rng: np.random.Generator) -> Iterator[list[list[Utterance]]]:
-    """The batches of each local epoch: `local_epochs` whole ones, or as many as hold `local_steps` steps."""
-    if config.local_steps is None:
-        for _ in range(config.local_epochs):
-            yield training_batches(client.train, config.batch, rng)
-        return
+def _epochs(
+    client: Client, config: FederationConfig, rng: np.random.Generator, most_steps: int | None
+) -> Iterator[list[list[Utterance]]]:
+    """The batches of each local epoch: `local_epochs` whole ones, or as many as hold `local_steps` steps.
+
+    Of either the first `most_steps`.
+    """
     left = config.local_steps
-    while left > 0:
+    if most_steps is not None:
+        left = most_steps if left is None else min(left, most_steps)
+    epochs = itertools.count() if config.local_steps is not None else range(config.local_epochs)
+    for _ in epochs:
+        if left is not None and left <= 0:
+            return
         batches = training_batches(client.train, config.batch, rng)[:left]
-        left -= len(batches)
+        left = None if left is None else left - len(batches)
         yield batches

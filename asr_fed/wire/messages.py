@@ -68,6 +68,23 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Terms:
+    """What a client is asked for that differs from a whole round.
+
+    steps: at most so many optimizer steps; None for no limit.
+    weight: factor of its weight a_k.
+    damping: factor of its delta.
+    """
+
+    steps: int | None = None
+    weight: float = 1.0
+    damping: float = 1.0
+
+
+WHOLE = Terms()
+
+
+@dataclass(frozen=True)
 class Order:
     """What a node is asked to do: train these clients from these weights, under this setup.
 
@@ -75,6 +92,7 @@ class Order:
     reference_loss: about the loss that clients have now (see `asr_fed.aggregation.weighting`).
     ticket: names the order; the answer repeats it.
     setup: hash of the shared config.
+    terms: by client, of those who are asked for other than a whole round.
     """
 
     server_round: int
@@ -85,6 +103,7 @@ class Order:
     reference_loss: float = 0.0
     ticket: str = ""
     setup: str = ""
+    terms: Mapping[str, Terms] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 
 from asr_fed.aggregation.update import DELTA, LIMIT, ONE, Sum, Update
-from asr_fed.wire.messages import TOTALS, Gained, Gains, Order, Refused, Reply, Timing
+from asr_fed.wire.messages import TOTALS, WHOLE, Gained, Gains, Order, Refused, Reply, Terms, Timing
 from asr_fed.wire.records import (
     is_amount,
     is_count,
@@ -23,6 +23,7 @@ from asr_fed.wire.records import (
 WEIGHTS = "weights"
 LONGEST_REASON = 300  # characters of a failure's reason that are kept
 LONGEST_TOTAL = 60  # digits
+NO_LIMIT = -1  # of steps
 
 
 def order_arrays(order: Order) -> ArrayRecord:
@@ -42,7 +43,11 @@ def order_message(node: int, order: Order, arrays: ArrayRecord, kind: str = Mess
             "setup": order.setup,
         }
     )
-    return Message(RecordDict({"arrays": arrays, "config": config}), node, kind, group_id=str(order.server_round))
+    content = RecordDict({"arrays": arrays, "config": config})
+    terms = {name: order.terms[name] for name in order.clients if order.terms.get(name, WHOLE) != WHOLE}
+    if terms:
+        content["terms"] = _terms_record(terms)
+    return Message(content, node, kind, group_id=str(order.server_round))
 
 
 def ticket(order: Order, node: int) -> str:
@@ -54,7 +59,7 @@ def without_clients(message: Message, names: set[str]) -> Message:
     """The same order, but for these clients."""
     config: Any = dict(named_record(message, "config", ConfigRecord))
     config["clients"] = [name for name in config["clients"] if name not in names]
-    content = RecordDict({"arrays": message.content["arrays"], "config": ConfigRecord(config)})
+    content = RecordDict(dict(message.content.items()) | {"config": ConfigRecord(config)})
     meta = message.metadata
     return Message(content, meta.dst_node_id, meta.message_type, ttl=meta.ttl, group_id=meta.group_id)
 
@@ -77,7 +82,34 @@ def read_order(message: Message, others: Mapping[str, int] | None = None) -> Ord
     # A copy, since a view of the message could not be written to, which torch does not take.
     vectors = {name: view.copy() for name, view in views.items()}
     weights = vectors.pop(WEIGHTS)
-    return Order(number, float(lr), tuple(clients), weights, vectors, float(reference), own_ticket, setup)
+    terms = _read_terms(message)
+    return Order(number, float(lr), tuple(clients), weights, vectors, float(reference), own_ticket, setup, terms)
+
+
+def _terms_record(terms: Mapping[str, Terms]) -> ConfigRecord:
+    columns: dict[str, Any] = {
+        "clients": list(terms),
+        "steps": [NO_LIMIT if each.steps is None else each.steps for each in terms.values()],
+        "weights": [each.weight for each in terms.values()],
+        "dampings": [each.damping for each in terms.values()],
+    }
+    return ConfigRecord(columns)
+
+
+def _read_terms(message: Message) -> dict[str, Terms]:
+    """Raises Refused."""
+    if "terms" not in message.content:
+        return {}
+    record = named_record(message, "terms", ConfigRecord)
+    columns = read_columns(record, ("clients", "steps", "weights", "dampings"), "terms without clients or numbers")
+    terms = {}
+    for client, steps, weight, damping in zip(*columns, strict=True):
+        if not isinstance(client, str) or not (is_count(steps) or steps == NO_LIMIT):
+            raise Refused("terms whose steps are not numbers")
+        if not all(is_amount(factor) and 0 < factor <= 1 for factor in (weight, damping)):
+            raise Refused("terms with a factor that is not above 0 and at most 1")
+        terms[client] = Terms(None if steps == NO_LIMIT else steps, float(weight), float(damping))
+    return terms
 
 
 def order_setup(message: Message) -> str:

@@ -289,3 +289,28 @@ def test_a_loss_without_ctc_refuses_the_joint_beam_that_is_the_default(run) -> N
     )
     assert outcome.code == 2
     assert "evaluation.test_decoder=beam with a beam_ctc_weight of 0.4 needs the CTC head" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("simulation.tau=-2",), "simulation.tau=-2"),
+        (("simulation.late=drop",), "simulation.late=drop needs simulation.tau"),
+        (("simulation.tau=60",), "simulation.tau=60 has no effect while simulation.late=wait"),
+        (("simulation.devices=phone",), "no table of devices 'phone'"),
+        (("simulation.network=0",), "simulation.network=0"),
+        (("simulation.devices=mine.csv",), "mine.csv"),
+        (("simulation.taus=3",), "Did you mean 'simulation.tau'"),
+        (("simulation.late=dropped",), "simulation.late"),
+        (("simulation.reference.train_seconds=0",), "simulation.reference.train_seconds=0"),
+    ],
+)
+def test_a_simulation_that_cannot_be_meant_is_refused(run, arguments: tuple[str, ...], says: str) -> None:
+    outcome = run("+simulation=phones", *arguments)
+    assert outcome.code == 2 and says in outcome.err and "Traceback" not in outcome.err
+
+
+def test_a_simulation_is_off_unless_it_is_chosen(run) -> None:
+    assert "simulation: null" in run("--cfg", "job").out
+    chosen = run("+simulation=phones", "simulation.late=partial", "simulation.tau=60", "--cfg", "job").out
+    assert "devices: phones" in chosen and "tau: 60.0" in chosen

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from asr_fed.config.paths import settle_paths
-from asr_fed.config.schema import Config
+from asr_fed.config.schema import Config, SimulationConfig
 
 
 def config(**data: object) -> DictConfig:
@@ -50,3 +50,11 @@ def test_a_resumed_run_finds_its_relative_paths_from_another_folder(
     other = config(root="corpora/fr")
     settle_paths(other, begun)
     assert other.data.root == str(folder / "elsewhere" / "corpora" / "fr")
+
+
+def test_a_table_of_ones_own_is_a_path_and_a_name_is_none(folder: Path) -> None:
+    settled = config()
+    settled.simulation = SimulationConfig("phones", "2.5", availability="tables/nights.csv")
+    settle_paths(settled)
+    assert (settled.simulation.devices, settled.simulation.network) == ("phones", "2.5")
+    assert settled.simulation.availability == str(folder / "tables" / "nights.csv")

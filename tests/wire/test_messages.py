@@ -3,6 +3,7 @@
 import io
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,19 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from asr_fed.aggregation.update import Update, add_client, empty
 from asr_fed.wire.flower_private import identify_process
 from asr_fed.wire.joining import LARGEST_SETUP, query_message, read_query, read_report, report_message
-from asr_fed.wire.messages import TOTALS, ClientSize, Gained, Gains, Order, Refused, Reply, Report, SharedConfig, Timing
+from asr_fed.wire.messages import (
+    TOTALS,
+    ClientSize,
+    Gained,
+    Gains,
+    Order,
+    Refused,
+    Reply,
+    Report,
+    SharedConfig,
+    Terms,
+    Timing,
+)
 from asr_fed.wire.records import pack_vector, record_bytes
 from asr_fed.wire.rounds import (
     add_failures,
@@ -76,6 +89,25 @@ def test_an_order_arrives() -> None:
     assert arrived.weights.dtype == arrived.others["control"].dtype == np.float32
     assert arrived == Order(12, 0.25, CLIENTS, arrived.weights, arrived.others, 3.5, "t1", "s1")
     assert message.metadata.dst_node_id == 3
+
+
+def test_terms_arrive_of_those_who_are_asked_for_other_than_a_whole_round() -> None:
+    terms = {"client_0000": Terms(3, 0.5, 0.7), "client_0002": Terms(), "elsewhere": Terms(1, 0.1)}
+    message = order_message(3, replace(read_order(order(), OTHERS), terms=terms), order().content["arrays"])
+    message.content = on_the_wire(message.content)
+    assert read_order(message, OTHERS).terms == {"client_0000": Terms(3, 0.5, 0.7)}
+    assert read_order(without_clients(message, {"client_0002"}), OTHERS).terms == {"client_0000": Terms(3, 0.5, 0.7)}
+    columns = {"clients": ["client_0000"], "steps": [3], "weights": [0.5], "dampings": [1.0]}
+    for wrong in (
+        {"steps": [-2]},
+        {"weights": [0.0]},
+        {"dampings": [1.5]},
+        {"weights": [float("nan")]},
+        {"clients": [3]},
+    ):
+        message.content["terms"] = ConfigRecord(columns | wrong)
+        with pytest.raises(Refused):
+            read_order(message, OTHERS)
 
 
 def test_an_order_can_be_made_smaller_without_a_copy_of_the_weights() -> None:

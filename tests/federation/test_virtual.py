@@ -1,0 +1,116 @@
+"""Rounds by the clock of a simulated fleet: the same bits on any worker and after a kill; who arrives is trained."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asr_fed.federation.rounds import run_federation
+from asr_fed.federation.state import FederationState
+from asr_fed.runs.experiment import Experiment
+from asr_fed.runs.records import RoundRecord
+from asr_fed.simulation.record import CLIENTS, ROUNDS, read_client_times, read_round_times
+from asr_fed.system.errors import UserError
+from asr_fed.wire.hosts import RemoteNodes
+from tests.federation.test_rounds import InProcess, Interrupted, make, run, untimed
+
+__all__ = ["make"]  # a fixture
+
+# A slow phone needs about 4 s for what a fast one does in 1.
+PHONES = (
+    "simulation.devices=phones",
+    "simulation.network=20",
+    "simulation.reference={parameters: 1000, step_seconds: 0.05, train_seconds: 0.01, decode_seconds: 0.01}",
+    "federation.cohort=null",
+)
+
+
+class OneNode(InProcess):
+    def __init__(self, experiment: Experiment) -> None:
+        super().__init__(experiment)
+        self.nodes = [1]
+
+
+def times(experiment: Experiment) -> tuple[str, str]:
+    first, second = (experiment.run_dir / name for name in (CLIENTS, ROUNDS))
+    return first.read_text(), second.read_text()
+
+
+def median_time(make: Callable[..., Experiment]) -> float:
+    """A tau that about half of the clients keep."""
+    waiting = make(*PHONES, "federation.rounds=1", name="waiting")
+    run(waiting)
+    busy = sorted(each.busy_s for each in read_client_times(waiting.run_dir))
+    return (busy[len(busy) // 2 - 1] + busy[len(busy) // 2]) / 2
+
+
+@pytest.mark.parametrize("late", ["drop", "partial"])
+def test_one_node_two_nodes_and_a_resumed_run_end_in_the_same_bits(make: Callable[..., Experiment], late: str) -> None:
+    changes = (*PHONES, f"simulation.late={late}", f"simulation.tau={median_time(make)}")
+    straight, alone, killed = (make(*changes, name=name) for name in ("straight", "alone", "killed"))
+    expected = run(straight)
+    on_one = run_federation(alone, RemoteNodes(OneNode(alone)))  # type: ignore[arg-type]
+
+    def stop(history: Sequence[RoundRecord]) -> None:
+        raise Interrupted
+
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            run(killed, on_round=stop)
+        with (killed.run_dir / CLIENTS).open("a") as file:
+            file.write("9,a row of a round that was not finished")
+    resumed = run(killed)
+    for other in (on_one, resumed):
+        assert other.weights.tobytes() == expected.weights.tobytes()
+        assert untimed(other.history) == untimed(expected.history)
+    assert times(alone) == times(killed) == times(straight)
+    assert [record.round for record in read_round_times(straight.run_dir)] == [1, 2, 3]
+    assert resumed.fleet_s == read_round_times(straight.run_dir)[-1].end_s > 0
+
+
+def test_who_is_dropped_is_not_trained(make: Callable[..., Experiment]) -> None:
+    experiment = make(*PHONES, "simulation.late=drop", f"simulation.tau={median_time(make)}")
+    state = run(experiment)
+    for record in state.history:
+        rows = [each for each in read_client_times(experiment.run_dir) if each.round == record.round]
+        arrived = [each for each in rows if each.arrived]
+        assert len(rows) == 5 and 0 < len(arrived) < 5
+        assert record.clients == len(arrived) and not record.failures and record.success == 1
+
+
+def test_partial_work_makes_fewer_steps_and_weighs_less(make: Callable[..., Experiment]) -> None:
+    def trained(*changes: str, name: str) -> FederationState:
+        return run(make(*PHONES, "federation.rounds=1", "federation.local_epochs=3", *changes, name=name))
+
+    whole = trained(name="whole")
+    tau = max(each.busy_s for each in read_client_times(make(name="whole").run_dir)) * 0.6
+    part = trained("simulation.late=partial", f"simulation.tau={tau}", name="part")
+    rows = read_client_times(make(name="part").run_dir)
+    assert min(each.share_of_work for each in rows) < 1 == max(each.share_of_work for each in rows)
+    assert part.history[0].audio_seconds < whole.history[0].audio_seconds
+    shares = sum(each.share_of_work for each in rows if each.arrived)
+    assert part.history[0].weight_sum == pytest.approx(shares, abs=1e-6)  # uniform weights: 1 for a whole round
+
+
+def test_the_bytes_of_the_clock_are_those_on_the_wire(make: Callable[..., Experiment]) -> None:
+    experiment = make(*PHONES, "federation.rounds=1", "federation.cohort=1")
+    record = run(experiment).history[0]
+    (row,) = read_client_times(experiment.run_dir)
+    assert row.bytes_down == pytest.approx(record.bytes_down, rel=0.05)
+    assert row.bytes_up == pytest.approx(record.bytes_up, rel=0.05)
+
+
+def test_without_a_clock_nothing_of_it_is_there(make: Callable[..., Experiment]) -> None:
+    experiment = make("federation.rounds=1")
+    state = run(experiment)
+    assert state.history[0].fleet_seconds is None
+    assert not (experiment.run_dir / CLIENTS).exists() and not (experiment.run_dir / ROUNDS).exists()
+
+
+def test_a_tau_that_nobody_keeps_ends_the_run_before_a_round(make: Callable[..., Experiment], tmp_path: Path) -> None:
+    experiment: Any = make(*PHONES, "simulation.late=drop", "simulation.tau=0.001")
+    grid = InProcess(experiment)
+    with pytest.raises(UserError, match="below every client's time"):
+        run_federation(experiment, RemoteNodes(grid))  # type: ignore[arg-type]
+    assert not grid.rates
