@@ -34,7 +34,7 @@ class ServerOptimizer(Protocol):
 def server_step(
     optimizer: ServerOptimizer, weights: np.ndarray, delta: np.ndarray, state: State, layout: StateLayout
 ) -> tuple[np.ndarray, State]:
-    """The next global weights, float32 [length], and the optimizer's next state, from the mean delta of a round."""
+    """The next global weights, float32 [state], and the optimizer's next state, from the mean delta of a round."""
     cut = layout.parameters
     following = np.empty_like(weights)
     following[:cut], state = optimizer.apply(weights[:cut], delta[:cut], state, layout)

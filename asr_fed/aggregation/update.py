@@ -1,7 +1,7 @@
 """An update is something you can add: (sum of a_k * delta_k, sum of a_k) with mergeable metrics.
 
-All sums are whole numbers of 2**-FRACTION_BITS, so addition is exact: the result does not depend on the order of
-the clients, nor on which worker or node added them up first.
+All sums are whole numbers of 2**-FRACTION_BITS, so addition is exact: the result depends neither on the order of the
+clients nor on which worker or node added them first.
 """
 
 from collections.abc import Iterable, Mapping
@@ -9,22 +9,22 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-DELTA = "delta"  # the vector that every algorithm sums: local weights minus global ones
+DELTA = "delta"  # the vector that every algorithm sums: local weights minus global weights
 FRACTION_BITS = 32
 ONE = 1 << FRACTION_BITS
-LIMIT = 1 << 62  # on any sum: an int64 with a bit to spare
+LIMIT = 1 << 62  # on any sum: one bit less than an int64 holds
 # Entries handled at a time, so that the float64 intermediates stay in the processor's cache.
 CHUNK = 1 << 15
 # x + ROUNDER rounds |x| < 2**51 to a whole number, half to even, and leaves it in the last bits of the float64. That is
 # twice as fast as rint and a conversion.
 ROUNDER = 1.5 * 2.0**52
 ROUNDER_BITS = int(np.float64(ROUNDER).view(np.int64))
-# A smaller weight would leave fewer than 16 bits of a delta of 1, and of most deltas nothing.
+# With a smaller weight fewer than 16 bits of a delta of 1 would be left, and nothing of most deltas.
 LEAST_WEIGHT = 2.0**-16
 
 
 class UpdateRefused(ValueError):
-    """A client's update cannot be added: the message says why. The update it was meant for is unchanged."""
+    """A client's update cannot be added; the message says why. The sum is unchanged."""
 
 
 @dataclass

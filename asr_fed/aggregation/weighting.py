@@ -1,7 +1,7 @@
 """The weight a_k of a client's update. Only ratios of weights matter: the server divides by their sum.
 
-Each weighting is a function of what the client knows about itself, so a_k is computed where the speech is. Its
-`bounds` say what the server can expect of a client with n_k utterances: an update with a weight outside is refused.
+Each weighting is a function of what the client knows about itself, so a_k is computed where the speech is. Its `bounds`
+say which weights a client with n_k utterances can have: the server refuses an update with any other weight.
 `num_examples_power` p multiplies any softmax weight by n_k ** p.
 """
 
@@ -9,8 +9,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# Loss weights are kept within these factors of a client at the reference loss: what lies below adds nothing to a sum
-# of 32 binary places, and one client above would be all that counts.
+# Loss weights stay between these bounds (a client at the reference loss has weight 1). A smaller weight would add
+# nothing to a sum with 32 binary places; a larger one would outweigh all other clients.
 LEAST, MOST = 2.0**-16, 2.0**16
 
 
@@ -20,7 +20,7 @@ class Measured:
 
     wer: word errors over words, after local training, on speech that the client holds back where it has enough.
     loss: mean training loss of the last local epoch.
-    reference_loss: about the loss that clients have now; the server sends it with the order, the same to all.
+    reference_loss: roughly the clients' present loss; the server sends the same value to all, with the order.
     """
 
     num_examples: int
@@ -29,12 +29,12 @@ class Measured:
     reference_loss: float = 0.0
 
 
-# A weighting: any callable that makes a_k of what a client has measured. It may have `bounds`, see below.
+# A weighting: any callable that computes a_k from what a client has measured. It may have `bounds`, see below.
 Weighting = Callable[[Measured], float]
 
 
 def _check_temperature(temperature: float) -> None:
-    # exp(1 / 0.1) = 22,026: colder, and one client is all that counts, or the sums leave their exact range.
+    # exp(1 / 0.1) = 22,026. Below, one client outweighs all others, or the sums leave their exact range.
     if temperature < 0.1:
         raise ValueError(f"temperature={temperature} must be at least 0.1")
 
@@ -65,8 +65,8 @@ class NumExamples:
 class LossSoftmax:
     """a_k = exp(-loss_k / T): arXiv 2104.14297.
 
-    Computed as exp((reference - loss_k) / T), which is the same softmax and neither underflows where all losses are
-    high nor overflows where they are low, and kept between 2**-16 and 2**16.
+    Computed as exp((reference - loss_k) / T) and kept between 2**-16 and 2**16. The softmax is the same, but it neither
+    underflows when all losses are high nor overflows when they are low.
     """
 
     temperature: float = 1.0
@@ -108,6 +108,6 @@ class WerSoftmax:
 
 
 def weight_bounds(weighting: object, num_examples: int) -> tuple[float, float]:
-    """Least and largest weight of a client; of a weighting that does not say, anything above 0."""
+    """Least and largest weight that a client can have; a weighting without `bounds` allows any weight above 0."""
     bounds = getattr(weighting, "bounds", None)
     return bounds(num_examples) if bounds is not None else (0.0, math.inf)

@@ -1,8 +1,8 @@
-"""What a federated algorithm is: pure functions of a client and of the server, and the vectors that go between them.
+"""The interface of a federated algorithm: pure functions for client and server, and the vectors between them.
 
-Whatever the algorithm, each client's delta is summed with its weight a_k (`weighting=`), and the server optimizer
-(`server=`) moves the global weights by sum(a_k delta_k) / sum(a_k). An algorithm decides how a client arrives at its
-delta, which further vectors travel, and what each side keeps between rounds.
+With every algorithm each client's delta is summed with its weight a_k (`weighting=`), and the server optimizer
+(`server=`) steps along sum(a_k delta_k) / sum(a_k). The algorithm decides how a client computes its delta, which
+further vectors travel, and what client and server keep between rounds.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ Kept = Mapping[str, Any]  # what a checkpoint can hold: vectors, and dicts of te
 
 @dataclass(frozen=True)
 class ClientStep:
-    """What a client's round yields.
+    """The result of a client's round.
 
     summed: vectors that are added over clients besides the delta, each with weight 1.
     kept: what stays with the client's owner until the client is asked again. They are never sent.
@@ -42,11 +42,11 @@ class Algorithm(Protocol):
         ...
 
     def init(self, layout: StateLayout) -> dict[str, np.ndarray]:
-        """The server's state before the first round; clients are sent those of its vectors that `sent` names."""
+        """The server's state before the first round. Clients are sent the vectors of it that `sent` names."""
         ...
 
     def client(self, task: LocalTask, sent: Vectors, kept: Kept) -> ClientStep:
-        """One client's round, from what it was sent and what it kept (nothing at first)."""
+        """One client's round, given what it was sent and what it kept (nothing at first)."""
         ...
 
     def server(self, state: dict[str, np.ndarray], update: Update, population: int) -> dict[str, np.ndarray]:

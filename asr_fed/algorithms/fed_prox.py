@@ -1,4 +1,4 @@
-"""FedProx, arXiv 1812.06127: clients are held near the global weights."""
+"""FedProx, arXiv 1812.06127: a proximal term keeps clients near the global weights."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""SCAFFOLD, arXiv 1910.06378 (algorithm 1, option II): control variates take the clients' drift out of their steps."""
+"""SCAFFOLD, arXiv 1910.06378 (algorithm 1, option II): control variates correct the drift of local training."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class Scaffold:
     """Client i: K steps of y <- y - lr * (g_i(y) - c_i + c) from x;  c_i+ = c_i - c + (x - y) / (K * lr).
     Server: x moves by the mean delta;  c <- c + |S| / N * mean over the cohort S of (c_i+ - c_i).
 
-    c is sent with the weights; c_i stays with the client's owner. Both are of the trainable parameters alone. The
-    formulas are those of plain SGD, so that `federation.optimizer` has to be torch.optim.SGD without momentum.
+    c is sent with the weights; c_i stays with the client's owner. Both cover the trainable parameters only. The
+    formulas hold for plain SGD, so `federation.optimizer` has to be torch.optim.SGD without momentum.
     """
 
     plain_sgd: ClassVar[bool] = True

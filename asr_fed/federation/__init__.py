@@ -1,1 +1,1 @@
-"""Rounds of federation on Flower's Message API: updates add, nodes host clients."""
+"""The rounds of a federation: who is asked, what is sent, how answers are summed, what the server does next."""

@@ -1,7 +1,7 @@
-"""The ClientApp: a node says which clients it hosts, trains those it is asked for, and answers with one update.
-After the last round it may be asked to personalise them, and answers with what each has gained.
+"""The ClientApp: a node reports which clients it hosts, trains those it is asked for, and answers with one update.
+After the last round it may be asked to personalise them; it answers with what each client gained.
 
-Model, features and partition stay resident between messages. The same app runs in every engine.
+Model, features and partition stay in memory between messages. The same app runs in every engine.
 """
 
 import logging
@@ -40,8 +40,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Contribution:
-    """What a client adds to an update: delta (float32 [state]), its weight a_k, numbers to be summed, and the
-    algorithm's further vectors."""
+    """What a client adds to an update: delta (float32 [state]), its weight a_k, numbers to sum, and the algorithm's
+    further vectors."""
 
     delta: np.ndarray
     weight: float
@@ -51,7 +51,7 @@ class Contribution:
 
 @dataclass(frozen=True)
 class Shape:
-    """Lengths of what travels: the state, and by name the algorithm's vectors that are sent and that are summed."""
+    """Lengths of the vectors that travel: the state, and by name those that the algorithm sends and sums."""
 
     state: int
     sent: Mapping[str, int] = field(default_factory=dict)
@@ -91,7 +91,7 @@ def open_worker(
 
 
 def without_weights(experiment: Experiment) -> Recogniser:
-    """A recogniser to train: its weights come with orders. What is frozen does not, and is the warm start's."""
+    """A recogniser to train. Its trainable weights come with orders; its frozen ones are those of the warm start."""
     config = experiment.config
     recogniser = Recogniser.create(config.model, config.features, experiment.tokenizer)
     if config.federation.frozen:
@@ -108,9 +108,9 @@ def build_client_app(
     superseded: Callable[[], bool] = lambda: False,
     personalise: Personalise | None = None,
 ) -> ClientApp:
-    """A ClientApp around functions that train one client, and personalise it where that is given.
+    """A ClientApp around a function that trains one client and, if given, one that personalises it.
 
-    Its handlers raise Refused for a message that is not in order, and for one of another setup than the report's.
+    Its handlers raise Refused for an invalid message, and for one of another setup than the report's.
     """
     app = ClientApp()
 
@@ -158,7 +158,7 @@ def train_clients(
     on_client: Callable[[str, float], None] = lambda client, seconds: None,
     superseded: Callable[[], bool] = lambda: False,
 ) -> tuple[Update, dict[str, str]]:
-    """One update of all the clients in `order`, and the reason for each that is not in it."""
+    """One update of the clients in `order`, and a reason for each client that is not in it."""
     update = empty(shape.state, shape.summed)
 
     def add(name: str) -> None:
@@ -174,7 +174,7 @@ def for_each_client(
     on_client: Callable[[str, float], None],
     superseded: Callable[[], bool],
 ) -> dict[str, str]:
-    """Do the work for all the clients in `order`; returns the reason for each over whom it failed.
+    """Do the work for each client in `order`; returns a reason for each client for which it failed.
 
     One client's failure does not touch the others. Ends early, with nobody to read the result, once a newer order has
     superseded this one.
@@ -210,9 +210,9 @@ def train_speech(
     order: Order,
     store: ClientStore,
 ) -> Contribution:
-    """Train a client on its own speech. Raises UpdateRefused where that yields nothing to add.
+    """Train a client on its own speech. Raises UpdateRefused where there is nothing to add.
 
-    What the algorithm keeps of a client goes to `store`, as of this round.
+    What the algorithm keeps for the client is written to `store`, under this round.
     """
     config = experiment.config
     if not client.train:
@@ -259,7 +259,7 @@ def personalise_speech(
 
 
 def client_totals(result: ClientResult) -> dict[str, int]:
-    """The numbers besides a_k * delta_k and a_k that are summed over clients: all that leaves a client."""
+    """The numbers that are summed over clients besides a_k * delta_k and a_k. Nothing else leaves a client."""
     if not np.isfinite(result.loss):
         raise UpdateRefused(f"a loss of {result.loss}")
     if result.words.errors < 0 or result.words.units < 0:

@@ -1,4 +1,4 @@
-"""What an algorithm keeps of each client between rounds, on the disk of the client's owner. It is never sent."""
+"""What an algorithm keeps for each client between rounds, on the disk of the client's owner. It is never sent."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,21 +7,21 @@ from typing import Any
 
 from asr_fed.system.checkpoint import load_checkpoint, save_checkpoint
 
-GENERATIONS = 2  # that are kept: a killed server goes on from the round before the one that was under way
+GENERATIONS = 2  # kept per client: a killed server repeats the round that was running
 
 
 class ClientStore:
-    """Vectors and states by client, as of the round that wrote them.
+    """Vectors and states of each client, by the round that wrote them.
 
-    A round reads what earlier rounds have left, so that one that is repeated, after a kill or because too few nodes
-    answered, begins where it began the first time. Any worker may write and read: a client may change its worker.
+    A round reads only what earlier rounds wrote. So a round that is repeated (after a kill, or because too few nodes
+    answered) begins as it did the first time. Any worker may write and read: a client may change its worker.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def read(self, client: str, before: int) -> dict[str, Any]:
-        """What the last round before round `before` kept; nothing where there was none."""
+        """What the last round before round `before` kept; empty if there was none."""
         rounds = [number for number in self._rounds(client) if number < before]
         return dict(load_checkpoint(self._path(client, max(rounds)))) if rounds else {}
 
@@ -31,7 +31,7 @@ class ClientStore:
             self._path(client, number).unlink(missing_ok=True)
 
     def _home(self, client: str) -> Path:
-        return self._folder / hashlib.sha256(client.encode()).hexdigest()[:32]  # an id may be no file name
+        return self._folder / hashlib.sha256(client.encode()).hexdigest()[:32]  # an id need not be a valid file name
 
     def _path(self, client: str, server_round: int) -> Path:
         return self._home(client) / f"{server_round}.pt"

@@ -1,4 +1,4 @@
-"""Training of the server on speech of its own, after each aggregation."""
+"""Training on the server's own speech, after each aggregation."""
 
 from asr_fed.data.batching import training_batches
 from asr_fed.data.manifest import Utterance
@@ -11,7 +11,7 @@ from asr_fed.training.optimizer import build_optimizer
 def train_on_server(experiment: Experiment, training: TrainingContext, server_round: int, *, annealing: float) -> None:
     """Train the aggregated model on speech that the server itself holds.
 
-    `annealing` is the clients' learning rate over the one they began with.
+    `annealing` is the clients' learning rate divided by the one they began with.
     """
     config, settings = experiment.config, experiment.config.federation.held_out
     speech: list[Utterance] = [*experiment.partition.held_out]

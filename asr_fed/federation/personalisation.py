@@ -1,7 +1,7 @@
-"""After the last round: each client fine-tunes a copy of the recogniser where its speech lies.
+"""After the last round: each client fine-tunes its own copy of the recogniser, where its speech is stored.
 
-A copy is measured and dropped. What comes back is how many words each gets wrong, before and after, of speech that its
-client held back.
+A copy is measured and dropped. The client returns the number of word errors before and after, on speech that it held
+back.
 """
 
 import hashlib
@@ -27,14 +27,14 @@ from asr_fed.wire.hosts import Hosts
 from asr_fed.wire.messages import ClientSize, Gained, Gains, Order
 from asr_fed.wire.rounds import read_gains
 
-AT_ONCE = 16  # clients of a node in one order, at most: so much is done again after a kill
+AT_ONCE = 16  # most clients of a node in one order: after a kill this much is done again
 
 
 @dataclass
 class Personalisation:
-    """What became of each client so far; `of` tells which weights and settings it is about.
+    """The result of each client so far; `of` identifies the weights and settings.
 
-    finished: every client that was there has been asked.
+    finished: every client that was present has been asked.
     """
 
     of: str
@@ -53,11 +53,11 @@ def personalise_clients(
 ) -> Personalisation:
     """Have every client of the nodes personalise `weights` (float32 [state]), once.
 
-    Goes on from checkpoints/personalisation.json where that is about the same weights and settings, and asks those
-    again who failed by accident. Leaves personalisation.csv. `on_total` is told how many clients are left.
+    Continues from checkpoints/personalisation.json if that has the same weights and settings, and asks clients again
+    that failed by accident. Writes personalisation.csv. `on_total` is called with the number of clients that are left.
 
     Args:
-        roster: the nodes, where they have joined; None: they are waited for.
+        roster: the nodes that have joined; None: wait for them.
         base: hash of what is frozen in the model.
 
     Raises UserError where too few nodes join.
@@ -69,7 +69,7 @@ def personalise_clients(
         roster = roster or join(experiment, hosts, base)
         on_total(len(roster.clients.keys() - state.gains.keys()))
         while True:
-            roster.refresh(hosts)  # who comes by now is asked too
+            roster.refresh(hosts)  # nodes that have joined since are asked too
             left = sorted(roster.clients.keys() - state.gains.keys() - state.failures.keys())
             if not left:
                 break
@@ -101,9 +101,9 @@ def personalise_clients(
 
 
 def summarise_gains(experiment: Experiment, weights_sha256: str) -> dict[str, Any] | None:
-    """For summary.json: WER in percent of all held-back words together; clients that became better and worse.
+    """For summary.json: the WER in percent over all held-back words, and how many clients became better or worse.
 
-    None where the clients have not personalised these weights, with these settings, to the end.
+    None if personalisation with these weights and settings has not finished.
     """
     path = experiment.checkpoints / "personalisation.json"
     state = _begin(path, _subject(weights_sha256, experiment.config))
@@ -140,10 +140,10 @@ def ask_to_personalise(
     config: Config,
     reason_of: Callable[[Message], str] = lambda reply: reply.error.reason or "unknown error",
 ) -> Asked[Gains]:
-    """What the assigned clients have gained.
+    """What the assigned clients gained.
 
-    A round's time limits are for a round's work: they are stretched to the clients' work here, by what `sizes` tell of
-    their speech. `reason_of` makes the reason of an error that comes in place of an answer.
+    Time limits are set for the work of a round. They are extended here to the work of personalisation, which depends on
+    the amounts of speech in `sizes`. `reason_of` turns an error that comes in place of an answer into a reason.
     """
     clients = [sizes[name] for each in assignments for name in each.clients]
     stretch = max([1.0, *(personal_seconds(client, config) / _work(client, config) for client in clients)])
@@ -154,7 +154,7 @@ def ask_to_personalise(
         assignments,
         read_gains,
         kind=MessageType.EVALUATE,
-        # A client had its time in a round, whatever else its node did; here a node may do AT_ONCE of them in a row.
+        # A round's limit is for one client; here a node may do AT_ONCE clients one after another.
         timeout=None if timeout is None else timeout * stretch * AT_ONCE,
         patience=stretch,
         reason_of=reason_of,
@@ -162,7 +162,7 @@ def ask_to_personalise(
 
 
 def personal_seconds(client: ClientSize, config: Config) -> float:
-    """Seconds of audio that a client's personalisation goes through: training passes and two decodings."""
+    """Seconds of audio that a client's personalisation processes: training passes and two decodings."""
     return client.train_seconds * config.personalisation.epochs + 2 * client.dev_seconds
 
 
@@ -172,7 +172,7 @@ def _work(client: ClientSize, config: Config) -> float:
 
 
 def _subject(weights_sha256: str, config: Config) -> str:
-    """A hash of all that a client's gain depends on and that may differ from one call to the next."""
+    """A hash of everything that a client's gain depends on and that may differ between calls."""
     decoder = config.evaluation.client_decoder
     search = {name: value for name, value in vars(config.evaluation).items() if name.startswith(SEARCH)}
     beam = search if decoder is Decoder.beam else {}

@@ -1,11 +1,11 @@
-"""Which node trains which client, so that the last one finishes early: the idea of Pollen, arXiv 2306.17453.
+"""Which node trains which client, so that the last node finishes early: the idea of Pollen, arXiv 2306.17453.
 
-How long a client keeps a node busy is learned from the rounds already run.
+How long a node needs for a client is learned from earlier rounds.
 
-The time of a client with x seconds of audio is modelled as t(x) = a x + b log(1 + x) + d with a, b, d >= 0, so
-it is never negative and never falls with x. The model is linear in (x, log(1 + x), 1): the time of several
-clients is the model of their summed terms. That makes one measurement of many clients as good a row of the least
-squares as one of a single client, and a worker's real against predicted time a quotient of two sums.
+The time of a client with x seconds of audio is modelled as t(x) = a x + b log(1 + x) + d with a, b, d >= 0, so it is
+never negative and never falls with x. The model is linear in (x, log(1 + x), 1), so the time of several clients is the
+model of their summed terms. One measurement of many clients is therefore a valid row of the least squares, like one of
+a single client, and the ratio of a worker's measured to its predicted time is a quotient of two sums.
 """
 
 import math
@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.optimize import nnls
 
-FEW = 8  # so many measurements it takes to fit a curve
-ALIKE = 2.0  # and audio a client that differs by this factor between them
-CARRY = 0.25  # share of a round in the next one's correction: a worker twice as slow is seen as 1.94x after two rounds
+FEW = 8  # measurements that are needed to fit a curve
+ALIKE = 2.0  # and the factor by which their audio per client has to differ
+CARRY = 0.25  # weight of the latest round in the correction: twice as slow is seen as 1.94x after two rounds
 
 
 def place(
@@ -27,9 +27,9 @@ def place(
     """Deal clients to nodes that host them, longest first, each to the node that would finish it first.
 
     `hosts[client]` are the nodes that may train a client, `seconds(node, client)` is the time it would take there;
-    a client counts as long as its fastest host takes. Those with a single host leave no choice and are dealt before
-    all others. On equal nodes this is the longest-processing-time rule: the last node to finish takes at most 4/3
-    of the best possible time (Graham, 1969).
+    clients are ordered by the time of their fastest host. Clients with a single host leave no choice and are dealt
+    first. On equal nodes this is the longest-processing-time rule: the last node to finish takes at most 4/3 of the
+    best possible time (Graham, 1969).
 
     Returns the clients of each node, longest first; nodes without clients are left out. It does not depend on the
     order of `cohort` or of hosts. Raises ValueError where no node hosts a client.
@@ -52,18 +52,18 @@ def place(
 @dataclass
 class _Node:
     window: deque[np.ndarray]  # rows of (sum of x, sum of log(1 + x), clients, seconds)
-    round: np.ndarray = field(default_factory=lambda: np.zeros(4))  # summed rows of the round under way
-    recent: np.ndarray = field(default_factory=lambda: np.zeros(4))  # and of those before it, fading
+    round: np.ndarray = field(default_factory=lambda: np.zeros(4))  # summed rows of the current round
+    recent: np.ndarray = field(default_factory=lambda: np.zeros(4))  # and of earlier rounds, with falling weight
 
 
 @dataclass
 class CostModel:
     """Seconds that a node needs for a client, by the client's seconds of audio.
 
-    Call `observe` for what has been trained and `end_round` after each round; `predict` holds for the next one.
-    A node's curve is fitted to its last `window` measurements. While it has fewer than `FEW`, those of all nodes give
-    the curve; while these are few too, or of clients all alike, time is proportional to audio (at first 1 s for 1 s).
-    The curve is then scaled by the node's measured over predicted seconds in the last rounds.
+    Call `observe` for each measurement and `end_round` after each round; `predict` is for the next round. A node's
+    curve is fitted to its last `window` measurements. While it has fewer than `FEW`, the measurements of all nodes are
+    used. While these are too few, or their clients too similar, time is taken as proportional to audio (at first 1 s
+    for 1 s). The curve is then scaled by the ratio of measured to predicted seconds of the node's last rounds.
     """
 
     window: int = 256
@@ -72,9 +72,9 @@ class CostModel:
     _shared: np.ndarray | None = field(default=None, init=False, repr=False)
 
     def observe(self, node: int, audio_seconds: float | Sequence[float], seconds: float) -> None:
-        """`seconds` that `node` took for one client, or together for several whose audio is given one by one.
+        """`node` took `seconds` for one client, or for several clients together, whose audio is listed.
 
-        Times and audio that are negative or not finite are left out.
+        Negative and non-finite values are ignored.
         """
         audio = np.atleast_1d(np.asarray(audio_seconds, dtype=np.float64))
         if (
@@ -90,7 +90,7 @@ class CostModel:
         known.round += row
 
     def end_round(self) -> None:
-        """Let what was observed since the last call count in predictions."""
+        """Use what was observed since the last call in predictions."""
         for node in self._nodes.values():
             if node.round.any():
                 node.recent = CARRY * node.recent + node.round
@@ -109,7 +109,7 @@ class CostModel:
         curve = self._shared_curve() if known is None or len(known.window) < FEW else _fit(known.window)
         if known is not None:
             predicted = curve @ known.recent[:3]
-            if predicted > 1e-9 * known.recent[3]:  # else it speaks of quite other clients
+            if predicted > 1e-9 * known.recent[3]:  # otherwise its clients were too different
                 curve = curve * (known.recent[3] / predicted)
         a, b, d = curve.tolist()
         return a, b, d
@@ -121,14 +121,14 @@ class CostModel:
 
 
 def _fit(measured: Iterable[np.ndarray]) -> np.ndarray:
-    """The curve (a, b, d), none negative, of rows as in `_Node.window`, with the smallest squared relative errors."""
+    """The curve (a, b, d), none negative, fitted to rows as in `_Node.window` by least squared relative error."""
     rows = np.array([*measured]).reshape(-1, 4)
     if not rows[:, 3:].any():
         return np.array([1.0, 0.0, 0.0])
     sizes = rows[:, 0] / rows[:, 2]
     if len(rows) < FEW or sizes.max() < ALIKE * sizes.min():
         return np.array([rows[:, 3].sum() / max(rows[:, 0].sum(), 1.0), 0.0, 0.0])
-    rows /= rows[:, :1] + rows[:, 2:3]  # x + 1 for each client stands for its time: short clients count as much
+    rows /= rows[:, :1] + rows[:, 2:3]  # x + 1 stands for the time of a client: short clients count as much
     terms, seconds = rows[:, :3], rows[:, 3]
     curve: np.ndarray = nnls(terms, seconds)[0]
     return curve

@@ -13,8 +13,8 @@ from asr_fed.wire.hosts import Hosts
 from asr_fed.wire.joining import query_message, read_report
 from asr_fed.wire.messages import ClientSize, Refused, Report, SharedConfig
 
-PAUSE = 0.2  # seconds between two looks for nodes
-AGAIN = 60  # seconds after which a node that has not joined is asked again: it may have been mended since
+PAUSE = 0.2  # seconds between two checks for nodes
+AGAIN = 60  # seconds after which a node that has not joined is asked again: it may have been repaired
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 class Roster:
     """Nodes that have joined, with what they reported; a node may be away at times.
 
-    A client of a node's own is pinned to it. A simulated client may be hosted by many.
+    A client that belongs to a node is trained there only. A simulated client may be hosted by many nodes.
     """
 
     setup: SharedConfig
@@ -39,7 +39,7 @@ class Roster:
         return [node for node in sorted(self.online) if client in self.nodes[node].clients]
 
     def refresh(self, hosts: Hosts) -> None:
-        """See who is there, ask newcomers for their clients, and note the answers that have come."""
+        """Check who is there, ask new nodes for their clients, and read the answers that have arrived."""
         there = set(hosts.get_node_ids())
         now = time.monotonic()
         recently = {node for node, at in self._asked_at.items() if now - at < AGAIN}
@@ -79,7 +79,7 @@ class Roster:
 
 
 def join(experiment: Experiment, hosts: Hosts, base: str = "") -> Roster:
-    """Wait for all nodes that are expected; where nodes come and go, for as many as the config asks for.
+    """Wait for all expected nodes; where nodes come and go, for the number in the config.
 
     `base` is the hash of what is frozen in the model.
     """
@@ -90,9 +90,9 @@ def join(experiment: Experiment, hosts: Hosts, base: str = "") -> Roster:
 
 
 def wait_for_nodes(hosts: Hosts, setup: SharedConfig, needed: int, seconds: float | None) -> Roster:
-    """The roster once `needed` nodes have joined and all who are there have answered.
+    """The roster, once `needed` nodes have joined and all that are there have answered.
 
-    Raises UserError where that takes longer than `seconds`; with None, where all have answered and they are too few.
+    Raises UserError if that takes longer than `seconds`; with None, if all have answered and they are too few.
     """
     roster, deadline = Roster(setup), None if seconds is None else time.monotonic() + seconds
     while True:

@@ -1,4 +1,4 @@
-"""A round as data: its plan before anybody is asked, and what its answers come to. Both are pure functions."""
+"""A round as data: `plan_round` says who is asked, `close_round` sums the answers. Both are pure functions."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +14,13 @@ from asr_fed.system.errors import UserError
 from asr_fed.wire.ask import AWAY, Asked, Assignment
 from asr_fed.wire.messages import WHOLE, ClientSize, Refused, Reply, Terms
 
-# Least and largest weight of a client with so many utterances.
+# Least and largest weight of a client, by its number of utterances.
 Bounds = Callable[[int], tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class RoundPlan:
-    """Who is asked for whom.
+    """Which nodes are asked to train which clients.
 
     cohort: the sampled clients.
     wanted: how many of them are enough.
@@ -38,9 +38,9 @@ class RoundPlan:
 
 @dataclass(frozen=True)
 class Closed:
-    """What a round came to.
+    """The result of a round.
 
-    update: the sum of all that was admitted; None where that is too little of the cohort.
+    update: the sum of all accepted answers; None if too little of the cohort arrived.
     success: the share of the cohort's weight that arrived.
     failures: the reason for each client that is missing.
     """
@@ -58,7 +58,7 @@ def plan_round(
     server_round: int,
     timetable: Timetable | None = None,
 ) -> RoundPlan:
-    """Sample a cohort and place it on the nodes that are there, so that the last one finishes early.
+    """Sample a cohort and place it on the nodes that are there, so that the last node finishes early.
 
     With a timetable the cohort are those who arrive by the fleet's clock: nobody else is asked.
     """
@@ -95,7 +95,8 @@ def close_round(
 ) -> Closed:
     """Add up the answers.
 
-    A client counts towards success with the largest weight that it can have: weights of single clients are not known.
+    For success a client counts with the largest weight that it can have, because weights of single clients are not
+    known.
 
     Raises UserError where the sums leave their range.
     """
@@ -116,7 +117,7 @@ def close_round(
 
 
 def enough(plan: RoundPlan, answers: Sequence[Reply], settings: FederationConfig) -> bool:
-    """Whether the answers hold as many clients as the cohort was meant to have, before over-commitment."""
+    """Whether enough clients have answered: as many as the cohort has without over-commitment."""
     if settings.over_commit == 1 or len(plan.cohort) == plan.wanted:
         return False  # then only all are enough
     trained = sum(answer.update.totals["clients"] for answer in answers if answer.update is not None)
@@ -143,7 +144,7 @@ def check_weight(
 
 
 def audio_seconds(client: ClientSize, settings: FederationConfig) -> float:
-    """Seconds of audio that a round of this client goes through: training passes and one decoding."""
+    """Seconds of audio that this client processes in a round: training passes and one decoding."""
     passes: float = settings.local_epochs
     if settings.local_steps is not None and client.examples:
         passes = settings.local_steps * settings.batch.max_utterances / client.examples

@@ -1,4 +1,4 @@
-"""What a round's record says, made of its sums and of what was sent and waited for."""
+"""The numbers of a round's record: from its sums, and from what was sent and awaited."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def mean_client_loss(update: Update) -> float:
 
 
 def sums(update: Update) -> dict[str, Any]:
-    """What the summed numbers say of a round, all independent of the order of summation."""
+    """Numbers from a round's sums; they do not depend on the order of summation."""
     totals, clients = update.totals, update.totals["clients"]
     squares = totals["weight_squared"] / ONE
     return {

@@ -1,4 +1,4 @@
-"""The rounds of a federation, from the warm start to the best weights. The loop reads like the paper's algorithm."""
+"""The rounds of a federation, from the warm start to the best weights."""
 
 import math
 import time
@@ -53,7 +53,7 @@ ATTEMPTS = 2  # of a round
 
 @dataclass
 class Federation:
-    """What the rounds of one run share: who hosts clients, and the objects that the config names."""
+    """What all rounds of a run use: who hosts clients, and the objects that the config names."""
 
     experiment: Experiment
     hosts: Hosts
@@ -92,10 +92,10 @@ def run_federation(
 ) -> FederationState:
     """Train from checkpoints/warm_start.pt to checkpoints/federated.pt, over the nodes of `hosts`.
 
-    Goes on from checkpoints/federation.pt where that exists. `on_round` is given the history after each round,
-    `on_personalise` the number of clients that are to personalise the result, where the config wants that.
+    Continues from checkpoints/federation.pt if that exists. `on_round` is called with the history after each round,
+    `on_personalise` with the number of clients that will personalise the result, if the config asks for that.
 
-    Raises UserError where too few nodes join, or a round fails twice.
+    Raises UserError if too few nodes join, or if a round fails twice.
     """
     config, settings = experiment.config, experiment.config.federation
     recogniser = load_recogniser(experiment.checkpoints / "warm_start.pt")
@@ -165,7 +165,7 @@ def run_federation(
 
 
 def begin(experiment: Experiment, training: TrainingContext) -> FederationState:
-    """The state before the first round: the warm start, and what the server's dev speech says of it."""
+    """The state before the first round: the warm start, evaluated on the server's dev speech."""
     config = experiment.config
     weights = read_state(training.recogniser.model)
     parts = layout(training.recogniser.model)
@@ -240,7 +240,7 @@ def run_round(
 
 
 def read_update(federation: Federation, plan: RoundPlan, message: Message, clients: tuple[str, ...]) -> Reply:
-    """An answer that may be added. Raises Refused."""
+    """An answer that has passed all checks. Raises Refused."""
     parts = federation.layout
     reply = read_reply(message, clients, parts.length, federation.algorithm.summed(parts))
     return check_weight(reply, clients, federation.roster.clients, federation.bounds, plan.terms)
@@ -251,7 +251,7 @@ def apply_update(
 ) -> tuple[np.ndarray, dict[str, Any], dict[str, np.ndarray]]:
     """The next global weights, and the next states of server optimizer and algorithm.
 
-    Raises UserError where the weights would not be finite.
+    Raises UserError if the weights would not be finite.
     """
     weights, optimizer = server_step(
         federation.optimizer, state.weights, mean(update), state.optimizer, federation.layout
@@ -265,18 +265,18 @@ def apply_update(
 
 
 def learn(federation: Federation, plan: RoundPlan, asked: Asked[Reply]) -> None:
-    """Let the cost model see how long clients took: one by one where that is known, else all of a node together."""
+    """Tell the cost model how long clients took: each one if that is known, else all clients of a node together."""
     settings, cost = federation.experiment.config.federation, federation.cost
     audio = {name: audio_seconds(size, settings) for name, size in federation.roster.clients.items()}
     timings = federation.hosts.client_seconds()
     if timings is not None:
         for node, client, seconds in timings:
-            if client not in asked.failures:  # which took another time than training would have
+            if client not in asked.failures:  # a failure takes another time than training
                 cost.observe(node, audio[client], seconds)
     else:
         for each in plan.assignments:
             if each.node in asked.answers and not asked.failures.keys() & each.clients:
-                # A node may say what it likes: it cannot have worked for longer than it was waited for.
+                # A node may report any number, but it cannot have worked for longer than the server waited for it.
                 busy = min(asked.timing(each.node).busy, asked.waited)
                 cost.observe(each.node, [audio[name] for name in each.clients], busy)
     cost.end_round()

@@ -1,4 +1,4 @@
-"""What a server hands a node that joins: the part of its config that local training depends on, and the tokenizer."""
+"""What a server sends a node that joins: the part of its config that local training depends on, and the tokenizer."""
 
 from omegaconf import OmegaConf
 

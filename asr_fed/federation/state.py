@@ -1,4 +1,4 @@
-"""All that a killed server needs to go on as if it had not been killed."""
+"""Everything that a killed server needs to continue as if it had not been killed."""
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,9 +21,10 @@ class FederationState:
     """The federation after round `round`, the last finished one.
 
     weights, best_weights: float32 [state].
-    settled_round: the last one with a gain, or with a return to the best weights.
+    settled_round: the last round with a gain, or with a return to the best weights.
     optimizer, algorithm: the server's state of each.
-    loss: the clients' mean training loss in the last round, before the first one that of the server's dev speech.
+    loss: the clients' mean training loss in the last round; before the first round, the loss on the server's dev
+        speech.
     last: the sum of the last rounds' weights, where `federation.average_last` wants their mean.
     clients, seconds: how many clients the nodes host, and how much training speech these have.
     fleet_s: seconds of the simulated fleet's clock; 0 without one.
@@ -47,15 +48,15 @@ class FederationState:
 
     @property
     def result(self) -> np.ndarray:
-        """The weights that the rounds so far come to, float32 [state]."""
+        """The resulting weights after the rounds so far, float32 [state]."""
         return self.last.mean() if self.last.count else self.best_weights
 
 
 def steer(state: FederationState, wer: float, settings: FederationConfig) -> FederationState:
-    """Anneal on the dev WER (percent), keep the best weights, and go back to them after too long without gain.
+    """Anneal on the dev WER (percent), keep the best weights, and return to them after too many rounds without gain.
 
-    A last round between two evaluations may be the best, but does not steer: a run with more rounds would not have
-    evaluated it.
+    An extra evaluation of the last round may find the best weights, but changes nothing else: a run with more rounds
+    would not have evaluated this round.
     """
     gain = wer < state.best_wer
     if gain:

@@ -1,1 +1,1 @@
-"""Messages as dataclasses and as Flower's records, with the checks of what comes from outside."""
+"""Messages as dataclasses and as Flower's records, and the checks on everything that comes from outside."""

@@ -1,6 +1,6 @@
-"""Ask nodes to work for their clients: orders out, checked answers in, a reason for every client that is missing.
+"""Ask nodes to work on clients: orders go out, answers come in and are checked, and each missing client gets a reason.
 
-Rounds, personalisation and a node that asks its own workers all go through here.
+Rounds, personalisation, and a node that asks its own workers use this module.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ T = TypeVar("T", bound=Answer)
 
 @dataclass(frozen=True)
 class Assignment:
-    """The clients that one node is asked for, and how many seconds that will take it, as far as is known."""
+    """The clients that one node is asked for, and the seconds that this is expected to take."""
 
     node: int
     clients: tuple[str, ...]
@@ -31,11 +31,11 @@ class Assignment:
 
 @dataclass
 class Asked(Generic[T]):
-    """What came of some assignments.
+    """The result of some assignments.
 
-    answers: by node, those that were admitted.
-    failures: the reason for each client that is in no answer.
-    dropped: answers to another order than one of these, or given twice.
+    answers: those that passed all checks, by node.
+    failures: the reason for each client that is missing from the answers.
+    dropped: answers to other orders, and second answers.
     waited: seconds to the last answer.
     """
 
@@ -47,7 +47,7 @@ class Asked(Generic[T]):
     waited: float = 0.0
 
     def timing(self, node: int) -> Timing:
-        """A node that did not answer has worked for no known time."""
+        """None for a node that did not answer."""
         answer = self.answers.get(node)
         return Timing() if answer is None else answer.timing
 
@@ -64,15 +64,15 @@ def ask(
     patience: float = 1.0,
     reason_of: Callable[[Message], str] = lambda reply: reply.error.reason or "unknown error",
 ) -> Asked[T]:
-    """Send `order` to each assigned node, for the clients assigned to it, and gather what they answer.
+    """Send `order` to each assigned node, for the clients assigned to it, and collect the answers.
 
     Args:
-        order: what all nodes are asked alike; its clients are filled in, its ticket is made one for each node.
-        read: checks an answer to an order for some clients and makes an object of it; raises Refused.
-        enough: whether the answers admitted so far are as many as are needed.
-        timeout: seconds after which what has not come is given up.
-        patience: how many times as long as in a round the work on a client may take.
-        reason_of: the reason that is noted for clients whose node answers with an error.
+        order: the same for all nodes; clients and ticket are filled in for each node.
+        read: checks and reads an answer to an order for some clients; raises Refused.
+        enough: whether the answers so far suffice.
+        timeout: seconds after which missing answers are given up.
+        patience: factor on a round's time limit for a client.
+        reason_of: the reason for clients whose node answers with an error.
     """
     asked: Asked[T] = Asked()
     orders = {ticket(order, each.node): each for each in assignments}
@@ -93,7 +93,7 @@ def ask(
 
     def admit(reply: Message) -> None:
         if reply.has_error():
-            # An error bears no ticket: only its sender is known.
+            # An error carries no ticket: only its sender is known.
             sender = reply.metadata.src_node_id
             lose(next((own for own, each in orders.items() if each.node == sender), None), reason_of(reply))
             return

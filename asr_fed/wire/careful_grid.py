@@ -1,8 +1,8 @@
-"""The line of a ServerApp to its SuperLink, on which one node's message cannot spoil the others'.
+"""A ServerApp's connection to its SuperLink, on which one node's message cannot block or break those of others.
 
-Flower's `pull_messages` hands over all replies or none: one that cannot be read ends the run, and so does its resume.
-One whose objects were announced and never sent holds up all others. Here each message is fetched for itself, as far as
-it has come, and whatever goes wrong with it becomes an error of the node that sent it.
+Flower's `pull_messages` returns all replies or none. A reply that cannot be read ends the run, also after a resume. A
+reply whose objects were announced but never sent blocks all others. Here each message is fetched by itself, as far as
+it has arrived. Any problem with it becomes an error of the node that sent it.
 
 The names of Flower 1.41 used here are not public; tests/wire/test_careful_grid.py holds Flower to them.
 """
@@ -33,7 +33,7 @@ GROWTH, LEAST = 4, 1 << 20
 
 @dataclass
 class _Arriving:
-    """A reply of which some objects are here. `waits_for` are the others."""
+    """A reply that has arrived in part; the objects `waits_for` are missing."""
 
     proto: ProtoMessage
     tree: ObjectTree
@@ -59,7 +59,7 @@ class CarefulGrid:
         return self._grid.push_messages(messages)
 
     def pull_messages(self, message_ids: Collection[str]) -> list[Message]:
-        """The replies to these messages that have come whole since the last call."""
+        """The replies to these messages that have become complete since the last call."""
         if new := set(message_ids) - self._arriving.keys():  # a SuperLink announces a reply once
             pulled = self._link.PullMessages(PullAppMessagesRequest(message_ids=new))
             for proto, tree in zip(pulled.messages_list, pulled.message_object_trees, strict=True):
@@ -75,7 +75,7 @@ class CarefulGrid:
         return self._grid._runtime_client  # noqa: SLF001  there is no public way to pull a message for itself
 
     def _fetch(self, arriving: _Arriving) -> Message | None:
-        """The message, None where more of it is to come."""
+        """The message; None if parts of it are still missing."""
         try:
             if not arriving.contents and not arriving.waits_for:
                 arriving.waits_for = object_ids(arriving.tree)
@@ -92,7 +92,7 @@ class CarefulGrid:
             return _error(arriving.proto, "its answer did not arrive whole")
         except Refused as refused:
             return _error(arriving.proto, f"refused: {refused}")
-        # The sender and what it replies to are what the SuperLink has seen, not what stands inside.
+        # Sender and reply-to are those that the SuperLink has recorded, not those written in the message.
         if message.has_error():
             return make_message(metadata_from_proto(arriving.proto.metadata), error=message.error)
         return make_message(metadata_from_proto(arriving.proto.metadata), content=message.content)

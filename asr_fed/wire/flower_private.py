@@ -1,8 +1,7 @@
-"""The names of Flower 1.41 that are not public and that rounds lean on, but for those of inflate.py and
-careful_grid.py beside this file.
+"""The private names of Flower 1.41 that rounds use, except for those in inflate.py and careful_grid.py.
 
-Those that a node leans on are in asr_fed/engines/deployment/supernode_tasks.py and supernode_loop.py.
-tests/wire/test_flower_private.py holds Flower to them, so that a new release is judged in one place.
+Private names that a node uses are in asr_fed/engines/deployment/supernode_tasks.py and supernode_loop.py.
+tests/wire/test_flower_private.py checks that Flower still has them: with a new release, look there first.
 """
 
 from flwr.app import Message

@@ -1,4 +1,4 @@
-"""Whoever hosts clients, as the rounds see them: our own workers, or nodes elsewhere that come and go."""
+"""Who hosts clients, as the rounds see it: our own workers, or remote nodes that come and go."""
 
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -7,7 +7,7 @@ from typing import Protocol
 
 from flwr.app import Message
 
-PAUSE = 0.1  # seconds between two looks at hosts that do not wait themselves
+PAUSE = 0.1  # seconds between two polls of hosts whose `receive` does not wait
 
 
 class Hosts(Protocol):
@@ -15,7 +15,7 @@ class Hosts(Protocol):
 
     @property
     def expected(self) -> int | None:
-        """How many nodes there are from the start; None where they come and go."""
+        """The number of nodes from the start; None if nodes come and go."""
         ...
 
     def get_node_ids(self) -> Iterable[int]:
@@ -31,11 +31,11 @@ class Hosts(Protocol):
         ...
 
     def give_up(self, message_ids: Collection[str]) -> int:
-        """Wait no longer for replies to these messages; returns how many late answers have been thrown away."""
+        """Stop waiting for replies to these messages; returns how many late answers have been thrown away."""
         ...
 
     def client_seconds(self) -> list[tuple[int, str, float]] | None:
-        """Node, client and seconds of each training since the last call; None where only the nodes know."""
+        """Node, client and seconds of each training since the last call; None if only the nodes know."""
         ...
 
 
@@ -50,11 +50,11 @@ class Line(Protocol):
 
 
 class RemoteNodes:
-    """The nodes of a grid. One that did not answer in time may still do so: such answers are thrown away."""
+    """The nodes of a grid. A node that did not answer in time may still do so: such answers are thrown away."""
 
     def __init__(self, grid: Line) -> None:
         self._grid = grid
-        self._late: set[str] = set()  # messages that were given up and have not been answered since
+        self._late: set[str] = set()  # messages that were given up and are not yet answered
 
     @property
     def expected(self) -> int | None:
@@ -87,7 +87,8 @@ class RemoteNodes:
 
 @dataclass
 class Exchange:
-    """What came of some messages: seconds from sending to each reply, by message id, and ids without a reply."""
+    """The result of sending some messages: seconds from sending to each reply, by message id, and ids without a
+    reply."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     unanswered: list[str] = field(default_factory=list)
@@ -102,7 +103,8 @@ def exchange(
     timeout: float | None = None,
     patience: float = 1.0,
 ) -> Exchange:
-    """Send the messages and hand each reply to `on_reply`, until all are there, there are `enough`, or time is up."""
+    """Send the messages and pass each reply to `on_reply`, until all have arrived, there are `enough`, or time is
+    up."""
     started = time.monotonic()
     ids = hosts.send(messages, patience)
     result = Exchange()

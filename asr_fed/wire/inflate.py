@@ -1,9 +1,9 @@
-"""Flower's objects, checked before anything is made of them.
+"""Flower's objects, checked before they are deserialised.
 
 A message travels as a tree of objects, each named by the hash of its bytes. Flower 1.41 inflates whatever tree it is
-given: an Array may name one chunk any number of times (1 MiB on the wire became 6.8 GB), and a record that is none
-raises whatever its parser raises. Here kinds, numbers and sizes are settled from the bytes alone, and every failure is
-a `Refused`.
+given: an Array may name one chunk any number of times (1 MiB on the wire became 6.8 GB), and an invalid record raises
+    any exception of its parser. Here kinds, numbers and sizes are checked from the bytes alone, and every failure is a
+    `Refused`.
 
 The names of Flower used here are not public; tests/wire/test_inflate.py holds Flower to them.
 """
@@ -31,12 +31,12 @@ INSIDE = {  # what an object of each kind may hold
     "Array": ("ArrayChunk",),
 }
 MOST_OBJECTS = 4096  # in a message: chunks have 5 MiB
-LARGEST_RECORDS = 40 << 20  # bytes of all that is not a chunk: a setup may have 32 MiB, and Python makes more of them
+LARGEST_RECORDS = 40 << 20  # bytes of everything but chunks: a setup may have 32 MiB, and takes more in Python
 LARGEST_JSON = 1 << 20  # bytes of the description of one array or record
 
 
 def object_ids(tree: ObjectTree) -> list[str]:
-    """The ids of all objects of a tree, each once. Raises Refused where they are too many."""
+    """The ids of all objects of a tree, each once. Raises Refused if there are too many."""
     ids: dict[str, None] = {}
     for number, each in enumerate(iterate_object_tree(tree)):
         if number >= MOST_OBJECTS:
@@ -46,7 +46,7 @@ def object_ids(tree: ObjectTree) -> list[str]:
 
 
 def counted(pull: Callable[[str], bytes], largest: int) -> Callable[[str], bytes]:
-    """`pull`, which fetches the bytes of an object; raises Refused once it has fetched more than a message may have."""
+    """A `pull`, which fetches the bytes of an object, that raises Refused once a message has too many bytes."""
     lock, most = threading.Lock(), largest + LARGEST_RECORDS
     fetched = 0
 
@@ -63,16 +63,16 @@ def counted(pull: Callable[[str], bytes], largest: int) -> Callable[[str], bytes
 
 
 def inflate(message_id: str, contents: dict[str, bytes], largest: int) -> Message:
-    """The message of these objects, bytes by id; they are taken out of `contents`.
+    """The message made of these objects, bytes by id; they are removed from `contents`.
 
-    `largest` is how many bytes its arrays may come to. Raises Refused, whatever is wrong.
+    `largest` limits the bytes of its arrays. Raises Refused for any fault.
     """
     try:
         _check(message_id, contents, largest)
         message = inflate_object_from_contents(message_id, contents)
     except Refused:
         raise
-    except Exception as error:  # forged bytes can fail in many ways; memory too
+    except Exception as error:  # forged bytes can fail in many ways, MemoryError among them
         raise Refused(f"a message that cannot be read ({type(error).__name__})") from error
     assert isinstance(message, Message)
     return message
@@ -108,7 +108,7 @@ def _check(message_id: str, contents: Mapping[str, bytes], largest: int) -> None
 
 
 def _array_bytes(content: bytes, children: list[str], contents: Mapping[str, bytes]) -> int:
-    """The size that an array is going to have: each mention of a chunk counts."""
+    """The size that an array will have: each mention of a chunk counts."""
     described = json.loads(get_object_body(content, inflatable_class_registry["Array"]).decode())
     chunks: Iterable[object] = described["arraychunk_ids"]
     sizes = [len(contents.get(child, b"")) for child in children]  # with the head: a little too much

@@ -1,4 +1,4 @@
-"""What travels between server and node, as plain objects. `joining.py` and `rounds.py` turn them into Flower's records.
+"""The messages between server and node, as plain objects. `joining.py` and `rounds.py` turn them into Flower's records.
 
 Joining. Down: the shared config (without any path) and the tokenizer. Up: which clients the node hosts, and how much
 speech each has.
@@ -17,22 +17,22 @@ import numpy as np
 
 from asr_fed.aggregation.update import Update
 
-TOTALS = (  # all that is summed over clients besides vectors and weights
+TOTALS = (  # what is summed over clients besides vectors and weights
     *("clients", "weight_squared", "loss", "word_errors", "words", "examples", "skipped_steps"),
     *("audio_milliseconds", "train_milliseconds"),
 )
 
 
 class Refused(ValueError):
-    """A message that is not what it should be; the text says what was wrong with it."""
+    """An invalid message; the text says what is wrong with it."""
 
 
 @dataclass(frozen=True)
 class SharedConfig:
-    """What a node has to share with the server before it can train: YAML of the config, and the tokenizer.
+    """What server and node have to agree on before training: YAML of the config, and the tokenizer.
 
-    base: hash of the model's frozen part (`asr_fed.model.state.frozen_sha256`), which the node has to have already;
-        empty where nothing is frozen.
+    base: hash of the model's frozen part (`asr_fed.model.state.frozen_sha256`), which the node needs to have already;
+        empty if nothing is frozen.
     """
 
     config: str
@@ -86,11 +86,11 @@ WHOLE = Terms()
 
 @dataclass(frozen=True)
 class Order:
-    """What a node is asked to do: train these clients from these weights, under this setup.
+    """The order to a node: train these clients from these weights, under this setup.
 
     others: the algorithm's further vectors, float32, by name.
-    reference_loss: about the loss that clients have now (see `asr_fed.aggregation.weighting`).
-    ticket: names the order; the answer repeats it.
+    reference_loss: roughly the clients' present loss (see `asr_fed.aggregation.weighting`).
+    ticket: identifies the order; the answer repeats it.
     setup: hash of the shared config.
     terms: by client, of those who are asked for other than a whole round.
     """
@@ -115,7 +115,7 @@ class Timing:
 
 
 class Answer(Protocol):
-    """What every answer to an order says: why clients are missing from it, and how long it took."""
+    """The part that every answer to an order has: why clients are missing, and how long the work took."""
 
     @property
     def failures(self) -> dict[str, str]: ...
@@ -126,7 +126,7 @@ class Answer(Protocol):
 
 @dataclass(frozen=True)
 class Reply:
-    """A node's answer. `update` is None where none of its clients yielded one; `failures` says why, by client."""
+    """A node's answer. `update` is None if no client yielded one; `failures` says why, by client."""
 
     update: Update | None
     failures: dict[str, str]

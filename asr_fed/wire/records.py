@@ -1,4 +1,4 @@
-"""Flower's records, written and read with care: what comes from outside is checked before it is used.
+"""Flower's records, written and read; everything that comes from outside is checked before it is used.
 
 Names, types, shapes, sizes and ranges are checked. Arrays are read without unpickling anything.
 """
@@ -27,7 +27,7 @@ def pack_vectors(vectors: Mapping[str, np.ndarray]) -> ArrayRecord:
 
 
 def pack_vector(vector: np.ndarray) -> Array:
-    """Flower's `Array(vector)`, byte for byte, but with one copy of the numbers in place of three."""
+    """Flower's `Array(vector)`, byte for byte, but with one copy of the numbers instead of three."""
     header = io.BytesIO()
     vector = np.ascontiguousarray(vector)
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(vector))
@@ -83,7 +83,7 @@ def read_columns(record: Any, names: tuple[str, ...], refusal: str) -> list[list
 
 
 def readable(text: str) -> str:
-    """Without what a terminal would act on."""
+    """The text without control characters, which a terminal would act on."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 

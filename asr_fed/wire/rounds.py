@@ -1,4 +1,4 @@
-"""Orders and what answers them, as Flower's messages. Every answer names the clients that are not in it."""
+"""Orders and their answers, as Flower's messages. Every answer names the clients that are missing from it."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -27,12 +27,12 @@ NO_LIMIT = -1  # of steps
 
 
 def order_arrays(order: Order) -> ArrayRecord:
-    """What an order carries besides its few settings: the same for all nodes of a round, packed once for all."""
+    """The arrays of an order. They are the same for all nodes of a round, so they are packed once."""
     return pack_vectors({WEIGHTS: order.weights, **order.others})
 
 
 def order_message(node: int, order: Order, arrays: ArrayRecord, kind: str = MessageType.TRAIN) -> Message:
-    """To train, or with `kind` EVALUATE to personalise; `arrays` are those of `order_arrays`."""
+    """An order to train, or with `kind` EVALUATE to personalise; `arrays` come from `order_arrays`."""
     config = ConfigRecord(
         {
             "round": order.server_round,
@@ -51,7 +51,7 @@ def order_message(node: int, order: Order, arrays: ArrayRecord, kind: str = Mess
 
 
 def ticket(order: Order, node: int) -> str:
-    """Tells apart the orders of one run, so that a late answer is known as one. Not secret."""
+    """Identifies an order within a run, so that a late answer is recognised. Not secret."""
     return hashlib.sha256(f"{order.ticket} {node}".encode()).hexdigest()[:16]
 
 
@@ -113,7 +113,7 @@ def _read_terms(message: Message) -> dict[str, Terms]:
 
 
 def order_setup(message: Message) -> str:
-    """The setup that an order is for, before anything else of it is read. Raises Refused."""
+    """The setup that an order is for; nothing else of the order is read. Raises Refused."""
     setup = named_record(message, "config", ConfigRecord).get("setup")
     if not isinstance(setup, str):
         raise Refused("an order without ticket or setup")
@@ -131,7 +131,7 @@ def reply_message(order: Message, update: Update, failures: Mapping[str, str], t
         content["arrays"] = pack_vectors({name: each.values for name, each in update.sums.items()})
         content["weights"] = MetricRecord({name: each.weight for name, each in update.sums.items()})
         content["peaks"] = MetricRecord({name: each.peak for name, each in update.sums.items()})
-        # Whole numbers of any size: a sum of squared weights can exceed the 64 bits of a MetricRecord.
+        # As text, because a sum of squared weights can exceed the 64 bits of a MetricRecord.
         content["totals"] = ConfigRecord({name: str(value) for name, value in update.totals.items()})
     return Message(content, reply_to=order)
 
@@ -147,7 +147,7 @@ def gains_message(order: Message, gains: Mapping[str, Gained], failures: Mapping
 
 
 def _account(order: Message, failures: Mapping[str, str], timing: Timing) -> RecordDict:
-    """What every answer to an order has."""
+    """The part that every answer to an order has."""
     config = named_record(order, "config", ConfigRecord)
     return RecordDict(
         {
@@ -174,7 +174,7 @@ def add_failures(reply: Message, failures: Mapping[str, str]) -> None:
 
 
 def read_reply(message: Message, clients: Sequence[str], length: int, others: Mapping[str, int] | None = None) -> Reply:
-    """The reply to an order for `clients`, of which each is in the update or in the failures.
+    """The reply to an order for `clients`. Each client is in the update or in the failures.
 
     `length` is the number of entries of the state, `others` those of the algorithm's vectors, by name. The sums are
     read-only views of the message. Raises Refused.
@@ -241,7 +241,7 @@ def _read_totals(record: ConfigRecord) -> dict[str, int]:
         raise Refused("totals of other names")
     totals = {}
     for name, text in record.items():
-        # A loss may be below 0 by an odd loss function; a count may not.
+        # A loss can be negative with some loss functions; a count cannot.
         digits = text.removeprefix("-") if isinstance(text, str) and name == "loss" else text
         if not isinstance(digits, str) or not digits.isascii() or not digits.isdigit() or len(digits) > LONGEST_TOTAL:
             raise Refused(f"a total of {name} that is not a whole number")
