@@ -33,6 +33,14 @@ class Roster:
     refused: dict[int, str] = field(default_factory=dict)
     asked: dict[str, int] = field(default_factory=dict)  # queries without an answer, and their nodes
     _asked_at: dict[int, float] = field(default_factory=dict)
+    _names: list[str] = field(default_factory=list)
+
+    @property
+    def names(self) -> list[str]:
+        """All clients, sorted. Sorted again only when there are more of them: there may be a million."""
+        if len(self._names) != len(self.clients):
+            self._names = sorted(self.clients)
+        return self._names
 
     def hosts(self, client: str) -> list[int]:
         """The nodes that can train a client now."""

@@ -66,7 +66,7 @@ def plan_round(
     terms: Mapping[str, Terms] = {}
     if timetable is None:
         asked, wanted = asked_and_wanted(settings, len(clients))
-        cohort = sample_cohort(list(clients), asked, seed, server_round)
+        cohort = sample_cohort(roster.names, asked, seed, server_round)
     else:
         terms, cohort = timetable.terms, sorted(timetable.terms)
         wanted = len(cohort)

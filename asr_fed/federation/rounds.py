@@ -267,18 +267,21 @@ def apply_update(
 def learn(federation: Federation, plan: RoundPlan, asked: Asked[Reply]) -> None:
     """Tell the cost model how long clients took: each one if that is known, else all clients of a node together."""
     settings, cost = federation.experiment.config.federation, federation.cost
-    audio = {name: audio_seconds(size, settings) for name, size in federation.roster.clients.items()}
+
+    def audio(client: str) -> float:
+        return audio_seconds(federation.roster.clients[client], settings)
+
     timings = federation.hosts.client_seconds()
     if timings is not None:
         for node, client, seconds in timings:
             if client not in asked.failures:  # a failure takes another time than training
-                cost.observe(node, audio[client], seconds)
+                cost.observe(node, audio(client), seconds)
     else:
         for each in plan.assignments:
             if each.node in asked.answers and not asked.failures.keys() & each.clients:
                 # A node may report any number, but it cannot have worked for longer than the server waited for it.
                 busy = min(asked.timing(each.node).busy, asked.waited)
-                cost.observe(each.node, [audio[name] for name in each.clients], busy)
+                cost.observe(each.node, [audio(name) for name in each.clients], busy)
     cost.end_round()
 
 

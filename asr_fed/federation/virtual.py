@@ -57,7 +57,7 @@ class VirtualTime:
         asked, wanted = asked_and_wanted(settings, len(self.works))
 
         def choose(there: Sequence[str], size: int, draw: int) -> list[str]:
-            return sample_cohort(there, size, seed, server_round, draw)
+            return sample_cohort(sorted(there), size, seed, server_round, draw)
 
         return plan_cohort(self.clock, server_round, begin_s, self.works, wanted, asked, choose)
 
