@@ -1,1 +1,1 @@
-"""Where clients are trained: processes of this machine, a Ray cluster, real nodes."""
+"""Where clients are trained: processes on this machine, a Ray cluster, or real nodes."""

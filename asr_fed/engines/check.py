@@ -1,4 +1,4 @@
-"""Refuse an engine that cannot work before anything is prepared or trained for it."""
+"""Refuse an engine that cannot work, before anything is prepared or trained."""
 
 from typing import NoReturn
 
@@ -7,10 +7,10 @@ from asr_fed.system.processes import available_cores
 
 
 def check_engine(config: Config) -> None:
-    """Raises UserError where the engine of `config` is not installed, cannot be reached or has no room for its workers.
+    """Raises UserError if the engine of `config` is not installed, cannot be reached, or has no room for its workers.
 
-    The local engine can always work. Of a Ray cluster that is to be joined the room is asked for; one of the run's own
-    is not started for that.
+    The local engine always works. A running Ray cluster is asked for its free room; the run's own cluster is not
+    started for this check.
     """
     engine = config.engine
     if config.mode is Mode.central:

@@ -1,4 +1,4 @@
-"""Workers as processes of this machine, each at the other end of a pipe."""
+"""Workers as processes on this machine, each connected by a pipe."""
 
 import pickle
 from collections.abc import Callable, Collection
@@ -19,8 +19,8 @@ from asr_fed.wire.flower_private import identify_process
 PATIENCE = 5  # seconds that a worker has to end
 
 Handle = Callable[[Message], Message]
-# Makes a worker's message handler of: its number from 0, whom to tell of a trained client (id, seconds), and whether a
-# newer message has arrived. Called in the worker; has to be picklable.
+# Makes a worker's message handler from: its number (from 0), a function to call for each trained client (id, seconds),
+# and a function that says whether a newer message has arrived. Called in the worker; has to be picklable.
 OpenWorker = Callable[[int, Callable[[str, float], None], Callable[[], bool]], Handle]
 
 
@@ -59,7 +59,7 @@ class LocalPool:
     def send(self, node: int, message: Message) -> None:
         worker = self._workers[node]
         worker.sent += 1
-        with suppress(OSError):  # it died before it could read: `receive` sees the closed pipe
+        with suppress(OSError):  # it died before it read the message: `receive` sees the closed pipe
             worker.pipe.send((worker.sent, message))
 
     def receive(self, nodes: Collection[int], timeout: float | None) -> list[tuple[int, Event]]:
@@ -96,12 +96,12 @@ def _work(pipe: Connection, open_worker: bytes, node: int, threads: int) -> None
 
     torch.set_num_threads(threads)
     identify_process(run_id=RUN, node_id=node)
-    number: int | None = None  # of the message that is worked on
+    number: int | None = None  # of the current message
 
     def tell(event: Event) -> None:
         pipe.send((number, event))
 
-    with suppress(EOFError, OSError):  # the pipe closes when the work is over
+    with suppress(EOFError, OSError):  # the pipe is closed at the end
         try:
             opened: OpenWorker = pickle.loads(open_worker)  # now, since it imports much
             handle = opened(node - 1, lambda client, seconds: tell(ClientDone(client, seconds)), pipe.poll)
@@ -119,5 +119,5 @@ def _work(pipe: Connection, open_worker: bytes, node: int, threads: int) -> None
 
 
 def describe_error(error: Exception) -> str:
-    """In one line, for whoever gets a failure's reason."""
+    """The error in one line, as the reason of a failure."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

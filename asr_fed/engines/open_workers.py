@@ -1,4 +1,4 @@
-"""The engines whose workers are ours: processes of this machine, or actors of a Ray cluster."""
+"""The engines whose workers are our own: processes on this machine, or actors of a Ray cluster."""
 
 import functools
 import logging

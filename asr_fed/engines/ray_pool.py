@@ -25,20 +25,20 @@ from asr_fed.wire.flower_private import identify_process
 
 ROOM_TIMEOUT = 60.0  # seconds in which the cluster has to find room for a worker
 CONNECT_TIMEOUT = 10.0  # seconds
-# Of a socket's path: the most bytes that the system takes, and how Ray's go on behind the temporary folder.
+# Paths of sockets: the longest that the system accepts, in bytes, and how Ray's continue after the temporary folder.
 LONGEST_SOCKET, SOCKET = 107, "ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
-GATHER = 0.1  # seconds for which a worker gathers finished clients before it tells of them
+GATHER = 0.1  # seconds for which a worker collects finished clients before it reports them
 
-# An event, and the number of the message that it belongs to; 0: none.
+# An event, and the number of the message that it belongs to (0: none).
 Numbered = tuple[int, Event]
 
 
 @dataclass
 class _Worker:
-    """An actor as the driver sees it.
+    """The driver's view of an actor.
 
-    calls: those that have not returned; each returns a list of Numbered. `poll` is the one that waits for news.
-    deadline: when it has to be placed on a machine; None: it is.
+    calls: those that have not returned; each returns a list of Numbered. `poll` is the call that waits for events.
+    deadline: when it has to be placed on a machine; None: it has been.
     sent: the number of the newest message.
     """
 
@@ -52,14 +52,14 @@ class _Worker:
 class RayPool:
     """A `Pool` (see workers) of Ray actors with `threads` torch threads each.
 
-    The global weights are put into Ray's object store once for all the messages that carry the same record; workers
-    and server read arrays where they lie in shared memory. A worker that is lost, alone or with its machine, is
-    replaced wherever the cluster has room.
+    The global weights are put into Ray's object store once for all messages that carry the same record; workers and
+    server read arrays directly in shared memory. A worker that is lost, alone or with its machine, is replaced where
+    the cluster has room.
 
     Args:
         open_worker: as for LocalPool; called on the machine of the worker, in this process's working directory.
-        address: of a running cluster, `auto` for the one that this machine belongs to; None starts one on this
-            machine that ends with the pool.
+        address: of a running cluster; `auto`: the cluster that this machine belongs to; None: start one on this
+            machine, which ends with the pool.
         gpus_per_worker: what a worker takes of a GPU.
 
     Raises UserError where Ray is not installed or the cluster cannot be reached.
@@ -77,7 +77,7 @@ class RayPool:
         self._actor_class = self._ray.remote(_Actor)
 
     def room(self) -> int:
-        """How many workers the machines of the cluster hold in all."""
+        """How many workers the machines of the cluster can hold in total."""
         return sum(self._room_on(node["Resources"]) for node in self._ray.nodes() if node["Alive"])
 
     def _room_on(self, resources: dict[str, float]) -> int:
@@ -87,7 +87,7 @@ class RayPool:
         return int(min(rooms))
 
     def start(self, node: int) -> None:
-        """See Pool. Raises UserError for one worker more than the cluster holds."""
+        """See Pool. Raises UserError if the cluster has no room for another worker."""
         old = self._workers.get(node)
         if old is not None:
             self._ray.kill(old.actor)
@@ -97,8 +97,8 @@ class RayPool:
         actor = self._actor_class.options(
             num_cpus=self._threads,
             num_gpus=self._gpus,
-            max_restarts=0,  # Workers decides what becomes of a lost worker's clients
-            max_concurrency=2,  # one call may wait for news while another brings a message
+            max_restarts=0,  # Workers decides what happens to the clients of a lost worker
+            max_concurrency=2,  # one call may wait for events while another delivers a message
             scheduling_strategy="SPREAD",
         ).remote(self._open_worker, node, self._threads, str(Path.cwd()), careful=old is not None)
         poll = actor.poll.remote()
@@ -125,7 +125,7 @@ class RayPool:
         return events
 
     def _look(self, nodes: Collection[int], end: float | None) -> list[tuple[int, Event]]:
-        """Wait until a call returns, `end` or a deadline; there may be no event in what returned."""
+        """Wait until a call returns, until `end`, or until a deadline. A returned call may hold no event."""
         nodes_of = {call: node for node in nodes for call in self._workers[node].calls}
         ends = [end, *(self._workers[node].deadline for node in nodes)]
         until = min((moment for moment in ends if moment is not None), default=None)
@@ -184,8 +184,9 @@ class RayPool:
 class _Actor:
     """A worker: one thread handles messages, the others take calls of the driver.
 
-    News that a worker has not handed over dies with it, so that Workers may suspect a client that was done before.
-    Once a worker has been lost, its successor is `careful`: it goes on only when the driver knows of the last client.
+    Events that a worker has not delivered are lost with it, so Workers may suspect a client that was already done.
+    After a worker has been lost, its successor is `careful`: it continues only when the driver knows of the last
+    client.
     """
 
     def __init__(self, open_worker: bytes, node: int, threads: int, folder: str, careful: bool) -> None:
@@ -193,7 +194,7 @@ class _Actor:
         self._careful = careful
         self._inbox: queue.SimpleQueue[tuple[int, Message]] = queue.SimpleQueue()
         self._news: queue.Queue[Numbered] = queue.Queue()
-        self._handed_over = 0  # by the last `poll`; the driver has them when it polls again
+        self._handed_over = 0  # events that the last `poll` returned; the driver has received them when it polls again
         threading.Thread(target=self._work, args=(open_worker, node, threads, folder), daemon=True).start()
 
     def is_placed(self) -> list[Numbered]:
@@ -206,7 +207,7 @@ class _Actor:
         return []
 
     def poll(self) -> list[Numbered]:
-        """Wait for news. Clients are gathered for a moment; all else is told at once."""
+        """Wait for events. Finished clients are collected for a moment; everything else is reported at once."""
         for _ in range(self._handed_over):
             self._news.task_done()
         news = [self._news.get()]
@@ -255,7 +256,7 @@ class _Actor:
 
 
 def no_room(room: int, threads: int, gpus: float) -> UserError:
-    """What to raise where a cluster has room for so many workers alone."""
+    """The error for a cluster that has room for only `room` workers."""
     return UserError(
         f"The Ray cluster has room for {room} workers of {_needs(threads, gpus)}, and engine.workers asks for more. "
         "Lower engine.workers or engine.threads_per_worker, or add machines to the cluster."
@@ -267,7 +268,7 @@ def _needs(threads: int, gpus: float) -> str:
 
 
 def check_temporary_folder() -> None:
-    """Raises UserError where the sockets of a cluster of our own would have too long a path in there."""
+    """Raises UserError if the paths of our own cluster's sockets would be too long in this folder."""
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     if len(os.fsencode(Path(folder) / SOCKET)) > LONGEST_SOCKET:
         raise UserError(
@@ -278,7 +279,7 @@ def check_temporary_folder() -> None:
 
 def import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # A worker that asks for no GPU sees them all, as a local one does; Ray warns as long as this is not set.
+    # A worker that asks for no GPU sees all of them, like a local worker. Ray warns if this is not set.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         return importlib.import_module("ray")
@@ -303,11 +304,11 @@ def _connect(ray: Any, address: str | None) -> None:
         ) from error
     finally:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts one of its own there
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray installs its own handler
 
 
 def _share_arrays(ray: Any) -> None:
-    """Have Ray move a Flower Array's bytes as a buffer of their own, which the receiver reads in shared memory."""
+    """Let Ray move the bytes of a Flower Array as a separate buffer, which the receiver reads in shared memory."""
     ray.util.register_serializer(Array, serializer=_pack, deserializer=_unpack)
 
 

@@ -1,10 +1,10 @@
-"""How many workers a machine gets: by cores on a CPU, by measurement on a GPU, by `engine.workers` where that is set.
+"""How many workers a machine gets: by cores on a CPU, by measurement on a GPU, or `engine.workers` if that is set.
 
-One worker rarely fills a GPU. More of them share it until memory is full or, earlier, until they only wait for
-each other, so both are measured: a few workers train on the longest clips there are, and are counted in clips a second.
+One worker rarely uses a whole GPU. Several can share it until memory is full, or until they only wait for each other.
+So both are measured: a few workers train on the longest clips, and their clips per second are counted.
 
-The measurement has been run on CPUs only. What is special to a GPU (the memory that a worker takes there, and
-running out of it) has not been run on one yet.
+The measurement has been run on CPUs only. The parts that are special to a GPU (a worker's GPU memory, and running out
+of it) have not been run on one yet.
 """
 
 import time
@@ -27,8 +27,8 @@ from asr_fed.system.errors import UserError
 from asr_fed.system.processes import available_cores, peak_rss_mb, start_worker
 from asr_fed.training.local import LocalTask, train_client
 
-GAIN = 1.1  # twice the workers that are less than this much faster are not worth their memory
-SPARE = 0.9  # of the free memory: fragmentation, and batches of a composition not seen in the probe
+GAIN = 1.1  # doubling the workers has to bring at least this speed-up to be worth the memory
+SPARE = 0.9  # of the free memory: the rest is for fragmentation, and for batches that the probe did not see
 STEPS = 4  # full batches of the longest clips
 PATIENCE = 600  # seconds for a probe to start, or to train STEPS batches
 END = 5  # seconds that a probe has to end
@@ -36,16 +36,17 @@ END = 5  # seconds that a probe has to end
 
 @dataclass(frozen=True)
 class Probe:
-    """What some workers at once did: clips a second of all together, memory of one (on the GPU, or of its process)."""
+    """A measurement of workers that train at the same time: their clips per second in total, and the memory of one
+    worker (on the GPU, or of its process)."""
 
     clips_per_second: float
     bytes_per_worker: int
 
 
 def pick_workers(experiment: Experiment) -> int:
-    """`engine.workers`; where it is null, by cores or by measurement, which takes about ten seconds a count tried.
+    """`engine.workers`; if it is null, by cores or by measurement, which takes about ten seconds per number tried.
 
-    For that, checkpoints/warm_start.pt has to be there. Raises UserError where not even one worker can train.
+    The measurement needs checkpoints/warm_start.pt. Raises UserError if not even one worker can train.
     """
     config, threads = experiment.config, experiment.config.engine.threads_per_worker
     if config.engine.workers is not None:
@@ -53,7 +54,7 @@ def pick_workers(experiment: Experiment) -> int:
     device = pick_device(config.device)
     if device.type != "cuda":
         return default_workers(device, threads)
-    gpus = torch.cuda.device_count() if config.device in ("auto", "cuda") else 1  # taken to be alike: one is measured
+    gpus = torch.cuda.device_count() if config.device in ("auto", "cuda") else 1  # assumed to be alike: one is measured
     free = torch.cuda.mem_get_info(device)[0]
     alone = probe(str(experiment.run_dir), 1, threads, device)
     most = min(fits(free, alone.bytes_per_worker), available_cores() // gpus) if alone else 1
@@ -66,12 +67,12 @@ def pick_workers(experiment: Experiment) -> int:
 
 
 def default_workers(device: torch.device, threads: int) -> int:
-    """As many as there are GPUs, or cores for `threads` threads each; at least one."""
+    """One per GPU, or one per `threads` cores; at least one."""
     return torch.cuda.device_count() if device.type == "cuda" else max(1, available_cores() // threads)
 
 
 def oversubscription(workers: int, threads: int) -> str | None:
-    """A sentence of warning where so many workers of so many threads have to share cores."""
+    """A warning in one sentence if the workers' threads outnumber the cores; otherwise empty."""
     cores = available_cores()
     if workers * threads <= cores:
         return None
@@ -82,15 +83,15 @@ def oversubscription(workers: int, threads: int) -> str | None:
 
 
 def fits(free_bytes: int, bytes_per_worker: int) -> int:
-    """Workers that `free_bytes` of memory hold."""
+    """How many workers fit into `free_bytes` of memory."""
     return int(SPARE * free_bytes) // max(1, bytes_per_worker)
 
 
 def measured_workers(measure: Callable[[int], float | None], most: int) -> int:
     """Double the workers, up to `most`, as long as that brings at least a tenth more clips a second.
 
-    `measure(n)` is the throughput of n workers at once, None where memory ran out. Raises UserError where
-    that happens to one worker alone.
+    `measure(n)` is the throughput of n workers at once, None if memory ran out. Raises UserError if memory is too small
+    for a single worker.
     """
     workers, fastest = 1, measure(1)
     if fastest is None:
@@ -108,13 +109,13 @@ def measured_workers(measure: Callable[[int], float | None], most: int) -> int:
 
 
 def probe(run_dir: str, workers: int, threads: int, device: torch.device, seconds: float = 3.0) -> Probe | None:
-    """Let `workers` processes train at once for `seconds`, as the workers of a run would. None: out of memory.
+    """Let `workers` processes train at the same time for `seconds`, like the workers of a run. None: out of memory.
 
     Raises UserError where a worker fails for another reason.
     """
     free = _free_bytes(device)
     with closing(_Probes(run_dir, workers, threads, device, seconds)) as probes:
-        if probes.ask() is None:  # they have loaded everything, and have trained once
+        if probes.ask() is None:  # wait until all have loaded everything and trained once
             return None
         measured = probes.ask("go")
     if measured is None:
@@ -124,7 +125,7 @@ def probe(run_dir: str, workers: int, threads: int, device: torch.device, second
 
 
 class _Probes:
-    """Processes that answer at the same time."""
+    """Processes that run the same measurement at the same time."""
 
     def __init__(self, run_dir: str, workers: int, *arguments: Any) -> None:
         context = get_context("spawn")
@@ -139,7 +140,7 @@ class _Probes:
             self._processes.append(process)
 
     def ask(self, question: str | None = None) -> list[Any] | None:
-        """The answers of all; None where one ran out of memory, or was killed as a system does then."""
+        """The answers of all; None if one ran out of memory, or was killed for it by the system."""
         if question is not None:
             for pipe in self._pipes:
                 with suppress(OSError):  # it has died, which `recv` will see
@@ -169,7 +170,7 @@ class _Probes:
 
 
 def _train_for(pipe: Connection, run_dir: str, threads: int, device: torch.device, seconds: float) -> None:
-    """A probe's life: get ready, wait for the word, train, tell the rate and the memory."""
+    """The work of one probe: load, wait for the start signal, train, report rate and memory."""
     start_worker()
     torch.set_num_threads(threads)
     try:
@@ -199,7 +200,8 @@ def _train_for(pipe: Connection, run_dir: str, threads: int, device: torch.devic
 
 
 def longest_clips(experiment: Experiment) -> Client:
-    """The longest speech of all clients in one, as much as fills `STEPS` batches: no client needs more memory."""
+    """One client with the longest speech of all clients, enough to fill `STEPS` batches: no real client needs more
+    memory."""
     clients, batch = experiment.partition.clients, experiment.config.federation.batch.max_utterances
 
     def longest(clips: Iterable[Utterance], count: int) -> tuple[Utterance, ...]:
@@ -214,11 +216,12 @@ def _own_bytes(device: torch.device) -> int:
 
 
 def _free_bytes(device: torch.device) -> int:
-    """Of a GPU, with what each process takes for itself, its context, subtracted; elsewhere 0."""
+    """Free memory of a GPU, minus the context of each process; 0 for other devices."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """PyTorch has one error class for its allocator; cuBLAS, cuDNN and a failing start speak in text."""
+    """PyTorch has an error class for its allocator; cuBLAS, cuDNN and a failing start can be recognised by text
+    only."""
     text = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in text or "alloc_failed" in text

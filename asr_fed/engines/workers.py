@@ -1,8 +1,8 @@
-"""Worker processes as the nodes of a federation, whatever keeps the workers: this machine or a Ray cluster.
+"""Workers as the nodes of a federation, whether they are processes on this machine or actors of a Ray cluster.
 
-Each worker is one node. It handles the messages that it is handed with model and features resident, for as long as the
-run lasts: one message a worker and round. A `Pool` starts, feeds and ends the workers; what to do about a worker that
-dies, hangs or answers nonsense is decided here, once for all pools.
+Each worker is one node. It keeps model and features in memory for the whole run, and handles one message per round. A
+`Pool` starts, feeds and ends workers. What to do about a worker that dies or hangs, or whose answer is invalid, is
+decided here, once for all pools.
 """
 
 import itertools
@@ -20,9 +20,9 @@ from asr_fed.wire.rounds import add_failures, order_clients, reply_message, with
 
 RUN, SERVER = 1, 0  # ids in Flower's sense; workers are nodes 1, 2, ...
 WORKER_ERROR, WORKER_LOST = 1, 2
-STRIKES = 2  # a client in whose training a worker died so often is left out
-STARTS = 2  # a worker that dies so often before it is ready is given up
-REPLACEMENTS = 6  # of a worker over one message
+STRIKES = 2  # a client is left out after this many workers died while training it
+STARTS = 2  # a worker is given up after it died this often before it was ready
+REPLACEMENTS = 6  # of a worker for one message, at most
 PULSE = 0.1  # seconds that `receive` waits for a reply
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class ClientDone:
-    """The worker has trained a client, in so many seconds."""
+    """The worker has trained a client in `seconds`."""
 
     client: str
     seconds: float
@@ -48,7 +48,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class WorkerError:
-    """The worker could not start, or not handle its message."""
+    """The worker could not start, or could not handle its message."""
 
     reason: str
 
@@ -65,17 +65,17 @@ Event = Ready | ClientDone | Answer | WorkerError | WorkerLost
 
 class Pool(Protocol):
     def start(self, node: int) -> None:
-        """Start worker `node`; where there is one, however stuck, end it first."""
+        """Start worker `node`; if there is one already, even a stuck one, end it first."""
         ...
 
     def send(self, node: int, message: Message) -> None:
-        """Hand over a message; it supersedes one that the worker is still at. A dead worker is no error here."""
+        """Deliver a message; it supersedes the one that the worker is working on. A dead worker is no error here."""
         ...
 
     def receive(self, nodes: Collection[int], timeout: float | None) -> list[tuple[int, Event]]:
-        """What has arrived from these workers; waits for the first event, but at most `timeout` seconds.
+        """Events that have arrived from these workers. Waits for the first one, for at most `timeout` seconds.
 
-        Nothing about a superseded message comes.
+        There are no events about superseded messages.
         """
         ...
 
@@ -86,7 +86,7 @@ class Pool(Protocol):
 
 @dataclass
 class _Pending:
-    """A message that a worker has not answered; `alive` is when the worker last showed that it gets on."""
+    """A message that a worker has not answered; `alive` is when the worker last reported progress."""
 
     message: Message
     alive: float
@@ -102,14 +102,14 @@ class _Pending:
 class Workers:
     """Workers 1..n as the nodes of a federation (see `Hosts`). A context manager: leaving it ends the workers.
 
-    A worker that dies is replaced and its clients are trained again; a client over which workers die twice is left
-    out and named as failed. Where `client_timeout` is given, a worker that takes longer over one client is stuck: it
-    is replaced, and the client left out. A worker that cannot be started any more is given up.
+    A worker that dies is replaced and its clients are trained again. A client is left out, and named as failed, when a
+    second worker dies while training it. With `client_timeout`, a worker that takes longer for one client counts as
+    stuck: it is replaced, and the client is left out. A worker that cannot be started again is given up.
 
     Args:
         pool: keeps the workers.
         workers: how many.
-        on_client: told the id of each client that has been trained or personalised, once a message.
+        on_client: called with the id of each client that has been trained or personalised, once per message.
         client_timeout: seconds.
     """
 
@@ -125,7 +125,7 @@ class Workers:
         self._ids = (str(number) for number in itertools.count(1))
         self._replies: dict[str, Message] = {}
         self._pending: dict[int, _Pending] = {}
-        self._told: set[tuple[str, str]] = set()  # message and client that `on_client` knows of
+        self._told: set[tuple[str, str]] = set()  # (message, client) for which `on_client` has been called
         self._trained: list[tuple[int, str, float]] = []
         self._ready: set[int] = set()
         self._nodes = list(range(1, workers + 1))
@@ -146,9 +146,9 @@ class Workers:
         return list(self._nodes)
 
     def send(self, messages: Sequence[Message], patience: float = 1.0) -> list[str]:
-        """Hand each message to its worker; it supersedes an older one, which then never gets an answer.
+        """Deliver each message to its worker; it supersedes an older one, which then gets no answer.
 
-        A worker may take `patience` times `client_timeout` over a client of these messages.
+        A worker may take `patience` times `client_timeout` for a client of these messages.
         """
         sent = []
         for message in messages:
@@ -161,14 +161,14 @@ class Workers:
         return sent
 
     def receive(self, message_ids: Collection[str]) -> list[Message]:
-        """Replies that have arrived, each once; waits a moment where there are none yet."""
+        """Replies that have arrived, each once; waits a moment if there are none yet."""
         wanted, deadline = set(message_ids), time.monotonic() + PULSE
         while not self._replies.keys() & wanted and (remaining := deadline - time.monotonic()) > 0:
             self._receive(remaining)
         return [self._replies.pop(message_id) for message_id in sorted(self._replies.keys() & wanted, key=int)]
 
     def give_up(self, message_ids: Collection[str]) -> int:
-        """Replace the workers that have not answered these messages: nobody knows what they are doing."""
+        """Replace the workers that have not answered these messages: they may be stuck."""
         for node, pending in list(self._pending.items()):
             if pending.message.metadata.message_id in message_ids:
                 self._start(node)
@@ -223,7 +223,7 @@ class Workers:
         self._replies[message_id] = message
 
     def _lost(self, node: int, reason: str, strikes: int) -> None:
-        """Replace a worker and have its message handled again, without clients that were its end `strikes` times."""
+        """Replace a worker and handle its message again, without clients during which workers died `strikes` times."""
         pending = self._pending[node]
         message_id, was_ready = pending.message.metadata.message_id, pending.ready
         self._start(node)

@@ -1,1 +1,1 @@
-"""A federation over real machines: Flower's SuperLink at the server, a node with a SuperNode at each silo."""
+"""A federation over real machines: Flower's SuperLink on the server, a node with a SuperNode at each data owner."""

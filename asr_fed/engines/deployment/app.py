@@ -1,4 +1,4 @@
-"""The ClientApp that a run ships: it does nothing. Our nodes never load it; another SuperNode gets told why."""
+"""The ClientApp that a run ships: it does nothing. Our nodes never load it; any other SuperNode gets an explanation."""
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp

@@ -1,4 +1,5 @@
-"""Who is who: a certificate by which nodes know the server, and key pairs by which the server knows its nodes."""
+"""Credentials: a certificate by which nodes recognise the server, and key pairs by which the server recognises
+nodes."""
 
 import ipaddress
 import os
@@ -14,14 +15,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from asr_fed.system.errors import UserError
 
-ALWAYS = ("localhost", "127.0.0.1", "::1")  # the server speaks to itself under these
+ALWAYS = ("localhost", "127.0.0.1", "::1")  # names that the server uses for itself
 CERTIFICATES = ("ca.crt", "ca.key", "server.crt", "server.key")
 
 
 def make_certificates(folder: Path, hosts: Iterable[str], days: int = 365) -> None:
     """Write ca.crt, ca.key, server.crt and server.key to `folder`.
 
-    Nodes need ca.crt, the server the last two. ca.key is kept offline: who has it can pose as the server.
+    Nodes need ca.crt, the server the last two. Keep ca.key offline: whoever has it can impersonate the server.
 
     Args:
         hosts: names and addresses under which nodes reach the server, besides localhost.
@@ -48,7 +49,7 @@ def make_certificates(folder: Path, hosts: Iterable[str], days: int = 365) -> No
 def make_node_key(path: Path) -> Path:
     """Write a private key to `path` and its public half to `path`.pub, and return the latter.
 
-    Both are in OpenSSH's format, on the curve P-384, as Flower wants them. Raises UserError where a file is there.
+    Both are in OpenSSH's format, on the curve P-384, as Flower requires. Raises UserError if a file exists already.
     """
     public = path.with_name(f"{path.name}.pub")
     _refuse_existing([path, public])
@@ -79,7 +80,7 @@ def _server_certificate(
 def _builder(
     subject: x509.Name, issuer: x509.Name, public: ec.EllipticCurvePublicKey, days: int
 ) -> x509.CertificateBuilder:
-    start = datetime.now(UTC) - timedelta(minutes=5)  # clocks differ
+    start = datetime.now(UTC) - timedelta(minutes=5)  # clocks of machines differ
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -119,7 +120,7 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _write_private(path: Path, content: bytes) -> None:
-    """With mode 0600 from its first byte on."""
+    """Write with mode 0600 from the first byte on."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)

@@ -1,7 +1,7 @@
-"""engine.kind=deployment: hand the rounds of a prepared run to a SuperLink, and follow them.
+"""engine.kind=deployment: submit the rounds of a prepared run to a SuperLink, and follow them.
 
-The SuperLink starts the ServerApp on its own machine. That process opens the same run directory, so the two share a
-machine or a disk.
+The SuperLink starts the ServerApp on its own machine. That process opens the same run directory, so both need the same
+machine or a shared disk.
 """
 
 import json
@@ -20,9 +20,9 @@ from asr_fed.runs.experiment import Experiment
 from asr_fed.runs.records import RoundRecord, read_history
 from asr_fed.system.errors import UserError
 
-PAUSE = 0.3  # seconds between two looks at history.jsonl
+PAUSE = 0.3  # seconds between two reads of history.jsonl
 CONNECT_SECONDS = 10
-PATIENCE = 60  # seconds that a SuperLink may be away
+PATIENCE = 60  # seconds for which a SuperLink may be unreachable
 APP = """\
 [project]
 name = "asr-fed"
@@ -50,10 +50,10 @@ def federate_in_deployment(
 ) -> None:
     """Run the federation of `experiment` on the SuperLink at `engine.address`.
 
-    `on_round` is given the history after each round. The state of the federation is in the run directory then.
+    `on_round` is called with the history after each round. The state of the federation is then in the run directory.
     Stops the run on its SuperLink when interrupted.
 
-    Raises UserError where the SuperLink cannot be reached, or with what the ServerApp told its user.
+    Raises UserError if the SuperLink cannot be reached, or with the error of the ServerApp.
     """
     run_dir = experiment.run_dir.absolute()
     home, app, log = (run_dir / "flower" / name for name in ("home", "app", "server.log"))
@@ -98,7 +98,7 @@ def check_superlink(engine: EngineConfig) -> None:
 
 
 def write_app(folder: Path, run_dir: Path) -> None:
-    """A Flower app without code: both of its components are installed, at the server and at the nodes."""
+    """A Flower app without code: its components are already installed on the server and on the nodes."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pyproject.toml").write_text(APP.format(run_dir=json.dumps(str(run_dir))), encoding="utf-8")
     (folder / "LICENSE").write_text("Apache-2.0\n", encoding="utf-8")
@@ -117,16 +117,16 @@ def _connect(home: Path, engine: EngineConfig) -> str:
 
 
 def _follow(home: Path, run: str, log: Path, report: Callable[[], None]) -> tuple[str, str]:
-    """Wait for the end of the run, its log being written to `log`; returns its status and Flower's word on it."""
+    """Write the run's log to `log` until the run ends; returns its status and Flower's details."""
     with log.open("a") as output:
         while True:
-            # Ends with the run. Asking again and again for the status would cost a second of a core each time.
+            # Ends with the run. Polling the status would cost a second of a core each time.
             follower = subprocess.Popen(
                 [*flwr_command(), "log", run, CONNECTION, "--stream"],
                 env=os.environ | environment(home),
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for us
+                start_new_session=True,  # Ctrl-C goes to this process only
             )
             try:
                 while follower.poll() is None:

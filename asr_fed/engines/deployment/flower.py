@@ -1,4 +1,4 @@
-"""Flower's own commands as processes of ours: quiet, with a home of their own, and ended when we end."""
+"""Flower's own commands as child processes: quiet, with their own home folder, and ended with this process."""
 
 import json
 import os
@@ -15,12 +15,13 @@ from typing import Any
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import start_worker
 
-CONNECTION = "server"  # what the SuperLink is called in a home's config.toml
+CONNECTION = "server"  # name of the SuperLink in config.toml of that home
 CALL_SECONDS = 60
 
 
 def environment(home: Path) -> dict[str, str]:
-    """For Flower's commands: no telemetry, no look for updates, its own commands found, and polling that is prompt."""
+    """Environment of Flower's commands: no telemetry, no check for updates, its own commands on the PATH, frequent
+    polling."""
     scripts = str(Path(sys.executable).absolute().parent)
     return {
         "FLWR_HOME": str(home.absolute()),
@@ -40,9 +41,10 @@ def start_flower(
     log: Path,
     before: Callable[[], None] | None = None,
 ) -> BaseProcess:
-    """Start a lasting command such as flower-supernode, its output added to `log`; `before` is called in its process.
+    """Start a long-running command such as flower-supernode; its output goes to `log`. `before` is called in its
+    process.
 
-    It ends with this process, however that ends.
+    It ends with this process, even if that is killed.
     """
     home.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -67,14 +69,14 @@ def _run_command(
 
 
 def write_output_to(log: Path) -> None:
-    """From now on this process adds all that it prints to `log`."""
+    """From now on everything that this process prints is appended to `log`."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(output, 1)
     os.dup2(output, 2)
 
 
 def end_process(process: BaseProcess, patience: float = 8.0) -> None:
-    """Ask it to end, and see to it that it does."""
+    """Ask it to end, and kill it if it does not."""
     process.terminate()
     process.join(patience)
     if process.is_alive():
@@ -83,7 +85,7 @@ def end_process(process: BaseProcess, patience: float = 8.0) -> None:
 
 
 def write_connection(home: Path, address: str, certificate: Path | None) -> None:
-    """Tell the command `flwr` under `home` where the SuperLink's Control API is; without a certificate, without TLS."""
+    """Write for the command `flwr` under `home` where the SuperLink's Control API is; without a certificate, no TLS."""
     home.mkdir(parents=True, exist_ok=True)
     trust = "insecure = true" if certificate is None else f"root-certificates = {json.dumps(str(certificate))}"
     connection = f"[superlink.{CONNECTION}]\naddress = {json.dumps(address)}\n{trust}\n"
@@ -91,7 +93,7 @@ def write_connection(home: Path, address: str, certificate: Path | None) -> None
 
 
 def flwr(home: Path, *arguments: str) -> dict[str, Any]:
-    """The answer of the command `flwr`. Raises UserError with what it says where it fails."""
+    """The answer of the command `flwr`. Raises UserError with its output if it fails."""
     try:
         done = subprocess.run(
             [*flwr_command(), *arguments, "--format", "json"],
@@ -114,12 +116,12 @@ def flwr(home: Path, *arguments: str) -> dict[str, Any]:
 def flwr_command() -> list[str]:
     found = shutil.which("flwr", path=environment(Path())["PATH"])
     if found is None:
-        raise UserError("The command flwr is missing: install asr_fed anew, it brings Flower along.")
+        raise UserError("The command flwr is missing: install asr_fed again, which installs Flower too.")
     return [found]
 
 
 def tail(log: Path, lines: int = 12) -> str:
-    """The last lines of a log that say anything."""
+    """The last lines of a log that are not empty."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])
 

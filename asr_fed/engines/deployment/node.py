@@ -1,4 +1,4 @@
-"""A node: Flower's SuperNode for the line to the server, and a resident that answers what comes over it."""
+"""A node: Flower's SuperNode, which connects to the server, and a resident, which answers the messages."""
 
 import secrets
 import socket
@@ -14,16 +14,16 @@ from asr_fed.runs.run_dir import exclusive
 from asr_fed.system.errors import UserError
 
 LOCAL = "127.0.0.1"
-PAUSE = 0.2  # seconds between two looks for messages
-NOT_ADMITTED = "Failed to activate SuperNode"  # in a SuperNode's log, where the server does not let it in
-# A server takes a node that was killed for present for up to a minute, and does not let its successor in meanwhile.
-ADMISSION, RETRY = 120, 10  # seconds in which a node tries to be let in, and between two tries
+PAUSE = 0.2  # seconds between two polls for messages
+NOT_ADMITTED = "Failed to activate SuperNode"  # in a SuperNode's log if the server does not admit it
+# For up to a minute the server believes that a killed node is still there, and does not admit its successor.
+ADMISSION, RETRY = 120, 10  # seconds for which a node tries to be admitted, and between two attempts
 
 
 def run_node(settings: NodeSettings) -> None:
     """Take part in federations until interrupted.
 
-    Raises UserError where the node cannot start, the server does not let it in, or its SuperNode ends.
+    Raises UserError if the node cannot start, the server does not admit it, or its SuperNode ends.
     """
     folder = Path(settings.folder)
     with exclusive(folder / ".lock", f"Another node is running in {folder}."), Resident(settings, _say) as resident:
@@ -44,7 +44,7 @@ def run_node(settings: NodeSettings) -> None:
 
 
 def _run_supernode(settings: NodeSettings, resident: Resident, log: Path) -> int | None:
-    """Run a SuperNode and have `resident` answer its messages; returns its exit code when it ends."""
+    """Run a SuperNode and let `resident` answer its messages; returns its exit code when it ends."""
     folder, secret, port = Path(settings.folder), secrets.token_bytes(32), _free_port()
     arguments = _arguments(settings, _write_secret(folder, secret), port)
     supernode = start_flower("flower-supernode", arguments, home=folder / "home", log=log, before=mend)
@@ -74,7 +74,7 @@ def _arguments(settings: NodeSettings, secret: Path, port: int) -> list[str]:
         line += ["--root-certificates", settings.certificate, "--auth-supernode-private-key", str(settings.key)]
     return [
         *line,
-        *("--isolation", "process"),  # messages are for this process, not for code that comes with them
+        *("--isolation", "process"),  # this process answers messages, not code that comes with them
         *("--host", LOCAL, "--port", str(port), "--superexec-auth-secret-file", str(secret)),
     ]
 

@@ -1,7 +1,7 @@
-"""From what a server sends a node that joins, and the node's own speech, to a folder that workers can open.
+"""Make a folder that workers can open, from what the server sends a joining node and from the node's own speech.
 
-A config from the network is read as data: only sections that local training needs, no references to the node's
-environment, no objects but of the classes that the node's owner trusts.
+A config from the network is read as data: only the sections that local training needs, no references to the node's
+environment, and only objects of classes that the node's owner trusts.
 """
 
 import math
@@ -39,15 +39,15 @@ from asr_fed.wire.messages import Refused, SharedConfig
 LARGEST_CONFIG = 1 << 16  # characters
 MOST_SPEEDS = 8
 LARGEST_MODEL = 2_000_000_000  # numbers in its state
-WIDEST, MOST_BLOCKS = 8192, 8  # of any layer; of convolutions
+WIDEST, MOST_BLOCKS = 8192, 8  # neurons of any layer; blocks of convolutions
 
 
 @dataclass(frozen=True)
 class NodeExperiment:
     """An experiment in which this node takes part.
 
-    `shape` says what its orders and answers carry, `remark` what the node's owner should know of
-    the texts there, or empty.
+    `shape` has the lengths of vectors in orders and answers. `remark` tells the node's owner about problems of its
+    texts; it may be empty.
     """
 
     setup: SharedConfig
@@ -61,7 +61,7 @@ class NodeExperiment:
 def prepare(setup: SharedConfig, settings: NodeSettings) -> NodeExperiment:
     """Write the node's folder of an experiment, features included.
 
-    Raises Refused for a setup that this node does not take part in, UserError where its own speech is not in order.
+    Raises Refused for a setup that this node does not accept, UserError if its own speech has a fault.
     """
     run_dir = Path(settings.folder) / "experiments" / setup.sha256
     config = read_shared(setup.config, settings, run_dir)
@@ -89,7 +89,7 @@ def prepare(setup: SharedConfig, settings: NodeSettings) -> NodeExperiment:
         remarks.append(describe_impossible(partition))
     write_partition(partition, run_dir / "partition")
     experiment = NodeExperiment(setup, run_dir, config, partition.clients, shape, " ".join(filter(None, remarks)))
-    # The setup itself last: it says that all else is there.
+    # The setup is written last: it marks the folder as complete.
     write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True))
     write_text(run_dir / "base.sha256", setup.base)
     write_text(run_dir / "setup.yaml", setup.config)
@@ -97,7 +97,7 @@ def prepare(setup: SharedConfig, settings: NodeSettings) -> NodeExperiment:
 
 
 def reopen(sha256: str, settings: NodeSettings) -> NodeExperiment:
-    """An experiment that this node prepared before. Raises Refused where it did not."""
+    """An experiment that this node has prepared before. Raises Refused if it has not."""
     run_dir = Path(settings.folder) / "experiments" / sha256
     if not re.fullmatch(r"[0-9a-f]{64}", sha256) or not (run_dir / "setup.yaml").is_file():
         raise Refused("an order for an experiment that this node has not joined")
@@ -112,7 +112,7 @@ def reopen(sha256: str, settings: NodeSettings) -> NodeExperiment:
 
 
 def read_shared(text: str, settings: NodeSettings, run_dir: Path) -> Config:
-    """The config of the node: what the server sent, and the node's own places. Raises Refused."""
+    """The config of the node: the sections that the server sent, and the node's own paths. Raises Refused."""
     if len(text) > LARGEST_CONFIG:
         raise Refused(f"a config of {len(text)} characters")
     try:
@@ -144,7 +144,7 @@ def read_shared(text: str, settings: NodeSettings, run_dir: Path) -> Config:
 
 
 def own_clients(settings: NodeSettings, config: Config) -> tuple[Client, ...]:
-    """The clients that this node hosts, made by the same rule as those of a simulation.
+    """The clients that this node hosts, made by the same rule as in a simulation.
 
     Speech that the corpus itself keeps for dev or test is left out. Raises UserError where nothing is left.
     """
@@ -167,7 +167,7 @@ def own_clients(settings: NodeSettings, config: Config) -> tuple[Client, ...]:
 
 
 def _check_values(value: Any, trust: list[str]) -> None:
-    """No interpolation, which could read the node's environment, and no object but of a trusted class."""
+    """Refuse interpolations, which could read the node's environment, and objects of classes that are not trusted."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if key == "_target_":
@@ -183,7 +183,7 @@ def _check_values(value: Any, trust: list[str]) -> None:
 
 
 def _check_target(target: object, trust: list[str]) -> None:
-    # One name behind the beginning: torch.optim.adam.torch.hub.load begins with torch.optim. too.
+    # Exactly one name may follow: torch.optim.adam.torch.hub.load begins with torch.optim. too.
     trusted = isinstance(target, str) and any(
         target.startswith(beginning) and target.removeprefix(beginning).isidentifier() for beginning in trust
     )
@@ -231,7 +231,7 @@ def _recogniser(config: Config, tokenizer: Tokenizer, setup: SharedConfig, setti
 
 
 def _check_size(config: Config, tokenizer: Tokenizer) -> None:
-    """Before anything of that size is made. Raises Refused."""
+    """Check sizes before anything is allocated. Raises Refused."""
     model = config.model
     widths = (model.rnn_neurons, model.dnn_neurons, model.decoder_neurons, model.attention_dim, model.embedding)
     sizes = (*model.cnn_channels, *model.cnn_kernel, *widths, model.attention_channels, model.attention_kernel)

@@ -1,4 +1,4 @@
-"""What a node keeps between messages: an experiment it takes part in, and workers with model and features loaded."""
+"""What a node keeps between messages: its current experiment, and workers with model and features loaded."""
 
 import functools
 import time
@@ -33,7 +33,8 @@ A = TypeVar("A", bound=Answer)
 
 @dataclass
 class Resident:
-    """A context manager: leaving it ends the workers. `say` gets a line for the node's owner at each event."""
+    """A context manager: leaving it ends the workers. `say` is called with a line for the node's owner at each
+    event."""
 
     settings: NodeSettings
     say: Callable[[str], None] = field(default=print)
@@ -47,7 +48,7 @@ class Resident:
         self._leave()
 
     def answer(self, message: Message) -> Message:
-        """The reply to any message; an error where it is refused. What the owner alone may know stays in `say`."""
+        """The reply to any message; an error if it is refused. Private details go to `say` only."""
         try:
             if message.has_error():  # it could not be read
                 raise Refused(message.error.reason)
@@ -61,7 +62,7 @@ class Resident:
         except Refused as refused:
             self.say(f"refused: {refused}")
             return Message(Error(REFUSED, str(refused)), reply_to=message)
-        except (UserError, OSError) as error:  # their texts may name files
+        except (UserError, OSError) as error:  # the texts may name private files
             self.say(f"not in order: {error}")
             return Message(
                 Error(NOT_IN_ORDER, "the node is not in order, its owner has been told why"), reply_to=message
@@ -116,7 +117,7 @@ class Resident:
         return gains_message(message, gains, asked.failures, timing)
 
     def _own_order(self, message: Message) -> Order:
-        """An order for clients of this node, whose experiment is then open. Raises Refused."""
+        """An order for clients of this node; opens its experiment. Raises Refused."""
         setup = order_setup(message)
         if self._experiment is None or self._experiment.setup.sha256 != setup:
             self._enter(reopen(setup, self.settings))  # joined before this node was last started
@@ -143,7 +144,7 @@ class Resident:
         return {client.id: client_size(client) for client in self._opened()[0].clients}
 
     def _assign(self, order: Order, seconds: Callable[[ClientSize], float]) -> tuple[Assignment, ...]:
-        """The clients of each worker; `seconds` says how much work a client is."""
+        """The clients of each worker; `seconds` is the work of each client."""
         work = {name: seconds(client) for name, client in self._sizes().items()}
         workers = list(self._opened()[1].get_node_ids())
         return assign(order.clients, dict.fromkeys(order.clients, workers), lambda worker, client: work[client])
@@ -161,7 +162,7 @@ class Resident:
         )
 
     def _enter(self, experiment: NodeExperiment) -> None:
-        """Start workers on an experiment, in place of another one's."""
+        """Start workers on an experiment; the workers of the previous one end."""
         self._leave()
         config = experiment.config
         workers = self.settings.workers or default_workers(pick_device(config.device), self.settings.threads)
@@ -177,7 +178,7 @@ class Resident:
 
 
 def _timing(started: float, asked: Asked[A]) -> Timing:
-    """`busy` is that of the busiest worker."""
+    """Seconds of the whole node; `busy` is that of the busiest worker."""
     busy = max((answer.timing.busy for answer in asked.answers.values()), default=0.0)
     return Timing(busy, start=max(0.0, time.perf_counter() - started - busy))
 

@@ -23,7 +23,7 @@ ERROR_FILE = "federation_error.txt"
 def main(grid: Grid, context: Context) -> None:
     """Entry point of Flower: run the federation of the run directory named in the run config.
 
-    What the user has to know of a failure is left in `ERROR_FILE` there, since this process is nobody's child.
+    The reason of a failure is written to `ERROR_FILE` there, because the user does not see this process.
     """
     run_dir = Path(str(context.run_config["run-dir"]))
     (run_dir / ERROR_FILE).unlink(missing_ok=True)

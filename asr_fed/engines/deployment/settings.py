@@ -20,7 +20,7 @@ TRUST = (
 
 
 class Clients(Enum):
-    """What a client is in a silo's own speech."""
+    """How a silo's own speech becomes clients."""
 
     silo = "silo"
     speaker = "speaker"
@@ -28,17 +28,18 @@ class Clients(Enum):
 
 @dataclass
 class NodeSettings:
-    """Paths that are relative start at the folder of NODE.yaml.
+    """Relative paths start at the folder of NODE.yaml.
 
     name: of the node; in a silo also of its client, or the beginning of its clients' names.
     superlink: host:port of the server's proxy.
     certificate, key: the server's ca.crt, and the private key of this node. Both null: no TLS, on one machine only.
-    manifest: own speech, one client (`clients: silo`) or a client a speaker (`clients: speaker`: NAME-0001, ...).
-    partition: in place of a manifest, a folder with partition.csv: its clients are simulated here.
+    manifest: own speech, as one client (`clients: silo`) or one client per speaker (`clients: speaker`: NAME-0001,
+        ...).
+    partition: instead of a manifest, a folder with partition.csv, whose clients are simulated here.
     folder: what the node keeps: features, settings of experiments, logs.
     base: a recogniser's checkpoint with what experiments keep frozen, from the server's operator.
-    workers, threads: processes, and torch threads of each; null: what the cores have room for.
-    trust: beginnings of the `_target_`s that a config from the server may name; each goes up to the class's name.
+    workers, threads: number of processes, and torch threads of each; null: by the number of cores.
+    trust: prefixes of `_target_` that a config from the server may use; the class's name follows directly.
     """
 
     name: str = MISSING
@@ -57,7 +58,7 @@ class NodeSettings:
 
 
 def read_settings(path: Path) -> NodeSettings:
-    """Raises UserError for a file that is missing, has misspelt keys or bad values, or names files not there."""
+    """Raises UserError if the file is missing, has unknown keys or bad values, or names files that do not exist."""
     settings = read_settings_file(path, NodeSettings)
     for key in PATHS:
         if (value := getattr(settings, key)) is not None:

@@ -1,4 +1,4 @@
-"""The server's side: Flower's SuperLink behind a proxy for nodes, and who may come in."""
+"""The server's side: Flower's SuperLink behind a proxy, and the registration of nodes."""
 
 import socket
 import ssl
@@ -19,18 +19,18 @@ from asr_fed.runs.run_dir import exclusive
 from asr_fed.system.errors import UserError
 
 LOCAL = "127.0.0.1"
-PATIENCE = 180  # seconds that a SuperLink has to start: some on an idle machine, a minute on a busy one
-ALREADY = "already in use"  # in Flower's answer for a key that it knows
+PATIENCE = 180  # seconds for a SuperLink to start: it takes a few on an idle machine, a minute on a busy one
+ALREADY = "already in use"  # in Flower's answer for a key that is registered already
 
 
 @dataclass(frozen=True)
 class SuperLink:
-    """Where a SuperLink is and what it keeps.
+    """Settings of a SuperLink.
 
-    folder: its database, so that it knows its nodes again after a restart, and its logs.
+    folder: for its database, which keeps its nodes across restarts, and its logs.
     certificates: ca.crt, server.crt and server.key, as `make_certificates` writes them.
     host, port: where nodes reach it.
-    control_port: on this machine alone, for `engine.address=127.0.0.1:PORT` and for registering nodes.
+    control_port: on this machine only, for `engine.address=127.0.0.1:PORT` and for registering nodes.
     """
 
     folder: Path
@@ -42,7 +42,7 @@ class SuperLink:
 
 @contextmanager
 def running(settings: SuperLink) -> Iterator[list[BaseProcess]]:
-    """A SuperLink that is ready when the context begins, and ended with it; gives its processes.
+    """A SuperLink that is ready when the context begins and ends with it; yields its processes.
 
     Raises UserError where it cannot start.
     """
@@ -98,7 +98,7 @@ def serve(settings: SuperLink) -> None:
 def register(address: str, certificates: Path, key: Path, name: str) -> bool:
     """Admit the node with the public key in the file `key`; False where it was admitted before.
 
-    Raises UserError where the key cannot be read or the SuperLink not be reached.
+    Raises UserError if the key cannot be read or the SuperLink cannot be reached.
     """
     if not key.is_file():
         raise UserError(f"There is no public key {key}. A node makes its own with: python -m asr_fed.deployment key")

@@ -1,12 +1,12 @@
-"""Two things that we change in the loop of Flower 1.41's SuperNode, in its own process and before it starts.
+"""Two changes to the loop of Flower 1.41's SuperNode, made in its process before it starts.
 
-A SuperNode takes a message, waits until some reply is there, sends all replies that are, and looks for the next
-message. A reply that comes at another time, such as that to a message of a run which has ended meanwhile, shifts this
-for good: each reply then waits until the next message comes, and a server that waits for it never sends one. Here
-replies are sent whenever there is no message to take. And a SuperNode without a message rests for `REST` seconds, not
-for three.
+A SuperNode takes a message, waits for a reply, sends all replies that are there, and looks for the next message. A
+reply that comes at another time (for example to a message of a run that has ended) breaks this order for good: from
+then on each reply waits until the next message comes, and a server that waits for the reply sends none. Here replies
+are also sent when there is no message to take. And a SuperNode without a message sleeps for `REST` seconds instead of
+three.
 
-The names used are not public; tests/engines/deployment/test_supernode_tasks.py holds Flower to them.
+The names used are private; tests/engines/deployment/test_supernode_tasks.py checks that Flower still has them.
 """
 
 import time
@@ -20,7 +20,7 @@ REST = 0.5
 
 
 def mend() -> None:
-    """Change the loop of the SuperNode that this process is going to run."""
+    """Change the loop of the SuperNode that this process will run."""
     take, send_replies = loop._pull_and_store_message, loop._push_messages
     line: dict[str, Callable[..., Any]] = {}
 
@@ -42,7 +42,7 @@ def mend() -> None:
 
 
 class _Holding:
-    """A node's state that gives out replies which have been taken from it already."""
+    """A node's state that returns replies which have already been taken from it."""
 
     def __init__(self, state: Any, replies: Sequence[Any]) -> None:
         self._state, self._replies = state, replies

@@ -1,11 +1,11 @@
-"""Messages for this node, taken from its SuperNode: in Flower's words, an executor of our own.
+"""Messages for this node, taken from its SuperNode: in Flower's terms, our own executor.
 
-By default a SuperNode installs the code that a server ships with its run and starts it, once a message. Under
-`--isolation process` it leaves that to an outside process, and that is what this file is. It takes the message and
-leaves the shipped code alone: a node runs what its owner has installed, and nothing else.
+By default a SuperNode installs the code that a server ships with its run, and starts it for each message. With
+`--isolation process` it leaves that to an external process, which is this module. It takes the message and ignores the
+shipped code: a node runs only what its owner has installed.
 
-The names of Flower 1.41 used here are not public. tests/engines/deployment/test_supernode_tasks.py holds Flower to
-them.
+The names of Flower 1.41 used here are private. tests/engines/deployment/test_supernode_tasks.py checks that Flower
+still has them.
 """
 
 import threading
@@ -52,22 +52,22 @@ from asr_fed.wire.flower_private import set_message_id
 from asr_fed.wire.inflate import counted, inflate, object_ids
 from asr_fed.wire.messages import Refused
 
-PULSE = 10  # seconds between signs of life; a SuperNode gives a task up after a minute without
+PULSE = 10  # seconds between heartbeats; a SuperNode gives up a task after a minute without one
 LARGEST = 8 << 30  # bytes: the weights of the largest model that a node takes
 UNREADABLE = 3  # code of the error that stands for a message which could not be read
-PAUSE = 0.1, 1.0  # seconds between looks for arrays that are still on their way, at first and at most
+PAUSE = 0.1, 1.0  # seconds between polls for arrays that have not arrived yet, at first and at most
 
 
 @dataclass
 class Task:
-    """A message to be answered once. One that could not be read is an error that says why."""
+    """A message that is answered once. A message that could not be read is an error that says why."""
 
     message: Message
     _context: Context
     _client: RuntimeHttpClient
 
     def answer(self, reply: Message) -> None:
-        """Hand the reply to the SuperNode, which sends it. Raises ConnectionError where that is gone."""
+        """Pass the reply to the SuperNode, which sends it. Raises ConnectionError if the SuperNode is gone."""
         with _connection_errors():
             push_message(self._client, reply, self._context)
             push_task_output(self._client, self._context, SubStatus.COMPLETED, "")
@@ -75,7 +75,7 @@ class Task:
 
     @contextmanager
     def signs_of_life(self) -> Iterator[None]:
-        """Keep the SuperNode patient while the context lasts."""
+        """Send heartbeats to the SuperNode while the context lasts."""
         over = threading.Event()
 
         def beat() -> None:
@@ -106,9 +106,9 @@ class SuperNodeTasks:
         )
 
     def next(self) -> Task | None:
-        """The next message, None where there is none now.
+        """The next message, None if there is none now.
 
-        Raises ConnectionError where there is no SuperNode, or it cannot hand the whole message over.
+        Raises ConnectionError if there is no SuperNode, or if it cannot deliver the whole message.
         """
         with _connection_errors():
             offered = self._client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
@@ -127,7 +127,7 @@ class SuperNodeTasks:
 
 
 def _pull(client: RuntimeHttpClient, largest: int) -> Task:
-    given = client.PullTaskInput(PullTaskInputRequest())  # holds the shipped code too, which nobody opens
+    given = client.PullTaskInput(PullTaskInputRequest())  # also holds the shipped code, which is never opened
     context = context_from_proto(given.context)
     proto, tree = _announced(client)
     try:
@@ -152,7 +152,7 @@ def _fetch(client: RuntimeHttpClient, context: Context, tree: ObjectTree, larges
 
 
 def _announced(client: RuntimeHttpClient) -> tuple[ProtoMessage, ObjectTree]:
-    for pause in (*PAUSE, 0.0):  # a SuperNode makes the task a moment before it stores the message
+    for pause in (*PAUSE, 0.0):  # a SuperNode creates the task a moment before it stores the message
         pulled = client.PullMessages(PullAppMessagesRequest())
         if pulled.message_object_trees:
             return pulled.messages_list[0], pulled.message_object_trees[0]
