@@ -52,14 +52,12 @@ def client_work(folder: Path, root: Path, clients: int, changes: list[str]) -> C
     with claim_run_dir(config), contextlib.redirect_stdout(io.StringIO()):
         experiment = prepare_experiment(config)
         begin_run(config)
-    training = experiment.training_context(experiment.fresh_recogniser(), torch.device("cpu"))
+    training = experiment.recognition(experiment.fresh_recogniser(), torch.device("cpu"))
     weights = read_state(training.recogniser.model)
 
     def work() -> int:
         for client in experiment.partition.clients:
-            train_client(
-                LocalTask(training, client, weights, 0.1, 1, config.seed, config.federation, config.evaluation)
-            )
+            train_client(LocalTask(training, client, weights, 0.1, 1, config.seed, config.federation))
         return config.federation.local_epochs * sum(len(client.train) for client in experiment.partition.clients)
 
     return work

@@ -51,7 +51,7 @@ def plain_loop(pipe: Connection, run_dir: str, threads: int) -> None:
     config = experiment.config
     recogniser = load_recogniser(experiment.checkpoints / "warm_start.pt")
     weights = read_state(recogniser.model)
-    training = experiment.training_context(recogniser, pick_device(config.device))
+    training = experiment.recognition(recogniser, pick_device(config.device))
     clients = {client.id: client for client in experiment.partition.clients}
     pipe.send("ready")
     while True:
@@ -66,7 +66,6 @@ def plain_loop(pipe: Connection, run_dir: str, threads: int) -> None:
                     server_round,
                     config.seed,
                     config.federation,
-                    config.evaluation,
                 )
             )
         pipe.send("done")
@@ -113,7 +112,7 @@ def measure(run_dir: Path, workers: int, threads: int, repetitions: int) -> dict
     experiment = open_experiment(run_dir)
     config = experiment.config
     recogniser = load_recogniser(experiment.checkpoints / "warm_start.pt")
-    training = experiment.training_context(recogniser, torch.device("cpu"))
+    training = experiment.recognition(recogniser, torch.device("cpu"))
     state = begin(experiment, training)
     names = [client.id for client in experiment.partition.clients]
     config.engine.workers, config.engine.threads_per_worker = workers, threads

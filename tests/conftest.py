@@ -13,7 +13,7 @@ import torch
 from speechbrain.utils.importutils import LazyModule
 
 from asr_fed.runs.experiment import Experiment, prepare_experiment
-from asr_fed.training.epoch import TrainingContext
+from asr_fed.tasks.recognition import Recognition
 from tests.tiny import Corpus, settings, typed_config, write_corpus
 
 torch.set_num_threads(1)
@@ -51,6 +51,6 @@ def experiment(corpus: Corpus, prepared: Path, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture
-def context(experiment: Experiment) -> TrainingContext:
+def context(experiment: Experiment) -> Recognition:
     """A fresh model, always with the same initial weights."""
-    return experiment.training_context(experiment.fresh_recogniser(), torch.device("cpu"))
+    return experiment.recognition(experiment.fresh_recogniser(), torch.device("cpu"))

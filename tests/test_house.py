@@ -17,6 +17,7 @@ ROOMS = (
     "model",
     "evaluation",
     "training",
+    "tasks",
     "aggregation",
     "algorithms",
     "wire",

@@ -55,7 +55,7 @@ class MimeLite:
     def client(self, task: LocalTask, sent: Vectors, kept: Kept) -> ClientStep:
         gradient = mean_gradient(task, self.gradient_batches)
         step = int(sent[STEPS][0]) + 1
-        model = task.context.recogniser.model
+        model = task.context.model
         firsts, seconds = by_parameter(model, sent[FIRST]), by_parameter(model, sent[SECOND])
 
         def adams(model: nn.Module) -> None:

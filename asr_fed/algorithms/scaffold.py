@@ -39,7 +39,7 @@ class Scaffold:
     def client(self, task: LocalTask, sent: Vectors, kept: Kept) -> ClientStep:
         c = sent[CONTROL]
         c_i = kept.get(CONTROL, np.zeros_like(c))
-        result = train_client(task, adjust=adding(by_parameter(task.context.recogniser.model, c - c_i)))
+        result = train_client(task, adjust=adding(by_parameter(task.context.model, c - c_i)))
         moved = result.delta[: len(c)]  # y - x, of the parameters
         new = c_i - c - moved / np.float32(max(1, result.steps) * task.lr)
         return ClientStep(result, summed={CONTROL: new - c_i}, kept={CONTROL: new})

@@ -177,13 +177,13 @@ def _train_for(pipe: Connection, run_dir: str, threads: int, device: torch.devic
         experiment = open_experiment(run_dir)
         recogniser = load_recogniser(experiment.checkpoints / "warm_start.pt")
         freeze(recogniser.model, experiment.config.federation.frozen)
-        training = experiment.training_context(recogniser, device)
+        training = experiment.recognition(recogniser, device)
         weights, config = read_state(recogniser.model), experiment.config
         client = longest_clips(experiment)
         settings = replace(config.federation, local_epochs=1, local_steps=None)
 
         def train() -> None:
-            train_client(LocalTask(training, client, weights, settings.lr, 0, config.seed, settings, config.evaluation))
+            train_client(LocalTask(training, client, weights, settings.lr, 0, config.seed, settings))
 
         train()
         pipe.send(("ready", None))

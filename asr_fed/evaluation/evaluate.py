@@ -30,6 +30,14 @@ class Evaluation:
         return total(each.characters for each in self.scored)
 
     @property
+    def errors(self) -> ErrorCounts:
+        return self.words
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        return {"wer": self.wer, "cer": self.cer}
+
+    @property
     def wer(self) -> float:
         """Percent."""
         return self.words.percent

@@ -26,9 +26,10 @@ from asr_fed.federation.shared_config import shared_config
 from asr_fed.model.recogniser import Recogniser, load_recogniser
 from asr_fed.model.state import freeze, frozen_sha256, layout, load_frozen
 from asr_fed.runs.experiment import Experiment, open_experiment, pick_device
-from asr_fed.training.epoch import TrainingContext
+from asr_fed.tasks.personalise import personalise_client
+from asr_fed.tasks.recognition import Recognition
 from asr_fed.training.local import ClientResult, LocalTask
-from asr_fed.training.personalise import personalise_client
+from asr_fed.training.task import Task
 from asr_fed.wire.joining import read_query, report_message
 from asr_fed.wire.messages import WHOLE, ClientSize, Gained, Order, Refused, Report, Timing
 from asr_fed.wire.rounds import gains_message, read_order, reply_message
@@ -69,7 +70,7 @@ def open_worker(
     experiment = open_experiment(run_dir)
     config = experiment.config
     recogniser = without_weights(experiment)
-    training = experiment.training_context(recogniser, pick_device(config.device, worker))
+    training = experiment.recognition(recogniser, pick_device(config.device, worker))
     clients = {client.id: client for client in experiment.partition.clients}
     algorithm: Algorithm = instantiate(config.algorithm)
     weighting: Weighting = instantiate(config.weighting)
@@ -203,7 +204,7 @@ def shape_of(algorithm: Algorithm, recogniser: Recogniser) -> Shape:
 
 def train_speech(
     experiment: Experiment,
-    training: TrainingContext,
+    training: Task[Any],
     algorithm: Algorithm,
     weighting: Weighting,
     client: Client,
@@ -226,22 +227,19 @@ def train_speech(
         order.server_round,
         config.seed,
         config.federation,
-        config.evaluation,
         terms.steps,
     )
     step = algorithm.client(task, order.others, store.read(client.id, before=order.server_round))
     result = step.result
     totals = client_totals(result)
-    weight = weighting(Measured(result.num_examples, result.words.rate, result.loss, order.reference_loss))
+    weight = weighting(Measured(result.num_examples, result.errors.rate, result.loss, order.reference_loss))
     if step.kept:
         store.write(client.id, order.server_round, step.kept)
     delta = result.delta if terms.damping == 1 else result.delta * np.float32(terms.damping)
     return Contribution(delta, weight * terms.weight, totals, step.summed)
 
 
-def personalise_speech(
-    experiment: Experiment, training: TrainingContext, client: Client, weights: np.ndarray
-) -> Gained:
+def personalise_speech(experiment: Experiment, training: Recognition, client: Client, weights: np.ndarray) -> Gained:
     """Fine-tune a client's own copy. Raises UpdateRefused where it has too little speech for that."""
     config = experiment.config
     if not client.train or not client.dev:
@@ -252,7 +250,6 @@ def personalise_speech(
         weights,
         config=config.personalisation,
         decoder=config.evaluation.client_decoder,
-        evaluation=config.evaluation,
         seed=config.seed,
     )
     return Gained(gain.before.words.units, gain.before.words.errors, gain.after.words.errors)
@@ -262,12 +259,12 @@ def client_totals(result: ClientResult) -> dict[str, int]:
     """The numbers that are summed over clients besides a_k * delta_k and a_k. Nothing else leaves a client."""
     if not np.isfinite(result.loss):
         raise UpdateRefused(f"a loss of {result.loss}")
-    if result.words.errors < 0 or result.words.units < 0:
-        raise UpdateRefused(f"a WER of {result.words.errors} errors in {result.words.units} words")
+    if result.errors.errors < 0 or result.errors.units < 0:
+        raise UpdateRefused(f"a WER of {result.errors.errors} errors in {result.errors.units} words")
     return {
         "loss": fixed(result.loss),
-        "word_errors": result.words.errors,
-        "words": result.words.units,
+        "word_errors": result.errors.errors,
+        "words": result.errors.units,
         "examples": result.num_examples,
         "skipped_steps": result.skipped_steps,
         "audio_milliseconds": round(1000 * result.audio_seconds),

@@ -1,14 +1,17 @@
 """Training on the server's own speech, after each aggregation."""
 
+from typing import Any
+
 from asr_fed.data.batching import training_batches
 from asr_fed.data.manifest import Utterance
 from asr_fed.runs.experiment import Experiment
 from asr_fed.system.randomness import seed_everything
-from asr_fed.training.epoch import TrainingContext, train_epoch
+from asr_fed.training.epoch import train_epoch
 from asr_fed.training.optimizer import build_optimizer
+from asr_fed.training.task import Task
 
 
-def train_on_server(experiment: Experiment, training: TrainingContext, server_round: int, *, annealing: float) -> None:
+def train_on_server(experiment: Experiment, training: Task[Any], server_round: int, *, annealing: float) -> None:
     """Train the aggregated model on speech that the server itself holds.
 
     `annealing` is the clients' learning rate divided by the one they began with.
@@ -19,7 +22,7 @@ def train_on_server(experiment: Experiment, training: TrainingContext, server_ro
     if not speech or not settings.epochs:
         return
     lr = settings.lr * (annealing if settings.annealed else 1.0)
-    optimizer = build_optimizer(config.federation.optimizer, training.recogniser.model, lr)
+    optimizer = build_optimizer(config.federation.optimizer, training.model, lr)
     rng = seed_everything(config.seed, "held-out", server_round)
     for _ in range(settings.epochs):
         train_epoch(

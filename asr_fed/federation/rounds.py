@@ -16,7 +16,6 @@ from asr_fed.aggregation.server_optimizer import ServerOptimizer, server_step
 from asr_fed.aggregation.update import Update, mean
 from asr_fed.aggregation.weighting import weight_bounds
 from asr_fed.algorithms.algorithm import Algorithm
-from asr_fed.evaluation.evaluate import Evaluation, evaluate, mean_loss
 from asr_fed.federation.held_out import train_on_server
 from asr_fed.federation.personalisation import personalise_clients
 from asr_fed.federation.placement import CostModel
@@ -42,7 +41,7 @@ from asr_fed.simulation.timetable import Timetable
 from asr_fed.system.errors import UserError
 from asr_fed.training.annealing import NewBob, anneal, planned_fall
 from asr_fed.training.averaging import add_if_last
-from asr_fed.training.epoch import TrainingContext
+from asr_fed.training.task import Task
 from asr_fed.wire.ask import Asked, ask
 from asr_fed.wire.hosts import Hosts
 from asr_fed.wire.messages import Order, Reply
@@ -100,8 +99,8 @@ def run_federation(
     config, settings = experiment.config, experiment.config.federation
     recogniser = load_recogniser(experiment.checkpoints / "warm_start.pt")
     freeze(recogniser.model, settings.frozen)
-    training = experiment.training_context(recogniser, pick_device(config.device))
-    model, checkpoint = recogniser.model, experiment.checkpoints / "federation.pt"
+    training = experiment.recognition(recogniser, pick_device(config.device))
+    model, checkpoint = training.model, experiment.checkpoints / "federation.pt"
     state = load_federation(checkpoint) if checkpoint.is_file() else begin(experiment, training)
     federation = None
     if state.round < settings.rounds:
@@ -130,10 +129,11 @@ def run_federation(
             algorithm=algorithm,
             loss=mean_client_loss(result.update),
         )
-        evaluated = None
+        numbers = result.numbers
         if server_round % settings.evaluate_every == 0 or server_round == settings.rounds:
-            evaluated = evaluate_on_dev(experiment, training)
-            state = steer(state, evaluated.wer, settings)
+            evaluated = training.evaluate(experiment.partition.dev, "dev")
+            numbers = numbers | dict(evaluated.numbers)
+            state = steer(state, evaluated.errors.percent, settings)
         state = replace(
             state, last=add_if_last(state.last, state.weights, server_round, settings.rounds, settings.average_last)
         )
@@ -141,13 +141,11 @@ def run_federation(
             round=server_round,
             lr=lr,
             annealed_lr=annealed_lr,
-            wer=None if evaluated is None else evaluated.wer,
-            cer=None if evaluated is None else evaluated.cer,
             held_out_seconds=held_out_seconds,
             round_seconds=time.perf_counter() - started,
             best_round=state.best_round,
             fleet_seconds=None if timetable is None else timetable.round.end_s - timetable.round.begin_s,
-            **result.numbers,
+            **numbers,
         )
         if timetable is not None:
             append_times(experiment.run_dir, timetable.clients, timetable.round)
@@ -164,18 +162,18 @@ def run_federation(
     return state
 
 
-def begin(experiment: Experiment, training: TrainingContext) -> FederationState:
+def begin(experiment: Experiment, training: Task[Any]) -> FederationState:
     """The state before the first round: the warm start, evaluated on the server's dev speech."""
     config = experiment.config
-    weights = read_state(training.recogniser.model)
-    parts = layout(training.recogniser.model)
-    wer = evaluate_on_dev(experiment, training).wer
+    weights, dev = read_state(training.model), experiment.partition.dev
+    parts = layout(training.model)
+    wer = training.evaluate(dev, "dev").errors.percent
     return FederationState(
         newbob=anneal(NewBob(config.federation.lr), wer, config.federation.annealing),
         weights=weights,
         best_weights=weights,
         best_wer=wer,
-        loss=loss_on_dev(experiment, training),
+        loss=training.mean_loss(dev),
         optimizer=instantiate(config.server).init(weights[: parts.parameters]),
         algorithm=instantiate(config.algorithm).init(parts),
     )
@@ -283,15 +281,3 @@ def learn(federation: Federation, plan: RoundPlan, asked: Asked[Reply]) -> None:
                 busy = min(asked.timing(each.node).busy, asked.waited)
                 cost.observe(each.node, [audio(name) for name in each.clients], busy)
     cost.end_round()
-
-
-def evaluate_on_dev(experiment: Experiment, training: TrainingContext) -> Evaluation:
-    settings = experiment.config.evaluation
-    return evaluate(
-        training.recogniser, experiment.partition.dev, training.cache, settings.dev_decoder, settings, training.device
-    )
-
-
-def loss_on_dev(experiment: Experiment, training: TrainingContext) -> float:
-    config, dev = experiment.config, experiment.partition.dev
-    return mean_loss(training.recogniser, dev, training.cache, config.loss, config.evaluation, training.device)

@@ -68,8 +68,8 @@ def personalise_speakers(
     from asr_fed.model.state import read_state, state_sha256
     from asr_fed.runs.experiment import pick_device
     from asr_fed.system.processes import available_cores, keep_freed_memory
-    from asr_fed.training.epoch import TrainingContext
-    from asr_fed.training.personalise import learning_rate, personalise_client
+    from asr_fed.tasks.personalise import learning_rate, personalise_client
+    from asr_fed.tasks.recognition import Recognition
 
     keep_freed_memory()
     torch.set_num_threads(threads)
@@ -92,7 +92,7 @@ def personalise_speakers(
             console.print(impossible, soft_wrap=True, markup=False)
         held_back = {client.id: client.dev for client in clients}
         clients = [replace(client, dev=held_back[client.id]) for client in speakers.clients]
-    context = TrainingContext(recogniser, cache, config.augment, config.loss, Precision.fp32, place)
+    context = Recognition(recogniser, cache, config.augment, config.loss, config.evaluation, Precision.fp32, place)
     about = {
         "recogniser": str(model),
         "weights_sha256": state_sha256(weights),
@@ -126,7 +126,6 @@ def personalise_speakers(
                 weights,
                 config=settings,
                 decoder=config.evaluation.test_decoder,
-                evaluation=config.evaluation,
                 seed=seed,
             )
             if save:

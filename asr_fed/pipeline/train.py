@@ -157,11 +157,10 @@ def centrally(
             progress.say(advice)
 
     train_central(
-        experiment.training_context(recogniser, pick_device(config.device)),
+        experiment.recognition(recogniser, pick_device(config.device)),
         speech,
         experiment.partition.dev,
         settings,
-        config.evaluation,
         seed=config.seed,
         name=name,
         checkpoint=experiment.checkpoints / f"{name}_training.pt",

@@ -30,7 +30,7 @@ from asr_fed.runs.run_dir import CONFIG, has_begun, load_config
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import available_cores
 from asr_fed.system.randomness import seed_everything
-from asr_fed.training.epoch import TrainingContext
+from asr_fed.tasks.recognition import Recognition
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,13 @@ class Experiment:
         recogniser.model.set_normaliser(*feature_statistics(self.cache, self.partition.warm_up))
         return recogniser
 
-    def training_context(self, recogniser: Recogniser, device: torch.device) -> TrainingContext:
+    def recognition(self, recogniser: Recogniser, device: torch.device) -> Recognition:
+        """The task of training `recogniser`, on that device."""
         recogniser.model.to(device)
         config = self.config
-        return TrainingContext(recogniser, self.cache, config.augment, config.loss, config.precision, device)
+        return Recognition(
+            recogniser, self.cache, config.augment, config.loss, config.evaluation, config.precision, device
+        )
 
 
 def systems(config: Config) -> list[str]:

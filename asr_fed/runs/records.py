@@ -33,8 +33,6 @@ class RoundRecord:
 
     round: int
     lr: float
-    wer: float | None
-    cer: float | None
     loss: float
     client_wer: float
     clients: int
@@ -55,6 +53,8 @@ class RoundRecord:
     held_out_seconds: float
     round_seconds: float
     best_round: int
+    wer: float | None = None
+    cer: float | None = None
     annealed_lr: float | None = None  # what NewBob on the dev WER alone would have given
     fleet_seconds: float | None = None  # of the simulated fleet's clock; None without one
     workers: list[NodeRecord] = field(default_factory=list)

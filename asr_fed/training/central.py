@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from asr_fed.config.schema import CentralConfig, EvaluationConfig
+from asr_fed.config.schema import CentralConfig
 from asr_fed.data.batching import training_batches
 from asr_fed.data.manifest import Utterance
-from asr_fed.evaluation.evaluate import evaluate
 from asr_fed.model.state import load_state, read_state
 from asr_fed.system.checkpoint import load_checkpoint, save_checkpoint
 from asr_fed.system.errors import UserError
 from asr_fed.system.randomness import seed_everything
 from asr_fed.training.annealing import NewBob, anneal, planned_fall
 from asr_fed.training.averaging import WeightSum, add_if_last
-from asr_fed.training.epoch import TrainingContext, train_epoch
+from asr_fed.training.epoch import train_epoch
 from asr_fed.training.optimizer import build_optimizer
+from asr_fed.training.task import Task
 
 
 @dataclass
@@ -55,24 +55,23 @@ class EpochReport:
 
 
 def train_central(
-    context: TrainingContext,
+    context: Task[Any],
     train: Sequence[Utterance],
     dev: Sequence[Utterance],
     config: CentralConfig,
-    evaluation: EvaluationConfig,
     *,
     seed: int,
     name: str,
     checkpoint: Path,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
 ) -> CentralState:
-    """Train the recogniser of `context` in place and leave it with the chosen weights.
+    """Train the model of `context` in place and leave it with the chosen weights.
 
     Goes on from `checkpoint` where that exists; it is rewritten after every epoch. The learning rate is NewBob's
     on the dev WER, times a linear warm-up, times the planned fall after `decay_from`.
     The chosen weights are the best epoch's on dev, or with `average_last` the mean of the last epochs'.
     """
-    model = context.recogniser.model
+    model = context.model
     optimizer = build_optimizer(config.optimizer, model, config.lr)
     state = CentralState(NewBob(config.lr), read_state(model))
     if checkpoint.is_file():
@@ -100,10 +99,7 @@ def train_central(
             raise UserError(f"{name}: epoch {state.epoch} made the weights infinite. Lower {name}.lr or {name}.clip.")
         lr, wer = optimizer.param_groups[0]["lr"], None
         if state.epoch % config.evaluate_every == 0 or state.epoch == config.epochs:
-            judged = evaluate(
-                context.recogniser, dev, context.cache, evaluation.dev_decoder, evaluation, context.device
-            )
-            wer = judged.wer
+            wer = context.evaluate(dev, "dev").errors.percent
             state.newbob = anneal(state.newbob, wer, config.annealing)
             state.evaluations_without_gain += 1
             if wer < state.best_wer:

@@ -3,33 +3,17 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from asr_fed.config.schema import AugmentConfig, LossConfig, Precision
-from asr_fed.data.alignable import alignable
-from asr_fed.data.batching import collate
-from asr_fed.data.features import FeatureCache
+from asr_fed.config.schema import Precision
 from asr_fed.data.manifest import Utterance
-from asr_fed.model.recogniser import Recogniser
 from asr_fed.model.state import frozen_modules
-from asr_fed.training.augment import spec_augment
 from asr_fed.training.optimizer import set_lr
-from asr_fed.training.pauses import draw_pauses
-
-
-@dataclass(frozen=True)
-class TrainingContext:
-    """What every kind of training shares."""
-
-    recogniser: Recogniser
-    cache: FeatureCache
-    augment: AugmentConfig
-    loss: LossConfig
-    precision: Precision
-    device: torch.device
+from asr_fed.training.task import Task
 
 
 @dataclass
@@ -48,7 +32,7 @@ class EpochResult:
 
 
 def train_epoch(
-    context: TrainingContext,
+    task: Task[Any],
     batches: Iterable[Sequence[Utterance]],
     optimizer: torch.optim.Optimizer,
     rng: np.random.Generator,
@@ -63,7 +47,7 @@ def train_epoch(
     """Train on `batches`.
 
     Args:
-        rng: draws the playback speed of each utterance, and pauses.
+        rng: draws what the task leaves to chance, such as the playback speed of each utterance.
         clip: largest norm of the gradient.
         penalty: a term to add to the loss, such as FedProx's.
         lr: the learning rate of this epoch's n-th step, from 0; None leaves the optimizer's as it is.
@@ -71,9 +55,7 @@ def train_epoch(
         frozen: parts of the model that stay as they are in recognition, as those that are not trainable do: no dropout,
             no statistics of the batch.
     """
-    model, device = context.recogniser.model, context.device
-    speeds = list(context.augment.speeds)
-    fits = alignable(context.cache, context.recogniser.tokenizer, model.encoder.stride)
+    model = task.model
     still = (*frozen, *frozen_modules(model))
     result = EpochResult()
     for chunk in batches:
@@ -82,15 +64,9 @@ def train_epoch(
             module.eval()
         if lr is not None:
             set_lr(optimizer, lr(result.steps))
-        drawn = [float(speed) for speed in rng.choice(speeds, size=len(chunk))]
-        if context.loss.ctc_weight > 0:  # what fits at its own pace may not at a faster one
-            pairs = zip(chunk, drawn, strict=True)
-            drawn = [speed if fits(utterance, speed) else 1.0 for utterance, speed in pairs]
-        pauses = draw_pauses(context.augment, context.recogniser.features.hop_ms, rng)
-        batch = collate(chunk, context.cache, context.recogniser.tokenizer, drawn, pauses).to(device)
-        features = spec_augment(model.normalise(batch.features), context.augment)
-        with torch.autocast(device.type, torch.bfloat16, enabled=context.precision is Precision.bf16):
-            loss = model.loss(features, batch, context.loss, with_ctc=with_ctc)
+        batch = task.collate(chunk, rng)
+        with torch.autocast(task.device.type, torch.bfloat16, enabled=task.precision is Precision.bf16):
+            loss = task.loss(batch, with_ctc=with_ctc)
         result.steps += 1
         value = loss.item()
         if not math.isfinite(value):

@@ -11,16 +11,16 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from asr_fed.config.schema import EvaluationConfig, FederationConfig
+from asr_fed.config.schema import FederationConfig
 from asr_fed.data.batching import training_batches
 from asr_fed.data.manifest import Utterance
 from asr_fed.data.partition import Client
-from asr_fed.evaluation.evaluate import evaluate
 from asr_fed.evaluation.wer import ErrorCounts
 from asr_fed.model.state import load_state, read_delta, trainable
 from asr_fed.system.randomness import seed_everything
-from asr_fed.training.epoch import EpochResult, TrainingContext, train_epoch
+from asr_fed.training.epoch import EpochResult, train_epoch
 from asr_fed.training.optimizer import build_optimizer, set_lr
+from asr_fed.training.task import Task
 
 # A term of the loss, of the model and of the global values of its trainable parameters.
 Penalty = Callable[[nn.Module, list[torch.Tensor]], torch.Tensor]
@@ -28,19 +28,20 @@ Penalty = Callable[[nn.Module, list[torch.Tensor]], torch.Tensor]
 
 @dataclass(frozen=True)
 class LocalTask:
-    """All that a client's local training depends on; `weights` are the global ones, float32 [state].
+    """All that a client's local training depends on.
 
-    It ends after `most_steps` optimizer steps, where that is less than the settings ask for.
+    context: what is learned.
+    weights: the global ones, float32 [state].
+    most_steps: it ends after so many optimizer steps, where that is less than the settings ask for.
     """
 
-    context: TrainingContext
+    context: Task[Any]
     client: Client
     weights: np.ndarray
     lr: float
     server_round: int
     seed: int
     settings: FederationConfig
-    evaluation: EvaluationConfig
     most_steps: int | None = None
 
 
@@ -50,7 +51,8 @@ class ClientResult:
 
     delta: float32 [state], local state minus global state.
     loss: mean training loss of the last local epoch.
-    words: word errors after training, on the client's own dev part (its training part where it has no dev).
+    errors: the task's, word errors for instance, after training, on the client's own dev part (its training part where
+        it has no dev).
     steps: optimizer steps that were made.
     optimizer_state: the `state_dict` of the optimizer afterwards.
     """
@@ -58,7 +60,7 @@ class ClientResult:
     delta: np.ndarray
     num_examples: int
     loss: float
-    words: ErrorCounts
+    errors: ErrorCounts
     audio_seconds: float
     train_seconds: float
     skipped_steps: int
@@ -83,8 +85,8 @@ def train_client(
         optimizer_state: the `state_dict` that the optimizer begins with, but for the learning rate.
     """
     started = time.perf_counter()
-    context, client, config = task.context, task.client, task.settings
-    model = context.recogniser.model
+    client, config = task.client, task.settings
+    model = task.context.model
     load_state(model, task.weights)
     rng = seed_everything(task.seed, "client", task.server_round, client.id)
     optimizer = build_optimizer(config.optimizer, model, task.lr)
@@ -95,7 +97,7 @@ def train_client(
     made, audio, last = EpochResult(), 0.0, EpochResult()
     for epoch, batches in enumerate(_epochs(client, config, rng, task.most_steps)):
         last = train_epoch(
-            context,
+            task.context,
             batches,
             optimizer,
             rng,
@@ -110,19 +112,12 @@ def train_client(
         audio += sum(utterance.duration for batch in batches for utterance in batch)
 
     delta = read_delta(model, task.weights)
-    measured = evaluate(
-        context.recogniser,
-        client.dev or client.train,
-        context.cache,
-        task.evaluation.client_decoder,
-        task.evaluation,
-        context.device,
-    )
+    judged = task.context.evaluate(client.dev or client.train, "client")
     return ClientResult(
         delta=delta,
         num_examples=len(client.train),
         loss=last.loss,
-        words=measured.words,
+        errors=judged.errors,
         audio_seconds=audio,
         train_seconds=time.perf_counter() - started,
         skipped_steps=made.skipped,
@@ -137,7 +132,7 @@ def mean_gradient(task: LocalTask, most: int | None = None) -> np.ndarray:
     Each is clipped and augmented as in training. `most` bounds the number of batches; None: all.
     """
     context, config = task.context, task.settings
-    model = context.recogniser.model
+    model = context.model
     load_state(model, task.weights)
     rng = seed_everything(task.seed, "gradient", task.server_round, task.client.id)
     summed = [torch.zeros_like(parameter) for parameter in trainable(model)]

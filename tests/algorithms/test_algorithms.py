@@ -22,7 +22,7 @@ from asr_fed.data.partition import Client
 from asr_fed.model.state import layout, load_state, read_state
 from asr_fed.runs.experiment import Experiment
 from asr_fed.system.randomness import seed_everything
-from asr_fed.training.epoch import TrainingContext
+from asr_fed.tasks.recognition import Recognition
 from asr_fed.training.local import LocalTask
 from tests.federation.test_rounds import make, run  # noqa: F401
 from tests.tiny import typed_config
@@ -31,27 +31,27 @@ LR, STEPS, SEED = 0.1, 3, 5
 
 
 @pytest.fixture
-def still(context: TrainingContext) -> TrainingContext:
+def still(context: Recognition) -> Recognition:
     """Without SpecAugment: the gradient of a batch is a function of the weights."""
     context.recogniser.model.encoder.crdnn.eval()
     return replace(context, augment=replace(context.augment, time_drops=0, frequency_drops=0))
 
 
 @pytest.fixture
-def weights(context: TrainingContext) -> np.ndarray:
+def weights(context: Recognition) -> np.ndarray:
     return read_state(context.recogniser.model)
 
 
-def task_of(context: TrainingContext, client: Client, weights: np.ndarray, server_round: int = 1) -> LocalTask:
+def task_of(context: Recognition, client: Client, weights: np.ndarray, server_round: int = 1) -> LocalTask:
     config = typed_config(
         {"federation": {"batch": {"max_utterances": 4}}}, f"federation.local_steps={STEPS}", "federation.clip=1e9"
     )
-    return LocalTask(context, client, weights, LR, server_round, SEED, config.federation, config.evaluation)
+    return LocalTask(context, client, weights, LR, server_round, SEED, config.federation)
 
 
 @pytest.mark.parametrize("mu", [0.5, 2.0])
 def test_the_proximal_gradient_is_mu_times_the_distance(
-    experiment: Experiment, still: TrainingContext, weights: np.ndarray, mu: float
+    experiment: Experiment, still: Recognition, weights: np.ndarray, mu: float
 ) -> None:
     """Two steps of plain SGD: with the term, the second adds -lr * mu * (w1 - w0) to the one without it."""
     client, cut = experiment.partition.clients[0], layout(still.recogniser.model).parameters
@@ -65,26 +65,26 @@ def test_the_proximal_gradient_is_mu_times_the_distance(
     np.testing.assert_allclose(prox - plain, -LR * mu * one, atol=2e-6)
 
 
-def test_no_pull_is_fed_avg(experiment: Experiment, still: TrainingContext, weights: np.ndarray) -> None:
+def test_no_pull_is_fed_avg(experiment: Experiment, still: Recognition, weights: np.ndarray) -> None:
     task = task_of(still, experiment.partition.clients[0], weights)
     deltas = [algorithm.client(task, {}, {}).result.delta for algorithm in (FedAvg(), FedProx(mu=0.0))]
     np.testing.assert_array_equal(*deltas)
 
 
-def gradients(context: TrainingContext, chunk: list, rng: np.random.Generator) -> list[torch.Tensor]:
+def gradients(context: Recognition, chunk: list, rng: np.random.Generator) -> list[torch.Tensor]:
     """Of one batch at the model's present parameters."""
     model = context.recogniser.model
     model.train()
     drawn = [float(speed) for speed in rng.choice(list(context.augment.speeds), size=len(chunk))]
     batch = collate(chunk, context.cache, context.recogniser.tokenizer, drawn)
-    loss = model.loss(model.normalise(batch.features), batch, context.loss, with_ctc=True)
+    loss = model.loss(model.normalise(batch.features), batch, context.loss_config, with_ctc=True)
     parameters = list(model.parameters())
     found = torch.autograd.grad(loss, parameters, allow_unused=True)
     return [torch.zeros_like(y) if g is None else g for y, g in zip(parameters, found, strict=True)]
 
 
 def scaffold_client(
-    context: TrainingContext, client: Client, x: np.ndarray, c: np.ndarray, c_i: np.ndarray, server_round: int
+    context: Recognition, client: Client, x: np.ndarray, c: np.ndarray, c_i: np.ndarray, server_round: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Algorithm 1 of arXiv 1910.06378, lines 7 to 14, with option II, as it stands there: y and c_i+."""
     model, cut = context.recogniser.model, len(c)
@@ -113,7 +113,7 @@ def scaffold_client(
     return y, c_i - c + (x[:cut] - y) / np.float32(STEPS * LR)
 
 
-def test_scaffold_is_the_papers_loop(experiment: Experiment, still: TrainingContext, weights: np.ndarray) -> None:
+def test_scaffold_is_the_papers_loop(experiment: Experiment, still: Recognition, weights: np.ndarray) -> None:
     """Three rounds over two of five clients each, server learning rate 1."""
     parts, clients = layout(still.recogniser.model), experiment.partition.clients
     cut, algorithm = parts.parameters, Scaffold()
@@ -179,7 +179,7 @@ def test_scaffold_interrupted_after_every_round_ends_in_the_same_bits(make) -> N
 
 
 def adamw_client(
-    context: TrainingContext, client: Client, x: np.ndarray, state: dict, server_round: int, lr: float
+    context: Recognition, client: Client, x: np.ndarray, state: dict, server_round: int, lr: float
 ) -> np.ndarray:
     """Lines 3 to 9 of algorithm 1 of arXiv 2311.08105, with AdamW (arXiv 1711.05101) written out; y - x in float64.
 
@@ -208,7 +208,7 @@ def adamw_client(
     return (read_state(model) - x)[:start]
 
 
-def test_diloco_is_the_papers_loop(experiment: Experiment, still: TrainingContext, weights: np.ndarray) -> None:
+def test_diloco_is_the_papers_loop(experiment: Experiment, still: Recognition, weights: np.ndarray) -> None:
     """Three rounds of two clients, with an outer Nesterov step, against AdamW and Nesterov written out."""
     parts, clients = layout(still.recogniser.model), experiment.partition.clients[:2]
     cut, algorithm, lr = parts.parameters, DiLoCo(), 0.002
@@ -240,7 +240,7 @@ def test_diloco_is_the_papers_loop(experiment: Experiment, still: TrainingContex
 
 
 def mime_lite_client(
-    context: TrainingContext, client: Client, x: np.ndarray, m: np.ndarray, v: np.ndarray, server_round: int
+    context: Recognition, client: Client, x: np.ndarray, m: np.ndarray, v: np.ndarray, server_round: int
 ) -> np.ndarray:
     """y - x of K steps of torch's own Adam, put back to the server's moments before each of them."""
     model, t = context.recogniser.model, server_round - 1
@@ -263,7 +263,7 @@ def mime_lite_client(
     return (read_state(model) - x)[: len(m)]
 
 
-def test_mime_lite_is_the_papers_loop(experiment: Experiment, still: TrainingContext, weights: np.ndarray) -> None:
+def test_mime_lite_is_the_papers_loop(experiment: Experiment, still: Recognition, weights: np.ndarray) -> None:
     """Three rounds of two clients; the gradient at x is that of one batch that holds all of a client's speech."""
     parts, clients = layout(still.recogniser.model), experiment.partition.clients[:2]
     cut, algorithm = parts.parameters, MimeLite(beta_1=0.9, beta_2=0.95, eps=1e-3)

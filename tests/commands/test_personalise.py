@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-import asr_fed.training.personalise
+import asr_fed.tasks.personalise
 from asr_fed.commands.personalise import main
 from asr_fed.data.manifest import read_manifest, write_manifest
 from asr_fed.model.recogniser import load_recogniser, save_recogniser
@@ -73,7 +73,7 @@ def test_a_stopped_command_goes_on_and_another_one_is_refused(
     straight, stopped = (tmp_path / name for name in ("straight", "stopped"))
     assert call(model, manifest, "--output", str(straight)) == 0
 
-    real, called = asr_fed.training.personalise.personalise_client, []
+    real, called = asr_fed.tasks.personalise.personalise_client, []
 
     def stops(*arguments: Any, **more: Any) -> Any:
         called.append(arguments[1].id)
@@ -81,7 +81,7 @@ def test_a_stopped_command_goes_on_and_another_one_is_refused(
             raise KeyboardInterrupt
         return real(*arguments, **more)
 
-    monkeypatch.setattr(asr_fed.training.personalise, "personalise_client", stops)
+    monkeypatch.setattr(asr_fed.tasks.personalise, "personalise_client", stops)
     assert call(model, manifest, "--output", str(stopped)) == 130
     with (stopped / "heard.jsonl").open("a") as file:
         file.write('{"speaker": "cut')  # as a kill in mid-write leaves it
@@ -100,13 +100,13 @@ def test_speakers_whose_speech_has_changed_and_copies_that_are_missing_are_made_
 ) -> None:
     output = tmp_path / "out"
     assert call(model, manifest, "--output", str(output)) == 0
-    real, called = asr_fed.training.personalise.personalise_client, []
+    real, called = asr_fed.tasks.personalise.personalise_client, []
 
     def counted(*arguments: Any, **more: Any) -> Any:
         called.append(arguments[1].id)
         return real(*arguments, **more)
 
-    monkeypatch.setattr(asr_fed.training.personalise, "personalise_client", counted)
+    monkeypatch.setattr(asr_fed.tasks.personalise, "personalise_client", counted)
     speech = read_manifest(manifest)
     changed = speech[0].speaker
     write_manifest(manifest, speech[1:])

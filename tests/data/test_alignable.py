@@ -28,7 +28,8 @@ from asr_fed.model.encoder import Encoder, stride
 from asr_fed.model.state import read_state
 from asr_fed.runs.experiment import Experiment, prepare_experiment
 from asr_fed.system.errors import UserError
-from asr_fed.training.epoch import TrainingContext, train_epoch
+from asr_fed.tasks.recognition import Recognition
+from asr_fed.training.epoch import train_epoch
 from asr_fed.training.local import LocalTask, train_client
 from tests.tiny import Corpus, random_batch, settings, tiny_model_config, typed_config
 
@@ -56,7 +57,7 @@ def test_the_stride_is_that_of_the_encoder(shape: dict[str, object]) -> None:
 
 
 @pytest.fixture
-def fits(context: TrainingContext):
+def fits(context: Recognition):
     model = context.recogniser.model
     return alignable(context.cache, context.recogniser.tokenizer, model.encoder.stride)
 
@@ -119,11 +120,11 @@ def test_a_run_finds_them_before_it_trains_and_again_when_it_is_resumed(
     assert not prepare_experiment(typed_config(content)).partition.dropped
 
 
-def test_one_that_slips_through_is_no_perfect_loss(context: TrainingContext, experiment: Experiment) -> None:
+def test_one_that_slips_through_is_no_perfect_loss(context: Recognition, experiment: Experiment) -> None:
     good, bad = experiment.partition.warm_up[0], impossible(experiment.partition.warm_up[1])
     batch = random_batch([80, 8], context.recogniser.tokenizer)
     with torch.no_grad():
-        loss = context.recogniser.model.loss(batch.features, batch, context.loss, with_ctc=True)
+        loss = context.recogniser.model.loss(batch.features, batch, context.loss_config, with_ctc=True)
     assert loss == math.inf
     optimizer = torch.optim.SGD(context.recogniser.model.parameters(), 0.1)
     before = read_state(context.recogniser.model).tobytes()
@@ -135,17 +136,17 @@ def test_one_that_slips_through_is_no_perfect_loss(context: TrainingContext, exp
     assert read_state(context.recogniser.model).tobytes() != before
 
 
-def test_a_client_of_nothing_else_has_no_weight(context: TrainingContext, experiment: Experiment) -> None:
+def test_a_client_of_nothing_else_has_no_weight(context: Recognition, experiment: Experiment) -> None:
     client = experiment.partition.clients[0]
     config = typed_config({}, "federation.local_epochs=1")
     poor, weights = Client("poor", tuple(map(impossible, client.train)), ()), read_state(context.recogniser.model)
-    result = train_client(LocalTask(context, poor, weights, 0.1, 1, 1, config.federation, config.evaluation))
+    result = train_client(LocalTask(context, poor, weights, 0.1, 1, 1, config.federation))
     with pytest.raises(Exception, match="loss of nan"):
         client_totals(result)
 
 
 def test_what_is_too_fast_when_played_faster_is_played_as_it_was_spoken(
-    context: TrainingContext, experiment: Experiment, fits
+    context: Recognition, experiment: Experiment, fits
 ) -> None:
     utterance = experiment.partition.warm_up[0]
     cache = context.cache

@@ -10,7 +10,7 @@ from asr_fed.data.manifest import Utterance
 from asr_fed.evaluation.evaluate import Evaluation, evaluate
 from asr_fed.evaluation.wer import ErrorCounts, Step, character_errors, score, total
 from asr_fed.runs.experiment import Experiment
-from asr_fed.training.epoch import TrainingContext
+from asr_fed.tasks.recognition import Recognition
 
 sentences = st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=6).map(" ".join), min_size=1, max_size=5)
 
@@ -71,7 +71,7 @@ def test_speakers_are_counted_apart() -> None:
 
 
 def test_an_evaluation_covers_every_utterance_whatever_the_batches(
-    experiment: Experiment, context: TrainingContext
+    experiment: Experiment, context: Recognition
 ) -> None:
     speech, config = experiment.partition.test, experiment.config.evaluation
     told: list[int] = []

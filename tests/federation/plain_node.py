@@ -19,14 +19,14 @@ from asr_fed.federation.client_app import (
 )
 from asr_fed.federation.client_store import ClientStore
 from asr_fed.runs.experiment import Experiment
-from asr_fed.training.epoch import TrainingContext
+from asr_fed.tasks.recognition import Recognition
 from asr_fed.wire.messages import Gained, Order
 
 
 @dataclass
 class PlainNode:
     experiment: Experiment
-    training: TrainingContext
+    training: Recognition
     weighting: Weighting
     clients: dict[str, Client]
     algorithm: Algorithm
@@ -34,7 +34,7 @@ class PlainNode:
 
     @classmethod
     def of(cls, experiment: Experiment, weighting: Weighting | None = None) -> "PlainNode":
-        training = experiment.training_context(experiment.fresh_recogniser(), torch.device("cpu"))
+        training = experiment.recognition(experiment.fresh_recogniser(), torch.device("cpu"))
         clients = {client.id: client for client in experiment.partition.clients}
         store = ClientStore(experiment.run_dir / "clients")
         return cls(

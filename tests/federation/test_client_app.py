@@ -38,7 +38,7 @@ def trained(**changes: Any) -> ClientResult:
         "delta": np.zeros(1, dtype=np.float32),
         "num_examples": 9,
         "loss": 2.0,
-        "words": ErrorCounts(substitutions=2, deletions=1, insertions=1, units=16),
+        "errors": ErrorCounts(substitutions=2, deletions=1, insertions=1, units=16),
         "audio_seconds": 1.0,
         "train_seconds": 1.0,
         "skipped_steps": 0,
@@ -143,9 +143,9 @@ def test_a_loss_that_is_not_finite_is_refused() -> None:
 
 def test_a_wer_below_zero_is_refused_and_one_above_one_weighs_as_one() -> None:
     with pytest.raises(UpdateRefused, match="WER of -3 errors in 10 words"):
-        client_totals(replace(trained(), words=ErrorCounts(0, -3, 0, 10)))
-    twice = replace(trained(), words=ErrorCounts(0, 0, 20, 10))
-    assert client_totals(twice)["word_errors"] == 20 and WerSoftmax()(Measured(9, twice.words.rate, 2.0)) == 1.0
+        client_totals(replace(trained(), errors=ErrorCounts(0, -3, 0, 10)))
+    twice = replace(trained(), errors=ErrorCounts(0, 0, 20, 10))
+    assert client_totals(twice)["word_errors"] == 20 and WerSoftmax()(Measured(9, twice.errors.rate, 2.0)) == 1.0
 
 
 def test_a_delta_of_another_shape_is_named_and_touches_no_other(node: PlainNode, weights: np.ndarray) -> None:

@@ -268,7 +268,7 @@ def test_the_servers_annealed_rate_is_its_own_times_the_share_that_the_clients_h
 ) -> None:
     def trained(lr: float, annealed: bool, annealing: float) -> bytes:
         experiment = make(f"federation.held_out.lr={lr}", f"federation.held_out.annealed={annealed}")
-        training = experiment.training_context(experiment.fresh_recogniser(), torch.device("cpu"))
+        training = experiment.recognition(experiment.fresh_recogniser(), torch.device("cpu"))
         train_on_server(experiment, training, 1, annealing=annealing)
         return read_state(training.recogniser.model).tobytes()
 

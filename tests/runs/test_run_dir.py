@@ -30,7 +30,7 @@ from asr_fed.runs.run_dir import (
     write_summary,
 )
 from asr_fed.system.errors import UserError
-from asr_fed.training.epoch import TrainingContext
+from asr_fed.tasks.recognition import Recognition
 from tests.tiny import Corpus, random_batch, settings, typed_config
 
 # Another value of each key that a resumed run may change: those that say where it runs, and the others.
@@ -207,7 +207,7 @@ def test_the_settings_of_a_beam_that_steers_may_not_change(tmp_path: Path, steer
 
 
 @pytest.mark.parametrize("decoder", list(Decoder))
-def test_what_a_decoder_reads_may_not_change_where_it_steers(context: TrainingContext, decoder: Decoder) -> None:
+def test_what_a_decoder_reads_may_not_change_where_it_steers(context: Recognition, decoder: Decoder) -> None:
     """Whatever the decoders read, now or one day, a run cannot be resumed with another value of it."""
     config = typed_config({}, f"evaluation.dev_decoder={decoder.name}")
     read: set[str] = set()

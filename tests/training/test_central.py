@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from asr_fed.config.schema import CentralConfig, EvaluationConfig
+from asr_fed.config.schema import CentralConfig
 from asr_fed.data.features import FeatureCache
 from asr_fed.model.state import read_state
 from asr_fed.runs.experiment import Experiment
 from asr_fed.system.checkpoint import load_checkpoint
+from asr_fed.tasks.recognition import Recognition
 from asr_fed.training.central import CentralState, EpochReport, train_central
-from asr_fed.training.epoch import TrainingContext
 from tests.tiny import typed_config
 
 
@@ -39,19 +39,16 @@ def central_config(*changes: str) -> CentralConfig:
     return typed_config({}, *defaults, *changes).central
 
 
-def fresh(experiment: Experiment) -> TrainingContext:
-    return experiment.training_context(experiment.fresh_recogniser(), torch.device("cpu"))
+def fresh(experiment: Experiment) -> Recognition:
+    return experiment.recognition(experiment.fresh_recogniser(), torch.device("cpu"))
 
 
-def run(
-    experiment: Experiment, context: TrainingContext, config: CentralConfig, checkpoint: Path, **more
-) -> CentralState:
+def run(experiment: Experiment, context: Recognition, config: CentralConfig, checkpoint: Path, **more) -> CentralState:
     return train_central(
         context,
         experiment.partition.warm_up,
         experiment.partition.dev,
         config,
-        EvaluationConfig(),
         seed=3,
         name="test",
         checkpoint=checkpoint,
@@ -101,7 +98,7 @@ def test_interrupted_in_the_middle_of_an_epoch_it_repeats_that_epoch(experiment:
     one_epoch = len(experiment.partition.warm_up) + len(experiment.partition.dev)
     cache = FailingCache(experiment.cache.offsets, allow=one_epoch + 5)
     with pytest.raises(Interrupted):
-        run(experiment, TrainingContext(**{**vars(broken), "cache": cache}), config, tmp_path / "resumed.pt")
+        run(experiment, Recognition(**{**vars(broken), "cache": cache}), config, tmp_path / "resumed.pt")
     assert load_checkpoint(tmp_path / "resumed.pt")["epoch"] == 1
     state = run(experiment, fresh(experiment), config, tmp_path / "resumed.pt")
     assert state.weights.tobytes() == expected.weights.tobytes()

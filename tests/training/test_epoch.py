@@ -16,7 +16,8 @@ from asr_fed.data.manifest import Utterance
 from asr_fed.model.state import layout, load_state, read_state
 from asr_fed.runs.experiment import Experiment
 from asr_fed.system.randomness import seed_everything
-from asr_fed.training.epoch import EpochResult, TrainingContext, train_epoch
+from asr_fed.tasks.recognition import Recognition
+from asr_fed.training.epoch import EpochResult, train_epoch
 from tests.tiny import tiny_recogniser
 
 STILL = AugmentConfig(time_drops=0, frequency_drops=0, pauses=0)
@@ -27,32 +28,28 @@ def speech(experiment: Experiment) -> Sequence[Utterance]:
     return experiment.partition.warm_up
 
 
-def sgd(context: TrainingContext, lr: float = 0.1) -> torch.optim.SGD:
+def sgd(context: Recognition, lr: float = 0.1) -> torch.optim.SGD:
     return torch.optim.SGD(context.recogniser.model.parameters(), lr=lr)
 
 
-def run(
-    context: TrainingContext, speech: Sequence[Utterance], clip: float = 5.0, lr: float = 0.1, **more
-) -> EpochResult:
+def run(context: Recognition, speech: Sequence[Utterance], clip: float = 5.0, lr: float = 0.1, **more) -> EpochResult:
     rng = seed_everything(1, "test")
     batches = training_batches(speech, BatchConfig(4), rng)
     return train_epoch(context, batches, sgd(context, lr), rng, clip=clip, **more)
 
 
-def moved(context: TrainingContext, before: np.ndarray) -> np.ndarray:
+def moved(context: Recognition, before: np.ndarray) -> np.ndarray:
     cut = layout(context.recogniser.model).parameters
     return (read_state(context.recogniser.model) - before)[:cut]
 
 
-def test_an_epoch_goes_through_all_utterances_once(context: TrainingContext, speech: Sequence[Utterance]) -> None:
+def test_an_epoch_goes_through_all_utterances_once(context: Recognition, speech: Sequence[Utterance]) -> None:
     result = run(context, speech)
     assert (result.utterances, result.steps, result.skipped) == (len(speech), -(-len(speech) // 4), 0)
     assert 0 < result.loss < 100
 
 
-def test_a_loss_is_the_mean_over_utterances_not_over_batches(
-    context: TrainingContext, speech: Sequence[Utterance]
-) -> None:
+def test_a_loss_is_the_mean_over_utterances_not_over_batches(context: Recognition, speech: Sequence[Utterance]) -> None:
     def loss(*batches: Sequence[Utterance]) -> float:
         """Without a step, nor any dropout or augmentation."""
         still = replace(context, recogniser=tiny_recogniser(dropout=0.0), augment=STILL)
@@ -65,7 +62,7 @@ def test_a_loss_is_the_mean_over_utterances_not_over_batches(
     assert loss(many, few) == pytest.approx((6 * loss(many) + 2 * loss(few)) / 8, rel=1e-6)
 
 
-def test_steps_do_not_add_up_their_gradients(context: TrainingContext, speech: Sequence[Utterance]) -> None:
+def test_steps_do_not_add_up_their_gradients(context: Recognition, speech: Sequence[Utterance]) -> None:
     """Two batches in one epoch move the weights as the second does after the first has."""
     recogniser = tiny_recogniser(dropout=0.0)
     still = replace(context, recogniser=recogniser, augment=STILL)
@@ -81,9 +78,7 @@ def test_steps_do_not_add_up_their_gradients(context: TrainingContext, speech: S
     assert trained(start, speech[:4], speech[4:8]).tobytes() == trained(first, speech[4:8]).tobytes()
 
 
-def test_training_hears_speech_as_the_normaliser_makes_it(
-    context: TrainingContext, speech: Sequence[Utterance]
-) -> None:
+def test_training_hears_speech_as_the_normaliser_makes_it(context: Recognition, speech: Sequence[Utterance]) -> None:
     """Features twice as far from their mean, with twice the deviation, are the same to the model."""
 
     class Doubled(FeatureCache):
@@ -101,7 +96,7 @@ def test_training_hears_speech_as_the_normaliser_makes_it(
     assert run(replace(context, cache=Doubled(context.cache.offsets)), speech).loss == pytest.approx(plain, rel=1e-4)
 
 
-def test_training_draws_a_speed_for_each_utterance(context: TrainingContext, speech: Sequence[Utterance]) -> None:
+def test_training_draws_a_speed_for_each_utterance(context: Recognition, speech: Sequence[Utterance]) -> None:
     """The cache of this test holds no other."""
     heard: list[float] = []
 
@@ -116,13 +111,13 @@ def test_training_draws_a_speed_for_each_utterance(context: TrainingContext, spe
     assert set(heard) == {0.9, 1.1} and len(heard) == len(speech)
 
 
-def test_the_loss_falls(context: TrainingContext, speech: Sequence[Utterance]) -> None:
+def test_the_loss_falls(context: Recognition, speech: Sequence[Utterance]) -> None:
     losses = [run(context, speech, lr=0.3).loss for _ in range(6)]
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_a_step_is_no_longer_than_lr_times_clip(context: TrainingContext, speech: Sequence[Utterance]) -> None:
+def test_a_step_is_no_longer_than_lr_times_clip(context: Recognition, speech: Sequence[Utterance]) -> None:
     before = read_state(context.recogniser.model)
     result = run(context, speech[:3], clip=0.01, lr=2.0)
     assert result.steps == 1
@@ -131,7 +126,7 @@ def test_a_step_is_no_longer_than_lr_times_clip(context: TrainingContext, speech
 
 @pytest.mark.filterwarnings("ignore:invalid value")
 def test_a_gradient_that_is_not_finite_is_skipped_and_counted(
-    context: TrainingContext, speech: Sequence[Utterance]
+    context: Recognition, speech: Sequence[Utterance]
 ) -> None:
     before = read_state(context.recogniser.model)
     poison = iter([1.0, float("nan"), 1.0])
@@ -143,7 +138,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(
     assert np.isfinite(result.loss)
 
 
-def test_the_rate_of_each_step_can_be_scheduled(context: TrainingContext, speech: Sequence[Utterance]) -> None:
+def test_the_rate_of_each_step_can_be_scheduled(context: Recognition, speech: Sequence[Utterance]) -> None:
     asked: list[int] = []
     before = read_state(context.recogniser.model)
 
@@ -158,7 +153,7 @@ def test_the_rate_of_each_step_can_be_scheduled(context: TrainingContext, speech
     assert not moved(context, before).any()
 
 
-def test_without_ctc_its_head_stays(context: TrainingContext, speech: Sequence[Utterance]) -> None:
+def test_without_ctc_its_head_stays(context: Recognition, speech: Sequence[Utterance]) -> None:
     head = context.recogniser.model.ctc_head.w.weight
     before = head.detach().clone()
     run(context, speech, with_ctc=False)
@@ -168,10 +163,10 @@ def test_without_ctc_its_head_stays(context: TrainingContext, speech: Sequence[U
 
 
 def test_augmentation_changes_training_and_a_seed_repeats_it(
-    experiment: Experiment, context: TrainingContext, speech: Sequence[Utterance]
+    experiment: Experiment, context: Recognition, speech: Sequence[Utterance]
 ) -> None:
     def trained(augment: AugmentConfig) -> bytes:
-        fresh = experiment.training_context(experiment.fresh_recogniser(), torch.device("cpu"))
+        fresh = experiment.recognition(experiment.fresh_recogniser(), torch.device("cpu"))
         run(replace(fresh, augment=augment), speech)
         return read_state(fresh.recogniser.model).tobytes()
 
@@ -181,13 +176,11 @@ def test_augmentation_changes_training_and_a_seed_repeats_it(
     assert trained(pauses) == trained(pauses) != unlike
 
 
-def test_bf16_trains_fp32_weights(
-    experiment: Experiment, context: TrainingContext, speech: Sequence[Utterance]
-) -> None:
+def test_bf16_trains_fp32_weights(experiment: Experiment, context: Recognition, speech: Sequence[Utterance]) -> None:
     half = replace(context, precision=Precision.bf16, augment=STILL)
     result = run(half, speech)
     assert result.skipped == 0
-    fresh = experiment.training_context(experiment.fresh_recogniser(), torch.device("cpu"))
+    fresh = experiment.recognition(experiment.fresh_recogniser(), torch.device("cpu"))
     full = run(replace(fresh, augment=STILL), speech)
     assert result.loss == pytest.approx(full.loss, rel=0.05) and result.loss != full.loss
     assert all(parameter.dtype == torch.float32 for parameter in half.recogniser.model.parameters())

@@ -14,13 +14,13 @@ from asr_fed.algorithms.scaffold import Scaffold
 from asr_fed.data.partition import Client
 from asr_fed.model.state import freeze, layout, read_state
 from asr_fed.runs.experiment import Experiment
-from asr_fed.training.epoch import TrainingContext
+from asr_fed.tasks.recognition import Recognition
 from asr_fed.training.local import ClientResult, LocalTask, train_client
 from tests.tiny import typed_config
 
 
 @pytest.fixture
-def weights(context: TrainingContext) -> np.ndarray:
+def weights(context: Recognition) -> np.ndarray:
     return read_state(context.recogniser.model)
 
 
@@ -31,29 +31,29 @@ def client(experiment: Experiment) -> Client:
 
 
 def task(
-    context: TrainingContext, client: Client, weights: np.ndarray, *changes: str, server_round: int = 1, lr: float = 0.1
+    context: Recognition, client: Client, weights: np.ndarray, *changes: str, server_round: int = 1, lr: float = 0.1
 ) -> LocalTask:
     config = typed_config({"federation": {"batch": {"max_utterances": 4}}}, "federation.local_epochs=1", *changes)
-    return LocalTask(context, client, weights, lr, server_round, 5, config.federation, config.evaluation)
+    return LocalTask(context, client, weights, lr, server_round, 5, config.federation)
 
 
-def trained(context: TrainingContext, client: Client, weights: np.ndarray, *changes: str, **more: Any) -> ClientResult:
+def trained(context: Recognition, client: Client, weights: np.ndarray, *changes: str, **more: Any) -> ClientResult:
     return train_client(task(context, client, weights, *changes, **more))
 
 
 def numbers(result: ClientResult) -> tuple[Any, ...]:
-    return result.delta.tobytes(), result.loss, result.words, result.num_examples
+    return result.delta.tobytes(), result.loss, result.errors, result.num_examples
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam", "Adadelta"])
 def test_neither_earlier_clients_nor_their_order_change_a_result(
-    experiment: Experiment, context: TrainingContext, weights: np.ndarray, optimizer: str
+    experiment: Experiment, context: Recognition, weights: np.ndarray, optimizer: str
 ) -> None:
     change = f"federation.optimizer._target_=torch.optim.{optimizer}"
     clients = experiment.partition.clients[:3]
     forward = {c.id: numbers(trained(context, c, weights, change)) for c in clients}
     torch.manual_seed(99)
-    fresh = experiment.training_context(experiment.fresh_recogniser(), torch.device("cpu"))
+    fresh = experiment.recognition(experiment.fresh_recogniser(), torch.device("cpu"))
     backward = {c.id: numbers(trained(fresh, c, weights, change)) for c in reversed(clients)}
     assert forward == backward
     assert len({delta for delta, *_ in forward.values()}) == 3
@@ -61,7 +61,7 @@ def test_neither_earlier_clients_nor_their_order_change_a_result(
 
 @pytest.mark.parametrize("algorithm", [FedAvg(), FedProx(mu=0.1), Scaffold(), MimeLite()])
 def test_what_is_frozen_stays_as_it_is_in_training_too(
-    experiment: Experiment, context: TrainingContext, client: Client, algorithm: Algorithm
+    experiment: Experiment, context: Recognition, client: Client, algorithm: Algorithm
 ) -> None:
     """Its BatchNorm does not learn from the batch, which would pass from one client to the next."""
     model = context.recogniser.model
@@ -75,7 +75,7 @@ def test_what_is_frozen_stays_as_it_is_in_training_too(
     assert changed and not [name for name in changed if name.startswith("encoder.")]
 
 
-def test_a_delta_is_what_training_added(context: TrainingContext, client: Client, weights: np.ndarray) -> None:
+def test_a_delta_is_what_training_added(context: Recognition, client: Client, weights: np.ndarray) -> None:
     before = weights.copy()
     result = trained(context, client, weights)
     np.testing.assert_array_equal(weights, before)  # the global weights are shared with the next client
@@ -87,26 +87,24 @@ def test_a_delta_is_what_training_added(context: TrainingContext, client: Client
     assert result.audio_seconds == pytest.approx(sum(u.duration for u in client.train))
 
 
-def test_another_round_is_another_draw(context: TrainingContext, client: Client, weights: np.ndarray) -> None:
+def test_another_round_is_another_draw(context: Recognition, client: Client, weights: np.ndarray) -> None:
     first, second = (trained(context, client, weights, server_round=number) for number in (1, 2))
     assert first.delta.tobytes() != second.delta.tobytes()
 
 
-def test_the_rate_is_that_of_the_round(context: TrainingContext, client: Client, weights: np.ndarray) -> None:
+def test_the_rate_is_that_of_the_round(context: Recognition, client: Client, weights: np.ndarray) -> None:
     cut = layout(context.recogniser.model).parameters
     assert not trained(context, client, weights, lr=0.0).delta[:cut].any()
     small, large = (trained(context, client, weights, lr=lr).delta[:cut] for lr in (0.01, 0.1))
     assert np.linalg.norm(large) > 3 * np.linalg.norm(small)
 
 
-def test_the_loss_is_that_of_the_last_local_epoch(
-    context: TrainingContext, client: Client, weights: np.ndarray
-) -> None:
+def test_the_loss_is_that_of_the_last_local_epoch(context: Recognition, client: Client, weights: np.ndarray) -> None:
     once, often = (trained(context, client, weights, f"federation.local_epochs={count}").loss for count in (1, 6))
     assert 0 < often < 0.95 * once
 
 
-def test_local_steps_replace_epochs(context: TrainingContext, client: Client, weights: np.ndarray) -> None:
+def test_local_steps_replace_epochs(context: Recognition, client: Client, weights: np.ndarray) -> None:
     def steps(count: int) -> ClientResult:
         return trained(context, client, weights, f"federation.local_steps={count}", "federation.local_epochs=7")
 
@@ -118,7 +116,7 @@ def test_local_steps_replace_epochs(context: TrainingContext, client: Client, we
     assert audio[2] == pytest.approx(sum(u.duration for u in client.train))
 
 
-def test_ctc_takes_part_as_long_as_told(context: TrainingContext, client: Client, weights: np.ndarray) -> None:
+def test_ctc_takes_part_as_long_as_told(context: Recognition, client: Client, weights: np.ndarray) -> None:
     def head(*changes: str) -> torch.Tensor:
         trained(context, client, weights, "federation.local_epochs=2", *changes)
         return context.recogniser.model.ctc_head.w.weight.detach().clone()
@@ -133,7 +131,7 @@ def test_ctc_takes_part_as_long_as_told(context: TrainingContext, client: Client
 
 
 def test_frozen_batch_norm_normalises_by_what_it_was_sent(
-    context: TrainingContext, client: Client, weights: np.ndarray
+    context: Recognition, client: Client, weights: np.ndarray
 ) -> None:
     """Statistics stay, scale and shift learn, and a batch is no longer normalised by itself."""
     parts = layout(context.recogniser.model)
@@ -153,14 +151,14 @@ def test_frozen_batch_norm_normalises_by_what_it_was_sent(
 
 
 def test_errors_are_counted_on_the_own_dev_part_or_else_on_the_training_part(
-    context: TrainingContext, client: Client, weights: np.ndarray
+    context: Recognition, client: Client, weights: np.ndarray
 ) -> None:
     def words(part: tuple) -> int:
         return sum(len(utterance.text.split()) for utterance in part)
 
     assert client.dev == ()
-    assert trained(context, client, weights).words.units == words(client.train)
+    assert trained(context, client, weights).errors.units == words(client.train)
     split = Client(client.id, client.train[:7], client.train[7:])
     result = trained(context, split, weights)
-    assert result.words.units == words(client.train[7:])
+    assert result.errors.units == words(client.train[7:])
     assert result.num_examples == 7

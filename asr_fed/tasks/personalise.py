@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from asr_fed.config.schema import Decoder, EvaluationConfig, PersonalisationConfig, PersonalPart
+from asr_fed.config.schema import Decoder, PersonalisationConfig, PersonalPart
 from asr_fed.data.batching import training_batches
 from asr_fed.data.partition import Client
-from asr_fed.evaluation.evaluate import Evaluation, evaluate
+from asr_fed.evaluation.evaluate import Evaluation
 from asr_fed.model.recogniser import AcousticModel
 from asr_fed.model.state import load_state, trainable
 from asr_fed.system.randomness import seed_everything
-from asr_fed.training.epoch import TrainingContext, train_epoch
+from asr_fed.tasks.recognition import Recognition
+from asr_fed.training.epoch import train_epoch
 from asr_fed.training.optimizer import build_optimizer
 
 # For Adam; docs/personalisation.md says how they were found.
@@ -29,13 +30,12 @@ class Gain:
 
 
 def personalise_client(
-    context: TrainingContext,
+    context: Recognition,
     client: Client,
     weights: np.ndarray,
     *,
     config: PersonalisationConfig,
     decoder: Decoder,
-    evaluation: EvaluationConfig,
     seed: int,
 ) -> Gain:
     """Fine-tune from `weights` (float32 [state]) on `client.train`, evaluate on `client.dev`.
@@ -45,11 +45,11 @@ def personalise_client(
     """
     if not client.train or not client.dev:
         raise ValueError(f"{client.id} has {len(client.train)} utterances to train on and {len(client.dev)} held back")
-    model = context.recogniser.model
+    model = context.model
     load_state(model, weights)
 
     def evaluate_copy() -> Evaluation:
-        return evaluate(context.recogniser, client.dev, context.cache, decoder, evaluation, context.device)
+        return context.decode(client.dev, decoder)
 
     before = evaluate_copy()
     rng = seed_everything(seed, "personalise", client.id)

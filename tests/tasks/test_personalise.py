@@ -12,13 +12,13 @@ from asr_fed.data.partition import Client
 from asr_fed.evaluation.evaluate import evaluate
 from asr_fed.model.state import load_state, read_state
 from asr_fed.runs.experiment import Experiment
-from asr_fed.training.epoch import TrainingContext
-from asr_fed.training.personalise import Gain, personalise_client
+from asr_fed.tasks.personalise import Gain, personalise_client
+from asr_fed.tasks.recognition import Recognition
 from tests.tiny import typed_config
 
 
 @pytest.fixture
-def weights(context: TrainingContext) -> np.ndarray:
+def weights(context: Recognition) -> np.ndarray:
     return read_state(context.recogniser.model)
 
 
@@ -28,7 +28,7 @@ def clients(experiment: Experiment) -> list[Client]:
     return [replace(c, train=c.train[:-2], dev=c.train[-2:]) for c in experiment.partition.clients[:3]]
 
 
-def personalised(context: TrainingContext, client: Client, weights: np.ndarray, *changes: str) -> Gain:
+def personalised(context: Recognition, client: Client, weights: np.ndarray, *changes: str) -> Gain:
     config = typed_config({}, "personalisation.epochs=2", "personalisation.lr=0.01", *changes)
     return personalise_client(
         context,
@@ -36,20 +36,19 @@ def personalised(context: TrainingContext, client: Client, weights: np.ndarray, 
         weights,
         config=config.personalisation,
         decoder=Decoder.ctc_greedy,
-        evaluation=config.evaluation,
         seed=5,
     )
 
 
-def tensors(context: TrainingContext) -> dict[str, torch.Tensor]:
+def tensors(context: Recognition) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in context.recogniser.model.state_dict().items()}
 
 
 @pytest.mark.parametrize("part", [part.name for part in PersonalPart])
 def test_neither_earlier_clients_nor_their_order_change_a_copy(
-    experiment: Experiment, context: TrainingContext, weights: np.ndarray, clients: list[Client], part: str
+    experiment: Experiment, context: Recognition, weights: np.ndarray, clients: list[Client], part: str
 ) -> None:
-    def each(context: TrainingContext, order: list[Client]) -> dict[str, tuple[Any, ...]]:
+    def each(context: Recognition, order: list[Client]) -> dict[str, tuple[Any, ...]]:
         return {
             client.id: (
                 personalised(context, client, weights, f"personalisation.part={part}"),
@@ -60,14 +59,14 @@ def test_neither_earlier_clients_nor_their_order_change_a_copy(
 
     forward = each(context, clients)
     torch.manual_seed(99)
-    fresh = experiment.training_context(experiment.fresh_recogniser(), torch.device("cpu"))
+    fresh = experiment.recognition(experiment.fresh_recogniser(), torch.device("cpu"))
     assert each(fresh, clients[::-1]) == forward
     assert len({copy for _, copy in forward.values()}) == len(clients)
     assert all(parameter.requires_grad for parameter in context.recogniser.model.parameters())
 
 
 def test_it_is_evaluated_on_what_it_held_back_before_and_after(
-    context: TrainingContext, weights: np.ndarray, clients: list[Client]
+    context: Recognition, weights: np.ndarray, clients: list[Client]
 ) -> None:
     client, evaluation = clients[0], typed_config({}).evaluation
     gain = personalised(context, client, weights, "personalisation.epochs=5", "personalisation.lr=0.1")
@@ -83,7 +82,7 @@ def test_it_is_evaluated_on_what_it_held_back_before_and_after(
 
 
 def test_the_head_alone_leaves_everything_else_with_its_statistics(
-    context: TrainingContext, weights: np.ndarray, clients: list[Client]
+    context: Recognition, weights: np.ndarray, clients: list[Client]
 ) -> None:
     before = tensors(context)
     personalised(context, clients[0], weights, "personalisation.part=head")
@@ -92,7 +91,7 @@ def test_the_head_alone_leaves_everything_else_with_its_statistics(
 
 
 def test_biases_and_normalisation_alone_leave_all_matrices(
-    context: TrainingContext, weights: np.ndarray, clients: list[Client]
+    context: Recognition, weights: np.ndarray, clients: list[Client]
 ) -> None:
     before = tensors(context)
     personalised(context, clients[0], weights, "personalisation.part=norm_bias")
@@ -104,14 +103,14 @@ def test_biases_and_normalisation_alone_leave_all_matrices(
     assert {name for name in changed if "bias" in name}
 
 
-def test_without_epochs_nothing_changes(context: TrainingContext, weights: np.ndarray, clients: list[Client]) -> None:
+def test_without_epochs_nothing_changes(context: Recognition, weights: np.ndarray, clients: list[Client]) -> None:
     gain = personalised(context, clients[0], weights, "personalisation.epochs=0")
     assert gain.after == gain.before
     assert read_state(context.recogniser.model).tobytes() == weights.tobytes()
 
 
 def test_a_client_without_held_back_speech_is_an_error(
-    context: TrainingContext, weights: np.ndarray, clients: list[Client]
+    context: Recognition, weights: np.ndarray, clients: list[Client]
 ) -> None:
     with pytest.raises(ValueError, match="0 held back"):
         personalised(context, replace(clients[0], dev=()), weights)
