@@ -1,4 +1,4 @@
-"""For whom and on what a recogniser errs: by speaker, by group of speakers, by length, word by word."""
+"""Where a recogniser makes errors: by speaker, by group of speakers, by length, and by word."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from asr_fed.evaluation.evaluate import Evaluation, group_by
 from asr_fed.evaluation.wer import ErrorCounts, Scored, total
 
 GROUPS = ("gender", "age", "accent", "locale")  # columns of the manifest
-LENGTHS = (1, 3, 6, 10, 15, 20)  # words of the reference that a bin begins with
+LENGTHS = (1, 3, 6, 10, 15, 20)  # the smallest number of reference words of each bin
 COMMON = 20  # confusions to list
 
 
 @dataclass(frozen=True)
 class Group:
-    """Some of the utterances, and the word errors in them."""
+    """A group of utterances and its word errors."""
 
     name: str
     speakers: int
@@ -26,10 +26,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Spread:
-    """How unequally speakers are served; WERs in percent.
+    """How unequal the WERs (in percent) of speakers are.
 
-    worst_decile: mean over the tenth of the speakers with the highest WER, at least one.
-    gini: of the speakers' WERs, 0 where all are equal.
+    worst_decile: mean over the 10 % of speakers with the highest WER (at least one speaker).
+    gini: Gini coefficient of the speakers' WERs, 0 if all are equal.
     """
 
     best: float
@@ -40,7 +40,7 @@ class Spread:
 
 
 def by_group(evaluation: Evaluation) -> dict[str, list[Group]]:
-    """For each column of the manifest that tells speakers apart, a group for each value, the unknown last."""
+    """For each column of the manifest with at least two values, one group per value; unknown comes last."""
     found = {}
     for column in GROUPS:
         groups = group_by(evaluation.scored, column)
@@ -52,7 +52,7 @@ def by_group(evaluation: Evaluation) -> dict[str, list[Group]]:
 
 
 def by_length(evaluation: Evaluation) -> list[Group]:
-    """By the number of words that were said."""
+    """Groups by the number of words in the reference."""
     groups = []
     for first, after in zip(LENGTHS, (*LENGTHS[1:], None), strict=True):
         own = [
@@ -85,7 +85,7 @@ def confusions(evaluation: Evaluation) -> dict[str, list[tuple[str, int]]]:
 
 
 def speaker_spread(evaluation: Evaluation) -> Spread:
-    """Of an evaluation with at least one speaker."""
+    """The spread of an evaluation with at least one speaker."""
     wers = sorted(counts.percent for counts in evaluation.speakers.values())
     decile = wers[-max(1, round(len(wers) / 10)) :]
     return Spread(wers[0], median(wers), wers[-1], fmean(decile), gini(wers))

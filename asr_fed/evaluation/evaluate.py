@@ -17,7 +17,7 @@ from asr_fed.model.recogniser import Recogniser
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Every utterance with what was heard; all else is counted from them."""
+    """Every utterance with its hypothesis; all numbers are computed from these."""
 
     scored: tuple[Scored, ...]
 
@@ -62,7 +62,7 @@ class Evaluation:
 
 
 def group_by(scored: Sequence[Scored], column: str) -> dict[str, list[Scored]]:
-    """By what the utterances have in a field of theirs, such as `speaker`."""
+    """Word errors by the value of a field of the utterances, such as `speaker`."""
     groups: dict[str, list[Scored]] = {}
     for each in scored:
         groups.setdefault(getattr(each.utterance, column), []).append(each)
@@ -70,7 +70,7 @@ def group_by(scored: Sequence[Scored], column: str) -> dict[str, list[Scored]]:
 
 
 def describe_decoder(decoder: Decoder, config: EvaluationConfig) -> dict[str, Any]:
-    """What decided which words were heard, by name: the decoder, and of a beam search all its settings."""
+    """The decoder, and for a beam search all its settings, by name."""
     settings = {name: value for name, value in vars(config).items() if name.startswith("beam_")}
     return {"decoder": decoder.name} | (settings if decoder is Decoder.beam else {})
 
@@ -84,7 +84,7 @@ def evaluate(
     device: torch.device,
     on_batch: Callable[[int], None] = lambda utterances: None,
 ) -> Evaluation:
-    """What `recogniser` hears of `utterances`, in their order; `on_batch` is told how many were decoded."""
+    """Recognise `utterances`, in their order; `on_batch` is called with the number of utterances decoded."""
     hypotheses = {}
     for chunk in evaluation_batches(utterances, _batches(config)):
         batch = collate(chunk, cache, recogniser.tokenizer).to(device)

@@ -1,7 +1,7 @@
 """The matched-pairs test of Gillick and Cox (ICASSP 1989): do two recognisers differ on the same utterances?
 
-Segments are cut, and from EXACT_BELOW of them on judged, as NIST's sctk 2.4.12 does (`sc_stats -t mapsswe`). Alignments
-are ours: jiwer counts every error once, where sclite weighs a substitution 4 and the others 3.
+Segments are cut as in NIST's sctk 2.4.12 (`sc_stats -t mapsswe`), and so is the test from EXACT_BELOW segments on. The
+alignments are jiwer's, which give every error weight 1; sclite gives a substitution 4 and the others 3.
 """
 
 import math
@@ -13,15 +13,15 @@ import numpy as np
 
 from asr_fed.evaluation.wer import Scored
 
-GOOD_WORDS = 2  # words that both get right, in a row, end a segment
-EXACT_BELOW = 50  # segments: with fewer the mean is not normal enough
+GOOD_WORDS = 2  # consecutive words that both recognise correctly end a segment
+EXACT_BELOW = 50  # segments: with fewer, the normal approximation is too rough
 
 
 def segment_differences(a: Scored, b: Scored) -> list[int]:
-    """Errors of A minus errors of B in each segment of an utterance in which either errs.
+    """Errors of A minus errors of B in each segment of an utterance in which A or B has an error.
 
-    A segment ends where both get GOOD_WORDS words in a row right, so that an error in one does not cause those of the
-    next. An inserted word breaks such a row, and the word behind it can begin the next.
+    A segment ends where both recognise GOOD_WORDS consecutive words correctly, so that errors of different segments are
+    independent. An inserted word interrupts such a sequence; the next one can begin with the word after it.
     """
     differences: list[int] = []
     good = GOOD_WORDS
@@ -38,25 +38,26 @@ def segment_differences(a: Scored, b: Scored) -> list[int]:
 
 
 def matched_pairs_p(differences: Sequence[int]) -> float | None:
-    """Two-sided p value, above 0, of a mean difference of 0; None without a segment.
+    """Two-sided p value, above 0, for a mean difference of 0; None if there is no segment.
 
-    With fewer than EXACT_BELOW segments it is the share of all ways to give the differences their signs whose sum is at
-    least as far from 0 (exact), else that of Z = mean / (deviation / sqrt(n)), which is nearly standard normal.
+    With fewer than EXACT_BELOW segments it is exact: the share of all assignments of signs to the differences whose sum
+    is at least as far from 0. Otherwise it is that of Z = mean / (deviation / sqrt(n)), which is nearly standard
+    normal.
     """
     if not differences:
         return None
     if len(differences) < EXACT_BELOW:
         return sign_flip_p(differences)
     deviation = stdev(differences)
-    if deviation == 0:  # every segment alike: no spread to judge by, but each sign is still a toss
+    if deviation == 0:  # all segments are equal: Z is not defined, the test of signs is
         return sign_flip_p(differences)
     z = fmean(differences) / (deviation / math.sqrt(len(differences)))
     return max(math.erfc(abs(z) / math.sqrt(2)), sys.float_info.min)
 
 
 def sign_flip_p(differences: Sequence[int]) -> float:
-    """Share of the 2^n equally likely signs with which |sum| is at least what it is; never 0."""
-    chances = np.ones(1)  # of every sum from -reach to reach
+    """Share of the 2^n equally likely assignments of signs for which |sum| is at least the observed one; never 0."""
+    chances = np.ones(1)  # probability of every sum from -reach to reach
     for size in filter(None, map(abs, differences)):
         spread = np.zeros(len(chances) + 2 * size)
         spread[: len(chances)] += chances / 2
@@ -67,7 +68,8 @@ def sign_flip_p(differences: Sequence[int]) -> float:
 
 
 def _errors_by_word(scored: Scored) -> list[tuple[int, int]]:
-    """Words inserted before each word of the reference and errors at it; last, (those behind them all, 0)."""
+    """(words inserted before it, errors at it) for each word of the reference; the last entry is (words inserted at the
+    end, 0)."""
     inserted, wrong = [0] * (scored.words.units + 1), [0] * (scored.words.units + 1)
     place = 0
     for step in scored.alignment:

@@ -1,9 +1,9 @@
-"""How sure a WER is, and whether two recognisers really differ on the same test set.
+"""The uncertainty of a WER, and whether two recognisers really differ on the same test set.
 
-Utterances of one speaker are not independent, so doubt is counted over speakers: the jackknife leaves out one speaker
-at a time, and Student's t, with one degree of freedom less than there are speakers, allows for how few they are. The
-bootstrap does not: with six speakers its 95 % interval covers the true WER in 84 % of the cases.
-benchmarks/calibration.py measures how often these intervals and tests are right.
+Utterances of one speaker are not independent, so uncertainty is estimated over speakers: the jackknife leaves out one
+speaker at a time, and Student's t with (speakers - 1) degrees of freedom allows for their small number. The bootstrap
+does not: with six speakers its 95 % interval covers the true WER in only 84 % of the cases. benchmarks/calibration.py
+measures how often these intervals and tests are right.
 """
 
 import math
@@ -35,11 +35,11 @@ class Paired:
     """Recogniser A against B on the same utterances.
 
     difference: WER of A minus WER of B, in points; `interval` is its 95 % interval over speakers, None with fewer than
-        two speakers or where the difference is the same for all.
+        two speakers, or if the difference is the same for all.
     paired_t_p: two-sided p value over speakers, above 0; below 0.05 where the interval excludes 0. None with fewer than
         two speakers.
-    segments: stretches in which either errs; matched_pairs_p: two-sided p value of the test of their mean difference,
-        above 0; None where there are none.
+    segments: stretches in which A or B has an error. matched_pairs_p: two-sided p value of their mean difference, above
+        0; None if there are no segments.
     """
 
     difference: float
@@ -50,12 +50,12 @@ class Paired:
 
 
 def wer_interval(speakers: Sequence[ErrorCounts]) -> Interval | None:
-    """95 % interval of the WER that other speakers of the same kind would have.
+    """95 % interval of the WER for other speakers of the same population.
 
-    A t interval of the logarithm of the WER with the jackknife's standard error, since a WER cannot be negative and is
-    skewed. What that puts above 100 % is cut to the plain t interval, or to 100 %.
+    A t interval of the logarithm of the WER with the jackknife's standard error, because a WER cannot be negative and
+    is skewed. Where this gives more than 100 %, it is limited by the plain t interval, or by 100 %.
 
-    None with fewer than two speakers, or where all have the same rate: there is nothing to estimate the spread from.
+    None with fewer than two speakers, or if all have the same rate: the spread cannot be estimated then.
     """
     if len(speakers) < 2:
         return None
@@ -70,8 +70,8 @@ def wer_interval(speakers: Sequence[ErrorCounts]) -> Interval | None:
 def paired_t(a: Sequence[ErrorCounts], b: Sequence[ErrorCounts]) -> tuple[Interval | None, float | None]:
     """Interval and p value of the difference in WER of A and B, each with the same speakers in the same order.
 
-    The test is that of Student on the jackknife's standard error. Where the difference is the same for all speakers,
-    that error is 0 and p is what tossing a coin for the sign of each would give.
+    Student's t test with the jackknife's standard error. If the difference is the same for all speakers, that error is
+    0, and p is that of the sign test.
     """
     if len(a) < 2:
         return None, None
@@ -85,7 +85,7 @@ def paired_t(a: Sequence[ErrorCounts], b: Sequence[ErrorCounts]) -> tuple[Interv
 
 
 def paired_test(a: Evaluation, b: Evaluation) -> Paired:
-    """Compare two evaluations of the same utterances, in whatever order. Raises ValueError where they are not."""
+    """Compare two evaluations of the same utterances, in any order. Raises ValueError if the utterances differ."""
 
     def said(each: Scored) -> tuple[str, str]:
         return each.utterance.speaker, each.utterance.text
@@ -114,19 +114,19 @@ def describe_pair(paired: Paired) -> str:
 
 
 def read_paired(record: Mapping[str, Any]) -> Paired:
-    """From the form that it has in summary.json and wer.json."""
+    """Read a `Paired` from summary.json or wer.json."""
     interval = record["interval"]
     return Paired(**{**record, "interval": None if interval is None else Interval(**interval)})
 
 
 def _jackknife(errors: Sequence[int], units: Sequence[int]) -> tuple[float, float]:
-    """Sum of errors over sum of units, and its standard error; 0 where each speaker has the same rate.
+    """Sum of errors over sum of units, and its standard error; 0 if each speaker has the same rate.
 
-    The standard error is that of Quenouille and Tukey: the spread of the rates that are left without each speaker.
+    The standard error of Quenouille and Tukey: from the spread of the rates that leave out one speaker each.
     """
     error, unit = np.array(errors, dtype=np.int64), np.array(units, dtype=np.int64)
     rate = error.sum() / max(1, unit.sum())
-    if np.all(error * unit.sum() == error.sum() * unit):  # in whole numbers, which have no rounding
+    if np.all(error * unit.sum() == error.sum() * unit):  # compared in whole numbers, to avoid rounding
         return float(rate), 0.0
     left = (error.sum() - error) / np.maximum(1, unit.sum() - unit)
     variance = (len(left) - 1) / len(left) * np.sum((left - left.mean()) ** 2)

@@ -1,4 +1,4 @@
-"""WER and CER by jiwer. `ErrorCounts` are whole numbers and so can be added up in any order."""
+"""WER and CER by jiwer. `ErrorCounts` are whole numbers, so they can be added in any order."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields

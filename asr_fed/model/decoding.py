@@ -9,13 +9,13 @@ from asr_fed.data.tokenizer import BLANK, BOS, EOS
 from asr_fed.model.joint_search import beam_search
 from asr_fed.model.recogniser import AcousticModel
 
-# A hypothesis has at most one token an encoder frame.
+# A hypothesis has at most one token per encoder frame.
 TOKENS_PER_FRAME = 1.0
 
 
 @torch.no_grad()
 def decode(model: AcousticModel, batch: Batch, decoder: Decoder, config: EvaluationConfig) -> list[list[int]]:
-    """Token hypotheses of a batch; each depends on its own utterance alone.
+    """Token hypotheses of a batch; each depends only on its own utterance.
 
     The model is left in evaluation mode.
     """
@@ -27,7 +27,8 @@ def decode(model: AcousticModel, batch: Batch, decoder: Decoder, config: Evaluat
 def decode_states(
     model: AcousticModel, states: torch.Tensor, counts: torch.Tensor, decoder: Decoder, config: EvaluationConfig
 ) -> list[list[int]]:
-    """`decode` of what a model in evaluation mode has encoded: states [batch, time, neurons], their number [batch]."""
+    """`decode` for encoder states: states [batch, time, neurons] and their number [batch], from a model in evaluation
+    mode."""
     if decoder is Decoder.ctc_greedy:
         return ctc_greedy(model.ctc_log_probs(states), counts)
     if decoder is Decoder.attention_greedy:
@@ -36,7 +37,7 @@ def decode_states(
 
 
 def ctc_greedy(log_probs: torch.Tensor, counts: torch.Tensor) -> list[list[int]]:
-    """Best label of each frame, repetitions merged, blanks removed."""
+    """The best label of each frame; repetitions are merged, blanks removed."""
     hypotheses = []
     for path, count in zip(log_probs.argmax(-1), counts, strict=True):
         merged = torch.unique_consecutive(path[:count])
@@ -56,5 +57,5 @@ def _attention_greedy(model: AcousticModel, states: torch.Tensor, counts: torch.
     )
     hypotheses, *_ = searcher(states, counts / states.shape[1])
     model.decoder.attn.reset()
-    # One that never ended was searched as long as the longest of its batch: cut it to its own length.
+    # A hypothesis that did not end was searched for the length of the longest utterance: cut it to its own length.
     return [tokens[: int(count)] for tokens, count in zip(hypotheses, counts, strict=True)]

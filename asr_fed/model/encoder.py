@@ -1,8 +1,8 @@
-"""SpeechBrain's CRDNN, computed so that an utterance does not notice the others of its batch.
+"""SpeechBrain's CRDNN, computed so that an utterance does not depend on the others of its batch.
 
-As it ships, the CRDNN lets padding in at three places: convolutions see what follows an utterance's
-end (and SpeechBrain's pad by reflection at the end of the longest), the LSTM runs backwards out of the
-padding, and BatchNorm counts padded frames. The parameters and their names stay SpeechBrain's.
+In SpeechBrain, padding influences the CRDNN at three places: convolutions see the frames after an utterance's end
+(reflected frames after the longest), the backward LSTM starts in the padding, and BatchNorm counts padded frames.
+Parameters and their names are those of SpeechBrain.
 
 An exported folder carries this file's source: nothing of asr_fed is imported here when it runs.
 """
@@ -22,15 +22,16 @@ if TYPE_CHECKING:
 
 
 class Encoder(nn.Module):
-    """Features [batch, frames, n_mels] -> states [batch, ceil(frames / stride), dnn_neurons], zero behind each end."""
+    """Features [batch, frames, n_mels] -> states [batch, ceil(frames / stride), dnn_neurons], zero after each
+    utterance's end."""
 
     def __init__(self, crdnn: CRDNN, cnn_kernel: Sequence[int], pool_2d: bool, time_pooling: int) -> None:
         super().__init__()
         self.crdnn = crdnn
         self.block_stride = _block_stride(pool_2d)
         self.time_pooling_size = time_pooling
-        # Output frames of silence behind the longest utterance: the two convolutions of a block reach the reflected
-        # edge then only from frames that are masked anyway.
+        # Output frames of silence after the longest utterance. With these, only masked frames reach the reflected edge
+        # in the two convolutions of a block.
         self.margin = 2 * max(cnn_kernel)
         self.stride = self.block_stride ** len(crdnn.CNN) * time_pooling
 
@@ -91,8 +92,8 @@ def _block_stride(pool_2d: bool) -> int:
 def convolve(block: Any, x: torch.Tensor) -> torch.Tensor:
     """SpeechBrain's CNN block over x [batch, time, bands, channels], 1.4 times as fast for a step of the whole model.
 
-    SpeechBrain hands torch [batch, channels, bands, time], which makes it copy every tensor. With time and bands the
-    other way round, and so the kernel, the same memory is what torch calls channels last.
+    SpeechBrain passes [batch, channels, bands, time] to torch, which then copies every tensor. With time and bands
+    exchanged, in the kernel too, the same memory is in torch's format channels last.
     """
     for conv, norm, activation in (
         (block.conv_1, block.norm_1, block.act_1),
@@ -109,8 +110,9 @@ def convolve(block: Any, x: torch.Tensor) -> torch.Tensor:
 def bidirectional_lstm(lstm: nn.LSTM, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """`lstm` over padded x [batch, time, features], each utterance from its own start to its own end and back.
 
-    A packed sequence says the same, and cuDNN is good at it; on a CPU its backward pass takes time quadratic in
-    the length. There each direction is one plain LSTM, the backward one over utterances turned round in place.
+    A packed sequence computes the same and is fast with cuDNN, but on a CPU its backward pass takes time quadratic in
+    the length. So on a CPU each direction is one plain LSTM, and for the backward direction utterances are reversed in
+    place.
     """
     if x.is_cuda:
         lstm.flatten_parameters()
@@ -133,11 +135,11 @@ def bidirectional_lstm(lstm: nn.LSTM, x: torch.Tensor, lengths: torch.Tensor) ->
 
 
 def _positions(x: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
-    """bool [batch, time]: true before each utterance's end."""
+    """bool [batch, time]: True before each utterance's end."""
     return torch.arange(x.shape[1], device=x.device) < frames[:, None]
 
 
 def _silence(x: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
-    """Zero behind each utterance's end; x is [batch, time, ...]."""
+    """Set x [batch, time, ...] to zero after each utterance's end."""
     real = _positions(x, frames)
     return x * real.reshape(*real.shape, *[1] * (x.dim() - 2))

@@ -1,10 +1,10 @@
-"""Beam search by attention decoder and CTC together, over a batch whose utterances do not notice each other.
+"""Joint beam search of attention decoder and CTC over a batch, in which utterances do not influence each other.
 
-The hypotheses are those of SpeechBrain's `S2SRNNBeamSearcher` with `CTCScorer` over each utterance alone (an exported
-folder has that one), found in a fraction of its time:
+The hypotheses are those of SpeechBrain's `S2SRNNBeamSearcher` with `CTCScorer` over each utterance alone (which an
+exported folder uses), found in a fraction of its time:
 
-- Each utterance has a search of its own length and end, and leaves the batch when it has ended. In SpeechBrain's batch
-  the search goes on until the last one has, and those that ended before are searched deeper in company.
+- Each utterance has its own search length and end, and leaves the batch when its search has ended. In SpeechBrain the
+    search of a batch continues until the last one has ended, which changes the results of the others.
 - CTC prefix scores (Watanabe et al., MERL TR2017-190, algorithm 2) have no loop over frames. The score of a prefix h
   with one more token c is log sum_t phi_{t-1} p_t(c): a matrix product for all tokens at once. The forward
   probabilities are needed only of the hypotheses that survive, and are linear recurrences
@@ -28,7 +28,7 @@ from asr_fed.data.tokenizer import BLANK, BOS, EOS
 if TYPE_CHECKING:
     from asr_fed.model.recogniser import AcousticModel
 
-# As many utterances at a time as keep the attention's energies [utterances, beam, frames, neurons] within this.
+# Bound on the number of attention energies [utterances, beam, frames, neurons] that are computed at a time.
 NUMBERS = {"cpu": 2**20, "cuda": 2**27, "mps": 2**25}
 
 
@@ -37,10 +37,10 @@ def beam_search(
 ) -> list[list[int]]:
     """Best hypothesis of each utterance: states [batch, time, neurons], of which `counts` (int [batch]) are real.
 
-    A hypothesis has at most one token a state. The model is in evaluation mode.
+    A hypothesis has at most one token per state. The model has to be in evaluation mode.
     """
     hypotheses: list[list[int]] = [[] for _ in counts]
-    order = counts.argsort(descending=True).tolist()  # alike in length: little padding
+    order = counts.argsort(descending=True).tolist()  # similar lengths: little padding
     while order:
         numbers = config.beam_size * int(counts[order[0]]) * model.decoder.attn.mlp_enc.out_features
         size = max(1, NUMBERS.get(states.device.type, 2**20) // numbers)
@@ -81,7 +81,7 @@ Part = TypeVar("Part", _Speech, _Beam)
 
 @dataclass
 class _Ended:
-    """What an utterance has found: how many hypotheses have ended, and the best."""
+    """The result for an utterance so far: how many hypotheses have ended, and the best of them."""
 
     number: int = 0
     score: float = -math.inf
@@ -102,7 +102,7 @@ def _search(
     speech = _prepare(model, states, counts)
     beam = _begin(model, speech, size)
     found = [_Ended() for _ in counts]
-    searched = list(range(len(found)))  # the utterance of each row
+    searched = list(range(len(found)))  # utterance of each row
     for step in range(1, states.shape[1] + 1):
         peaks = beam.attention.argmax(-1) if step > 1 else 0
         log_probs, beam = _attend(model, speech, beam, config.beam_temperature)
@@ -201,7 +201,7 @@ def _attend(model: "AcousticModel", speech: _Speech, beam: _Beam, temperature: f
 
 
 def _astray(beam: _Beam, shift: torch.Tensor, most: int) -> torch.Tensor:
-    """bool [B, K]: hypotheses whose attention has moved too far, but where that is all that an utterance has."""
+    """bool [B, K]: hypotheses whose attention has moved too far, unless that is true for all of an utterance."""
     far = (shift > most) | (shift <= -most)
     return far & ~(far | (beam.scores == -math.inf)).all(1, keepdim=True)
 
@@ -212,16 +212,16 @@ def _before(forward: torch.Tensor, first: bool) -> torch.Tensor:
 
 
 def _prefix_scores(speech: _Speech, beam: _Beam) -> torch.Tensor:
-    """CTC's log-probability, float64 [B, K, vocabulary], of all that begins with a hypothesis and one more token.
+    """CTC's log-probability, float64 [B, K, vocabulary], of all texts that begin with a hypothesis and one more token.
 
-    Of a hypothesis and the end, it is that of the hypothesis alone.
+    For the end token it is the log-probability of the hypothesis itself.
     """
     first = beam.tokens.shape[2] == 1
     whole = torch.logsumexp(beam.forward, 2)
     before = _before(whole, first)
     most = before.amax(-1, keepdim=True).clamp_min(torch.finfo(before.dtype).min)
     scores = ((before - most).exp() @ speech.probs).log() + most
-    # The same token once more needs a blank between.
+    # A repeated token needs a blank in between.
     last = beam.tokens[:, :, -1:]
     own = speech.probs.transpose(1, 2).gather(1, last.expand(-1, -1, speech.probs.shape[1])).log()
     again = torch.logsumexp(_before(beam.forward[:, :, 1], first) + own, 2, keepdim=True)
@@ -233,7 +233,7 @@ def _prefix_scores(speech: _Speech, beam: _Beam) -> torch.Tensor:
 
 
 def _extend_ctc(speech: _Speech, beam: _Beam, tokens: torch.Tensor, prefix: torch.Tensor) -> _Beam:
-    """CTC's state after one of `tokens` [B, K] more at each hypothesis, whose scores then are `prefix`."""
+    """CTC's state after each hypothesis is extended by one of `tokens` [B, K]; `prefix` are the new scores."""
     first = beam.tokens.shape[2] == 1
     again = tokens == beam.tokens[:, :, -1]
     new = _before(torch.where(again[:, :, None], beam.forward[:, :, 1], torch.logsumexp(beam.forward, 2)), first)
@@ -250,6 +250,6 @@ def _take_rows(of: Part, rows: list[int]) -> Part:
 
 
 def _take_origins(beam: _Beam, origin: torch.Tensor) -> _Beam:
-    """The hypotheses that those of the next step continue; `origin` is [B, K]."""
+    """The hypotheses that the next step continues, by their index `origin` [B, K]."""
     rows = torch.arange(len(origin), device=origin.device)[:, None]
     return replace(beam, **{one.name: getattr(beam, one.name)[rows, origin] for one in fields(beam)})

@@ -32,8 +32,8 @@ T = TypeVar("T")
 class AcousticModel(nn.Module):
     """Normaliser, CRDNN encoder, CTC head and attentional GRU decoder.
 
-    The normaliser is a pair of fixed buffers, statistics of warm-up speech, and so travels and is hashed
-    with the rest of the state.
+    The normaliser is a pair of fixed buffers (statistics of warm-up speech), so it travels and is hashed with the rest
+    of the state.
     """
 
     feature_mean: torch.Tensor
@@ -68,7 +68,7 @@ class AcousticModel(nn.Module):
         return (features - self.feature_mean) / self.feature_deviation
 
     def encode(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """States [batch, time, dnn_neurons] and their number, int64 [batch], of unnormalised features."""
+        """States [batch, time, dnn_neurons] and their number, int64 [batch], for unnormalised features."""
         states_and_counts: tuple[torch.Tensor, torch.Tensor] = self.encoder(
             self.normalise(batch.features), batch.frames
         )
@@ -82,8 +82,8 @@ class AcousticModel(nn.Module):
     def loss(self, normalised: torch.Tensor, batch: Batch, config: LossConfig, *, with_ctc: bool) -> torch.Tensor:
         """ctc_weight * CTC + (1 - ctc_weight) * NLL, NLL alone without CTC.
 
-        NLL is the mean over tokens, CTC the mean over utterances of each one's loss a token (as in torch). The loss is
-        infinite where CTC cannot align one of the transcripts, whatever the others are like.
+        NLL is the mean over tokens. CTC is the mean over utterances of the loss per token (as in torch). The loss is
+        infinite if CTC cannot align one of the transcripts.
 
         `normalised` are the batch's features after normalisation and augmentation.
         """
@@ -98,7 +98,7 @@ class AcousticModel(nn.Module):
 
     def _ctc(self, states: torch.Tensor, counts: torch.Tensor, batch: Batch) -> torch.Tensor:
         log_probs = self.ctc_log_probs(states).transpose(0, 1)
-        if states.device.type == "mps":  # has no kernel for it
+        if states.device.type == "mps":  # it has no kernel for CTC
             log_probs = log_probs.cpu()
         tokens, counts, token_counts = (x.to(log_probs.device) for x in (batch.tokens, counts, batch.token_counts))
         loss = functional.ctc_loss(log_probs, tokens, counts, token_counts, blank=BLANK)
@@ -120,7 +120,7 @@ class AcousticModel(nn.Module):
 class Recogniser:
     """Everything that turns speech into text: a checkpoint of it needs nothing else.
 
-    ctc_weight: of the loss that has trained it, which tells what it can decode with; None where nobody knows.
+    ctc_weight: of the training loss, which determines the decoders that can be used; None if unknown.
     """
 
     model: AcousticModel
@@ -135,7 +135,7 @@ class Recogniser:
         return cls(AcousticModel(model_config, features.n_mels, len(tokenizer)), tokenizer, model_config, features)
 
     def trained_by(self, loss: LossConfig) -> "Recogniser":
-        """The same, in whose checkpoints this loss is noted."""
+        """The same recogniser; its checkpoints will note this loss."""
         return dataclasses.replace(self, ctc_weight=loss.ctc_weight)
 
     def to_dict(self) -> dict[str, Any]:
@@ -159,9 +159,9 @@ class Recogniser:
 
 
 def typed(kind: type[T], values: Mapping[str, Any]) -> T:
-    """The settings that a file holds, each of its field's type and in its range.
+    """Settings from a file; each has its field's type and lies in its range.
 
-    A checkpoint may come from anybody, and what it says goes into files that are executed: SpeechBrain's
+    A checkpoint may come from anyone, and its settings are written to a file that is executed, SpeechBrain's
     hyperparams.yaml. Raises an exception of OmegaConf, or UserError, for any other value.
     """
     settings: T = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), dict(values)))  # type: ignore[assignment]

@@ -1,12 +1,12 @@
 """A model's federated state as one flat vector: what travels.
 
-The rule, by kind and never by name. A parameter travels where it is trainable (`requires_grad`), a buffer where it
-belongs to something that is: BatchNorm's running mean and variance go with its module, the normaliser's statistics with
-the model. Of buffers only floating-point ones travel; whole numbers are counters of the process that holds them. Server
-optimizers treat the first `parameters` entries; buffers always take the plain mean.
+The rule depends on the kind of a tensor, never on its name. A parameter travels if it is trainable (`requires_grad`). A
+buffer travels if its module has trainable parameters: BatchNorm's running mean and variance go with their module, the
+normaliser's statistics with the model. Only floating-point buffers travel; whole numbers are counters of one process.
+Server optimizers change the first `parameters` entries; buffers always take the plain mean.
 
-All else is the frozen base. It never changes, so whoever trains has to have it beforehand, and everybody the same:
-`frozen_sha256` is compared.
+Everything else is the frozen base. It never changes, so all who train need the same base beforehand: they compare
+`frozen_sha256`.
 """
 
 import hashlib
@@ -41,9 +41,9 @@ class StateLayout:
 
 
 def freeze(model: nn.Module, names: Sequence[str]) -> None:
-    """Take the modules of these names, as in `model.named_modules()`, out of training.
+    """Exclude the modules of these names (as in `model.named_modules()`) from training.
 
-    Raises UserError for a name that the model does not have, and where nothing would be left to train.
+    Raises UserError for an unknown name, and if nothing would be left to train.
     """
     modules = dict(model.named_modules())
     for name in names:
@@ -61,7 +61,7 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 
 def frozen_modules(module: nn.Module) -> list[nn.Module]:
-    """The outermost modules that have parameters, of which none is trainable."""
+    """The outermost modules that have parameters but no trainable ones."""
     parameters = list(module.parameters())
     if parameters and not any(parameter.requires_grad for parameter in parameters):
         return [module]
@@ -69,7 +69,7 @@ def frozen_modules(module: nn.Module) -> list[nn.Module]:
 
 
 def frozen_base(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What is saved with the model and is frozen, by name."""
+    """The frozen tensors that are saved with the model, by name."""
     buffers = {id(buffer) for module in frozen_modules(model) for buffer in module.buffers()}
     return {
         name: tensor.detach()
@@ -79,7 +79,7 @@ def frozen_base(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def load_frozen(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write what is frozen in the model from `tensors`, in place. Raises UserError where they do not have all of it."""
+    """Load the model's frozen tensors from `tensors`, in place. Raises UserError if any is missing or does not fit."""
     for name, own in frozen_base(model).items():
         given = tensors.get(name)
         if given is None or given.shape != own.shape or given.dtype != own.dtype:
@@ -89,7 +89,7 @@ def load_frozen(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def frozen_sha256(model: nn.Module) -> str:
-    """Hash of the frozen base; empty where nothing is frozen."""
+    """Hash of the frozen base; empty if nothing is frozen."""
     base = frozen_base(model)
     content = hashlib.sha256()
     for name, tensor in sorted(base.items()):
@@ -99,7 +99,7 @@ def frozen_sha256(model: nn.Module) -> str:
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What travels, by name."""
+    """The tensors that travel, by name."""
     parameters = {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
     frozen = {id(buffer) for module in frozen_modules(model) for buffer in module.buffers()}
     return parameters | {

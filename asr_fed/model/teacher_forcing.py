@@ -1,9 +1,9 @@
 """SpeechBrain's attentional GRU decoder over a known text, all positions in one differentiable operation.
 
-SpeechBrain's `AttentionalRNNDecoder.forward` calls about twenty modules a token, and autograd records each. Here what
-does not depend on the token before (the inputs' share of the gates, keys, values, dropout, the output layer, the sums
-of the weights' gradients) is computed for all positions at once, and what remains of a token is a dozen kernels forward
-and as many backward. The results are SpeechBrain's, up to rounding.
+SpeechBrain's `AttentionalRNNDecoder.forward` calls about twenty modules per token, and autograd records each. Here
+everything that does not depend on the previous token (the inputs' part of the gates, keys, values, dropout, the output
+layer, the sums of the weights' gradients) is computed for all positions at once. Per token, a dozen kernels remain
+forward and a dozen backward. The results are SpeechBrain's, up to rounding.
 
 With h the GRU's state, c the context and a the attention over the frames l of an utterance, token t is
 
@@ -26,7 +26,7 @@ from torch.nn import functional
 def teacher_forced(
     decoder: AttentionalRNNDecoder, inputs: torch.Tensor, states: torch.Tensor, counts: torch.Tensor
 ) -> torch.Tensor:
-    """What `decoder` puts out for embedded tokens [batch, tokens, embedding] that attend to encoder states.
+    """The output of `decoder` for embedded tokens [batch, tokens, embedding] that attend to encoder states.
 
     Args:
         decoder: of one GRU layer, with location-aware attention.
@@ -47,7 +47,7 @@ def teacher_forced(
             2 * attention.mlp_loc.weight,
             2 * attention.scaling * attention.mlp_attn.weight[0],
             2 * (attention.mlp_enc(states) + attention.mlp_loc.bias),
-            attention.mlp_out(states),  # before the weighted sum rather than after it: weights add up to 1
+            attention.mlp_out(states),  # before the weighted sum instead of after it: weights add up to 1
             decoder.drop(states.new_ones(tokens, len(inputs), decoder.attn_dim)),
             torch.arange(states.shape[1], device=states.device) >= counts[:, None],
         )
@@ -60,14 +60,14 @@ class _Positions(torch.autograd.Function):
 
     With B the batch, T the tokens, L the frames; H, F and A the neurons of GRU, attention and context:
 
-    x: [T, B, 3H], the inputs' share of the gates reset, update and new.
-    w_context: [3H, A], of the context before in the gates.
+    x: [T, B, 3H], the inputs' part of the gates reset, update and new.
+    w_context: [3H, A], of the previous context in the gates.
     w_hidden, b_hidden: [3H + F, H] and [3H + F], of the state: in the gates of the next token, and in the query.
-    w_conv, w_location: [C, taps] and [F, C], of the attention before in the energies.
+    w_conv, w_location: [C, taps] and [F, C], of the previous attention in the energies.
     w_energy: [F].
     keys, values: [B, L, F] and [B, L, A].
-    dropout: [T, B, A], factors of the context before.
-    silent: bool [B, L], frames that are not attended to.
+    dropout: [T, B, A], factors of the previous context.
+    silent: bool [B, L], frames without attention.
     """
 
     @staticmethod
@@ -87,7 +87,7 @@ class _Positions(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         tokens, batch, gates = x.shape
         hidden, frames, taps = gates // 3, keys.shape[1], w_conv.shape[1]
-        # One entry more than tokens: the first is what there is before the first token.
+        # One entry more than tokens: the first is the state before the first token.
         h, context = x.new_zeros(tokens + 1, batch, hidden), x.new_zeros(tokens + 1, batch, values.shape[2])
         of_h = x.new_empty(tokens + 1, batch, len(w_hidden))
         of_h[0] = b_hidden
@@ -98,7 +98,7 @@ class _Positions(torch.autograd.Function):
         located, squashed = x.new_empty(tokens, len(w_conv), batch * frames), x.new_empty(tokens, *keys.shape)
         barred = torch.zeros_like(keys[:, :, 0]).masked_fill_(silent, -torch.inf)
 
-        # Views of each token, made at once: made one by one they take as long as the small products.
+        # Views of each token, all made at once: made one by one they take as long as the small products.
         h_, c_, of_h_, new_, reset_update_ = (y.unbind() for y in (h, context, of_h, new, reset_update))
         reset_, update_ = (y.unbind() for y in reset_update.chunk(2, 2))
         of_gates_ = of_h[:, :, : 2 * hidden].unbind()
@@ -113,7 +113,7 @@ class _Positions(torch.autograd.Function):
             torch.lerp(new_[t], h_[t], update_[t], out=h_[t + 1])
             torch.addmm(b_hidden, h_[t + 1], w_hidden.T, out=of_h_[t + 1])
 
-            torch.mm(w_conv, windows_[t].reshape(-1, taps).T, out=located_[t])  # this way round three times as fast
+            torch.mm(w_conv, windows_[t].reshape(-1, taps).T, out=located_[t])  # three times as fast in this order
             torch.add(keys, query_[t + 1], out=squashed_[t])
             energies_[t].addmm_(located_[t].T, w_location.T).sigmoid_()
             energy = torch.mv(energies_[t], w_energy).view(batch, frames)
@@ -140,7 +140,7 @@ def _backward(ctx: Any, d_h: torch.Tensor, d_context: torch.Tensor) -> tuple[tor
     taps = padded.shape[2] - frames + 1
     weights = padded[1:, :, taps // 2 : taps // 2 + frames].contiguous()
 
-    # What d h_t is multiplied by for the gates before their nonlinearity: their share of the input, and of the state.
+    # Factors of d h_t for the gates before their nonlinearity: for their input part, and for their state part.
     reset, update = reset_update.chunk(2, 2)
     to_new = (1 - update) * (1 - new.square())
     to_reset = to_new * of_h[:-1, :, 2 * hidden : gates] * reset * (1 - reset)
@@ -152,7 +152,7 @@ def _backward(ctx: Any, d_h: torch.Tensor, d_context: torch.Tensor) -> tuple[tor
     d_energy, d_located = torch.empty_like(weights), torch.empty_like(located)
     d_keys, d_location = torch.zeros_like(squashed[0]), torch.zeros_like(w_location.T)
     w_located = w_energy[:, None] * w_location
-    carried = torch.zeros_like(h[0])  # from h_{t+1}, which holds a share of h_t
+    carried = torch.zeros_like(h[0])  # from h_{t+1}, which depends on h_t directly
 
     weights_, d_energy_, squashed_, located_, d_located_ = (
         y.unbind() for y in (weights, d_energy, squashed, located, d_located)

@@ -1,4 +1,4 @@
-"""A client's own copy of the recogniser: fine-tuned on its speech, judged on speech that it held back."""
+"""A client's own copy of the recogniser: fine-tuned on its speech, evaluated on speech that it held back."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ RATES = {PersonalPart.full: 0.0002, PersonalPart.head: 0.001, PersonalPart.norm_
 
 @dataclass(frozen=True)
 class Gain:
-    """What was heard of a client's held-back speech before and after the fine-tuning."""
+    """The recognition of a client's held-back speech before and after fine-tuning."""
 
     before: Evaluation
     after: Evaluation
@@ -40,8 +40,9 @@ def personalise_client(
 ) -> Gain:
     """Fine-tune from `weights` (float32 [state]) on `client.train`, evaluate on `client.dev`.
 
-    The model of `context` is left with the client's own weights. The result depends on nothing but the arguments.
-    Raises ValueError where a client has nothing to train or to evaluate on.
+    Afterwards the model of `context` has the client's own weights. The result depends on the arguments only.
+
+    Raises ValueError if a client has nothing to train or to evaluate on.
     """
     if not client.train or not client.dev:
         raise ValueError(f"{client.id} has {len(client.train)} utterances to train on and {len(client.dev)} held back")
@@ -67,11 +68,11 @@ def learning_rate(config: PersonalisationConfig) -> float:
 
 @contextmanager
 def changing_only(model: AcousticModel, part: PersonalPart) -> Iterator[None]:
-    """While this lasts only `part` has gradients, and of that what the rounds have trained too.
+    """Inside this context only `part` has gradients, and only parameters of it that the rounds trained too.
 
     `norm_bias` are all parameters of one dimension: biases (BitFit, arXiv 2106.10199), scales and shifts of
-    normalisation; with them BatchNorm's running statistics follow the client. `head`: its layers alone, so that the
-    encoder's statistics stay too.
+    normalisation; BatchNorm's running statistics then follow the client, too. `head`: only the output layers; the
+    encoder's statistics stay.
     """
     before = trainable(model)
     of_heads = {id(parameter) for head in (model.ctc_head, model.decoder_head) for parameter in head.parameters()}

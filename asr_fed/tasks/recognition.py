@@ -37,7 +37,7 @@ class Recognition:
     def collate(self, utterances: Sequence[Utterance], rng: np.random.Generator) -> Batch:
         """With normalised features, each utterance at a speed of its own."""
         drawn = [float(speed) for speed in rng.choice(list(self.augment.speeds), size=len(utterances))]
-        if self.loss_config.ctc_weight > 0:  # what fits at its own pace may not at a faster one
+        if self.loss_config.ctc_weight > 0:  # CTC may align an utterance at its own speed but not at a faster one
             fits = alignable(self.cache, self.recogniser.tokenizer, self.model.encoder.stride)
             pairs = zip(utterances, drawn, strict=True)
             drawn = [speed if fits(utterance, speed) else 1.0 for utterance, speed in pairs]

@@ -1,1 +1,1 @@
-"""Training by plain function calls: nothing here knows of Flower, workers or networks."""
+"""Training by plain function calls: nothing here depends on Flower, workers or networks."""

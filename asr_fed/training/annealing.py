@@ -1,4 +1,4 @@
-"""The learning rate: NewBob, by which it falls when the word error rate stops falling, and a planned fall to 0."""
+"""The learning rate: NewBob lowers it when the word error rate stops falling; a planned fall takes it to 0."""
 
 import math
 from dataclasses import dataclass, replace
@@ -16,11 +16,10 @@ class NewBob:
 
 
 def anneal(state: NewBob, wer: float, config: NewBobConfig) -> NewBob:
-    """lr <- factor * lr where (previous WER - WER) / previous WER < threshold, `patience` such WERs forgiven (in
-    a row or not). WERs are in percent; those before the first one below `ceiling` do not count.
+    """lr <- factor * lr where (previous WER - WER) / previous WER < threshold, but `patience` such WERs are tolerated
+    (in a row or not). WERs are in percent; those before the first one below `ceiling` do not count.
 
-    From there on the rule is SpeechBrain's NewBobScheduler, here as a pure function of a state that a checkpoint can
-    hold.
+    Otherwise this is SpeechBrain's NewBobScheduler, as a pure function of a state that a checkpoint can hold.
     """
     if state.previous_wer is None and wer >= config.ceiling:
         return state
@@ -33,10 +32,10 @@ def anneal(state: NewBob, wer: float, config: NewBobConfig) -> NewBob:
 
 
 def planned_fall(done: float, begin: float, decay: Decay) -> float:
-    """What a learning rate is multiplied by, where `done` (0 to 1) of a training lies behind.
+    """The factor on a learning rate after the part `done` (0 to 1) of a training.
 
-    1 until `begin`; then (1 - done) / (1 - begin), the straight line from 1 to 0 at the end, or of that fraction f the
-    half cosine (1 - cos(pi f)) / 2 (arXiv 1608.03983, without restarts).
+    It is 1 until `begin`, then f = (1 - done) / (1 - begin), a straight line from 1 to 0, or the half cosine (1 -
+    cos(pi f)) / 2 (arXiv 1608.03983, without restarts).
     """
     if done <= begin:
         return 1.0

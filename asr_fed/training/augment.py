@@ -1,4 +1,4 @@
-"""SpecAugment (arXiv 1904.08779) on normalised features, by SpeechBrain's classes."""
+"""SpecAugment (arXiv 1904.08779) on normalised features, with SpeechBrain's classes."""
 
 import torch
 from speechbrain.augment.freq_domain import SpectrogramDrop, Warping
@@ -9,7 +9,7 @@ from asr_fed.config.schema import AugmentConfig
 def spec_augment(features: torch.Tensor, config: AugmentConfig) -> torch.Tensor:
     """Warp time, then zero random stretches of time and of mel bands; features are [batch, frames, n_mels].
 
-    Works in place where it can.
+    Works in place where possible.
     """
     if config.warp_frames:
         features = Warping(warp_window=config.warp_frames)(features)
@@ -18,7 +18,7 @@ def spec_augment(features: torch.Tensor, config: AugmentConfig) -> torch.Tensor:
         if count:
             drop = SpectrogramDrop(
                 drop_length_low=getattr(config, f"least_{what}_{unit}"),
-                drop_length_high=width + 1,  # one more than the longest
+                drop_length_high=width + 1,  # exclusive
                 drop_count_low=getattr(config, f"least_{what}s"),
                 drop_count_high=count,
                 dim=dim,

@@ -1,4 +1,4 @@
-"""Central training on pooled speech: the warm start, and the reference that a federation is measured against."""
+"""Central training on pooled speech: the warm start, and the reference to which a federation is compared."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,7 +24,7 @@ from asr_fed.training.task import Task
 
 @dataclass
 class CentralState:
-    """All that a killed training needs to go on as if it had not been killed."""
+    """Everything that a killed training needs to continue as if it had not been killed."""
 
     newbob: NewBob
     weights: np.ndarray
@@ -39,9 +39,10 @@ class CentralState:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """One line of progress; WERs in percent, `wer` None where this epoch was not evaluated.
+    """The numbers of one epoch. WERs are in percent; `wer` is None if this epoch was not evaluated.
 
-    lr: of the last step. annealed_lr: what NewBob has made of the config's, without the schedule.
+    lr: of the last step.
+    annealed_lr: the config's lr after NewBob, without the schedule.
     steps: of all epochs so far.
     """
 
@@ -67,9 +68,9 @@ def train_central(
 ) -> CentralState:
     """Train the model of `context` in place and leave it with the chosen weights.
 
-    Goes on from `checkpoint` where that exists; it is rewritten after every epoch. The learning rate is NewBob's
-    on the dev WER, times a linear warm-up, times the planned fall after `decay_from`.
-    The chosen weights are the best epoch's on dev, or with `average_last` the mean of the last epochs'.
+    Continues from `checkpoint` if that exists; it is rewritten after every epoch. The learning rate is NewBob's on the
+    dev WER, times a linear warm-up, times the planned fall after `decay_from`. The chosen weights are those of the best
+    epoch on dev, or with `average_last` the mean over the last epochs.
     """
     model = context.model
     optimizer = build_optimizer(config.optimizer, model, config.lr)
@@ -119,7 +120,7 @@ def train_central(
 
 
 def _scheduled_lr(config: CentralConfig, lr: float, first: int, total: int, step: int) -> float:
-    """The lr of an epoch's n-th step, where `first` of `total` steps were made in the epochs before."""
+    """The lr of an epoch's n-th step, after `first` of `total` steps in earlier epochs."""
     step += first
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     return lr * warmup * planned_fall(step / total, config.decay_from, config.decay)

@@ -18,7 +18,7 @@ from asr_fed.training.task import Task
 
 @dataclass
 class EpochResult:
-    """Sums over the utterances trained on; `skipped` steps had a loss or gradient that was not finite."""
+    """Sums over the training utterances; `skipped` steps had a loss or gradient that was not finite."""
 
     loss_sum: float = 0.0
     utterances: int = 0
@@ -27,7 +27,7 @@ class EpochResult:
 
     @property
     def loss(self) -> float:
-        """Mean over utterances; NaN where no step had a finite loss, so that it cannot pass for a perfect one."""
+        """Mean over utterances; NaN if no step had a finite loss, so that it does not look like a perfect loss."""
         return self.loss_sum / self.utterances if self.utterances else math.nan
 
 
@@ -51,9 +51,9 @@ def train_epoch(
         clip: largest norm of the gradient.
         penalty: a term to add to the loss, such as FedProx's.
         lr: the learning rate of this epoch's n-th step, from 0; None leaves the optimizer's as it is.
-        adjust: changes the clipped gradients in place before each step, such as by SCAFFOLD's control variates.
-        frozen: parts of the model that stay as they are in recognition, as those that are not trainable do: no dropout,
-            no statistics of the batch.
+        adjust: changes the clipped gradients in place before each step; SCAFFOLD adds its control variates so.
+        frozen: parts of the model that run as in recognition, without dropout and batch statistics. Parts that are not
+            trainable do so anyway.
     """
     model = task.model
     still = (*frozen, *frozen_modules(model))

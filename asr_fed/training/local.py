@@ -1,4 +1,4 @@
-"""Local training of one client: the function that every engine calls."""
+"""Local training of one client, the function that every engine calls."""
 
 import itertools
 import time
@@ -22,7 +22,7 @@ from asr_fed.training.epoch import EpochResult, train_epoch
 from asr_fed.training.optimizer import build_optimizer, set_lr
 from asr_fed.training.task import Task
 
-# A term of the loss, of the model and of the global values of its trainable parameters.
+# A term of the loss, computed from the model and from the global values of its trainable parameters.
 Penalty = Callable[[nn.Module, list[torch.Tensor]], torch.Tensor]
 
 
@@ -47,7 +47,7 @@ class LocalTask:
 
 @dataclass(frozen=True)
 class ClientResult:
-    """What a client's training yields; only `delta` and numbers derived from the rest leave the client.
+    """The result of a client's training. Only `delta`, and numbers derived from the rest, leave the client.
 
     delta: float32 [state], local state minus global state.
     loss: mean training loss of the last local epoch.
@@ -77,12 +77,12 @@ def train_client(
 ) -> ClientResult:
     """Train from the global weights on the client's own speech.
 
-    The result depends on nothing but the arguments: not on the clients trained before in this process.
+    The result depends on the arguments only, not on clients trained earlier in this process.
 
     Args:
         penalty: added to the loss of each step.
         adjust: changes the gradients of each step in place after they were clipped.
-        optimizer_state: the `state_dict` that the optimizer begins with, but for the learning rate.
+        optimizer_state: the `state_dict` that the optimizer begins with, except for the learning rate.
     """
     started = time.perf_counter()
     client, config = task.client, task.settings
@@ -129,7 +129,7 @@ def train_client(
 def mean_gradient(task: LocalTask, most: int | None = None) -> np.ndarray:
     """The gradient at the global weights, float32 [parameters]: the mean over the batches of the client's speech.
 
-    Each is clipped and augmented as in training. `most` bounds the number of batches; None: all.
+    Batches are augmented and gradients clipped as in training. At most `most` batches are used; None: all.
     """
     context, config = task.context, task.settings
     model = context.model
@@ -154,8 +154,8 @@ def mean_gradient(task: LocalTask, most: int | None = None) -> np.ndarray:
 def batch_norms(model: nn.Module) -> list[nn.Module]:
     """Frozen, they normalise by their running statistics, in training as in recognition: FixBN (arXiv 2303.06530).
 
-    The paper freezes them from some round on; here the warm start is what has trained them before. Their scale and
-    shift are trained all the time.
+    The paper freezes the statistics from some round on; here they come from the warm start. Scale and shift are always
+    trained.
     """
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 

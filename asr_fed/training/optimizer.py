@@ -1,4 +1,4 @@
-"""Optimizers by `_target_`, so that any of torch.optim (or a user's own) can be named in a config."""
+"""Optimizers by `_target_`: a config can name any of torch.optim, or a user's own."""
 
 from typing import Any
 

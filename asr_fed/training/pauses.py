@@ -1,4 +1,4 @@
-"""Pauses before and after the words of training utterances: recordings have them, corpora of short clips do not."""
+"""Pauses before and after training utterances: real recordings have them, corpora of short clips do not."""
 
 from functools import partial
 
@@ -7,13 +7,13 @@ import numpy as np
 from asr_fed.config.schema import AugmentConfig
 from asr_fed.data.batching import Augment
 
-NOISE_FRAMES = 10  # one behind the other, of an utterance: the quietest such place has its own noise
+NOISE_FRAMES = 10  # consecutive frames: the quietest such stretch of an utterance is taken as its noise
 
 
 def draw_pauses(config: AugmentConfig, hop_ms: float, rng: np.random.Generator) -> Augment | None:
-    """What to do to the utterances of the next batch: a share of the batches gets pauses, the others (None) do not.
+    """The change to the utterances of the next batch. A share of the batches gets pauses; for the others it is None.
 
-    The pauses of a batch are equally long, because the longest utterance of a batch makes all of it as long.
+    All pauses of a batch have the same length, because the longest utterance determines the length of the batch.
     """
     if not config.pauses or rng.random() >= config.pauses:
         return None
@@ -27,8 +27,8 @@ def with_pauses(
 ) -> np.ndarray:
     """`frames` [frames, n_mels] between two pauses of so many frames.
 
-    A third of the pauses are digital silence (`silence`, [n_mels]), a third the noise of the utterance's own quietest
-    place, its frames in random order; in the others all frames lie at one share of the way in between, in dB.
+    A third of the pauses is digital silence (`silence`, [n_mels]); a third is the noise of the utterance's own quietest
+    stretch, with its frames in random order; the last third lies between the two, at one fraction in dB.
     """
     noise = quietest_frames(frames)
 
