@@ -7,7 +7,9 @@ say which weights a client with n_k utterances can have: the server refuses an u
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from asr_fed.aggregation.prior import Prior
 
 # Loss weights stay between these bounds (a client at the reference loss has weight 1). A smaller weight would add
 # nothing to a sum with 32 binary places; a larger one would outweigh all other clients.
@@ -21,12 +23,16 @@ class Measured:
     wer: word errors over words, after local training, on speech that the client holds back where it has enough.
     loss: mean training loss of the last local epoch.
     reference_loss: roughly the clients' present loss; the server sends the same value to all, with the order.
+    words: how many words of speech `wer` is of.
+    prior: what the last round's clients say of a client's WER; sent with the order too.
     """
 
     num_examples: int
     wer: float
     loss: float
     reference_loss: float = 0.0
+    words: int = 0
+    prior: Prior = field(default_factory=Prior)
 
 
 # A weighting: any callable that computes a_k from what a client has measured. It may have `bounds`, see below.
@@ -90,16 +96,22 @@ class WerSoftmax:
     """a_k = exp((1 - wer_k) / T), wer as a fraction clipped to [0, 1]: arXiv 2104.14297.
 
     Divided by their sum these are softmax(1 - wer). With T = 1 a weight lies between 1 and e.
+
+    With `shrink` wer_k is the one to be expected of the client, from its own few words and from what the clients of the
+    last round have made of theirs (`asr_fed.aggregation.prior`). The first round knows nothing of that and shrinks
+    nothing.
     """
 
     temperature: float = 1.0
     num_examples_power: float = 0.0
+    shrink: bool = False
 
     def __post_init__(self) -> None:
         _check_temperature(self.temperature)
 
     def __call__(self, client: Measured) -> float:
-        wer = min(max(client.wer, 0.0), 1.0)
+        wer = client.prior.shrink(client.wer, client.words) if self.shrink else client.wer
+        wer = min(max(wer, 0.0), 1.0)
         return math.exp((1 - wer) / self.temperature) * math.pow(client.num_examples, self.num_examples_power)
 
     def bounds(self, num_examples: int) -> tuple[float, float]:

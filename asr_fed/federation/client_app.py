@@ -17,6 +17,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from hydra.utils import instantiate
 
+from asr_fed.aggregation.prior import squared_errors
 from asr_fed.aggregation.update import Update, UpdateRefused, add_client, empty, fixed
 from asr_fed.aggregation.weighting import Measured, Weighting
 from asr_fed.algorithms.algorithm import Algorithm, Vectors
@@ -232,7 +233,10 @@ def train_speech(
     step = algorithm.client(task, order.others, store.read(client.id, before=order.server_round))
     result = step.result
     totals = client_totals(result)
-    weight = weighting(Measured(result.num_examples, result.errors.rate, result.loss, order.reference_loss))
+    errors = result.errors
+    weight = weighting(
+        Measured(result.num_examples, errors.rate, result.loss, order.reference_loss, errors.units, order.prior)
+    )
     if step.kept:
         store.write(client.id, order.server_round, step.kept)
     delta = result.delta if terms.damping == 1 else result.delta * np.float32(terms.damping)
@@ -265,6 +269,7 @@ def client_totals(result: ClientResult) -> dict[str, int]:
         "loss": fixed(result.loss),
         "word_errors": result.errors.errors,
         "words": result.errors.units,
+        "squared_errors": squared_errors(result.errors.errors, result.errors.units),
         "examples": result.num_examples,
         "skipped_steps": result.skipped_steps,
         "audio_milliseconds": round(1000 * result.audio_seconds),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from asr_fed.aggregation.prior import prior_of
 from asr_fed.aggregation.update import ONE, Update
 from asr_fed.federation.round import Closed, RoundPlan
 from asr_fed.runs.records import NodeRecord
@@ -23,6 +24,7 @@ def sums(update: Update) -> dict[str, Any]:
         "effective_clients": (update.weight / ONE) ** 2 / squares if squares else float(clients),
         "loss": mean_client_loss(update),
         "client_wer": 100 * totals["word_errors"] / max(1, totals["words"]),
+        "client_wer_deviation": 100 * prior_of(totals).variance ** 0.5,
         "examples": totals["examples"],
         "skipped_steps": totals["skipped_steps"],
         "audio_seconds": totals["audio_milliseconds"] / 1000,

@@ -12,6 +12,7 @@ from flwr.app import Message
 from hydra.utils import instantiate
 from torch import nn
 
+from asr_fed.aggregation.prior import prior_of
 from asr_fed.aggregation.server_optimizer import ServerOptimizer, server_step
 from asr_fed.aggregation.update import Update, mean
 from asr_fed.aggregation.weighting import weight_bounds
@@ -128,6 +129,7 @@ def run_federation(
             optimizer=optimizer,
             algorithm=algorithm,
             loss=mean_client_loss(result.update),
+            prior=prior_of(result.update.totals),
         )
         numbers = result.numbers
         if server_round % settings.evaluate_every == 0 or server_round == settings.rounds:
@@ -212,6 +214,7 @@ def run_round(
             ticket=f"{config.seed} {server_round} {attempt}",
             setup=roster.setup.sha256,
             terms=plan.terms,
+            prior=state.prior,
         )
         asked = ask(
             federation.hosts,

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from asr_fed.aggregation.prior import Prior
 from asr_fed.config.schema import FederationConfig
 from asr_fed.runs.records import RoundRecord
 from asr_fed.system.checkpoint import load_checkpoint, save_checkpoint
@@ -22,6 +23,7 @@ class FederationState:
 
     weights, best_weights: float32 [state].
     settled_round: the last round with a gain, or with a return to the best weights.
+    prior: what the clients of the last round say of a client's WER; nothing before the first one.
     optimizer, algorithm: the server's state of each.
     loss: the clients' mean training loss in the last round; before the first round, the loss on the server's dev
         speech.
@@ -38,6 +40,7 @@ class FederationState:
     best_round: int = 0
     round: int = 0
     settled_round: int = 0
+    prior: Prior = field(default_factory=Prior)
     optimizer: dict[str, Any] = field(default_factory=dict)
     algorithm: dict[str, np.ndarray] = field(default_factory=dict)
     last: WeightSum = field(default_factory=WeightSum)
@@ -73,8 +76,8 @@ def steer(state: FederationState, wer: float, settings: FederationConfig) -> Fed
 
 def save_federation(state: FederationState, path: Path) -> None:
     history = [record.to_dict() for record in state.history]
-    packed = {"newbob": asdict(state.newbob), "last": vars(state.last), "history": history, "version": VERSION}
-    save_checkpoint({**vars(state), **packed}, path)
+    packed = {"newbob": asdict(state.newbob), "last": vars(state.last), "prior": asdict(state.prior)}
+    save_checkpoint({**vars(state), **packed, "history": history, "version": VERSION}, path)
 
 
 def load_federation(path: Path) -> FederationState:
@@ -83,5 +86,9 @@ def load_federation(path: Path) -> FederationState:
     if content.pop("version", 1) != VERSION:
         raise UserError(f"{path} was written by another version of asr_fed: finish that run with the version it has.")
     history = tuple(RoundRecord.from_dict(record) for record in content["history"])
-    typed = {"newbob": NewBob(**content["newbob"]), "last": WeightSum(**content.get("last", {})), "history": history}
-    return FederationState(**{**content, **typed})
+    typed = {
+        "newbob": NewBob(**content["newbob"]),
+        "last": WeightSum(**content.get("last", {})),
+        "prior": Prior(**content.get("prior", {})),
+    }
+    return FederationState(**{**content, **typed, "history": history})

@@ -55,6 +55,7 @@ class RoundRecord:
     best_round: int
     wer: float | None = None
     cer: float | None = None
+    client_wer_deviation: float | None = None  # between clients, without the noise of counting
     annealed_lr: float | None = None  # what NewBob on the dev WER alone would have given
     fleet_seconds: float | None = None  # of the simulated fleet's clock; None without one
     workers: list[NodeRecord] = field(default_factory=list)

@@ -15,10 +15,11 @@ from typing import Protocol
 
 import numpy as np
 
+from asr_fed.aggregation.prior import Prior
 from asr_fed.aggregation.update import Update
 
 TOTALS = (  # what is summed over clients besides vectors and weights
-    *("clients", "weight_squared", "loss", "word_errors", "words", "examples", "skipped_steps"),
+    *("clients", "weight_squared", "loss", "word_errors", "words", "squared_errors", "examples", "skipped_steps"),
     *("audio_milliseconds", "train_milliseconds"),
 )
 
@@ -93,6 +94,7 @@ class Order:
     ticket: identifies the order; the answer repeats it.
     setup: hash of the shared config.
     terms: by client, of those who are asked for other than a whole round.
+    prior: what the clients of the last round say of a client's WER (see `asr_fed.aggregation.prior`).
     """
 
     server_round: int
@@ -104,6 +106,7 @@ class Order:
     ticket: str = ""
     setup: str = ""
     terms: Mapping[str, Terms] = field(default_factory=dict)
+    prior: Prior = field(default_factory=Prior)
 
 
 @dataclass(frozen=True)

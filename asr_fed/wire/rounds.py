@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 
+from asr_fed.aggregation.prior import Prior
 from asr_fed.aggregation.update import DELTA, LIMIT, ONE, Sum, Update
 from asr_fed.wire.messages import TOTALS, WHOLE, Gained, Gains, Order, Refused, Reply, Terms, Timing
 from asr_fed.wire.records import (
@@ -41,6 +42,8 @@ def order_message(node: int, order: Order, arrays: ArrayRecord, kind: str = Mess
             "clients": list(order.clients),
             "ticket": order.ticket,
             "setup": order.setup,
+            "prior_wer": order.prior.wer,
+            "prior_variance": order.prior.variance,
         }
     )
     content = RecordDict({"arrays": arrays, "config": config})
@@ -68,9 +71,12 @@ def read_order(message: Message, others: Mapping[str, int] | None = None) -> Ord
     """`others` are the names and lengths of the algorithm's vectors. Raises Refused."""
     config = named_record(message, "config", ConfigRecord)
     number, lr, reference = config.get("round"), config.get("lr"), config.get("reference_loss")
+    wer, variance = config.get("prior_wer"), config.get("prior_variance")
     clients, own_ticket, setup = config.get("clients"), config.get("ticket"), config.get("setup")
     if not is_count(number) or not is_amount(lr) or not is_number(reference):
         raise Refused("an order whose round, learning rate or loss is not a number")
+    if not is_amount(wer) or not is_amount(variance):
+        raise Refused("an order whose prior is not two numbers of at least 0")
     if not isinstance(clients, list) or not all(isinstance(name, str) for name in clients):
         raise Refused("an order without a list of clients")
     if not isinstance(own_ticket, str) or not isinstance(setup, str):
@@ -82,8 +88,8 @@ def read_order(message: Message, others: Mapping[str, int] | None = None) -> Ord
     # A copy, since a view of the message could not be written to, which torch does not take.
     vectors = {name: view.copy() for name, view in views.items()}
     weights = vectors.pop(WEIGHTS)
-    terms = _read_terms(message)
-    return Order(number, float(lr), tuple(clients), weights, vectors, float(reference), own_ticket, setup, terms)
+    prior, terms = Prior(float(wer), float(variance)), _read_terms(message)
+    return Order(number, float(lr), tuple(clients), weights, vectors, float(reference), own_ticket, setup, terms, prior)
 
 
 def _terms_record(terms: Mapping[str, Terms]) -> ConfigRecord:

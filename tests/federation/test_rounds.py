@@ -10,7 +10,8 @@ import pytest
 import torch
 from flwr.app import Context, Error, Message, MessageType, RecordDict
 
-from asr_fed.aggregation.weighting import Uniform, Weighting
+from asr_fed.aggregation.prior import Prior
+from asr_fed.aggregation.weighting import Measured, Uniform, Weighting, WerSoftmax
 from asr_fed.federation.client_app import build_client_app, client_size
 from asr_fed.federation.held_out import train_on_server
 from asr_fed.federation.rounds import run_federation
@@ -184,6 +185,37 @@ def test_the_last_rounds_are_averaged_and_an_interruption_changes_no_bit(make: C
     straight = make(*averaged, name="straight")
     run(straight)
     assert best(straight) == best(experiment)
+
+
+def test_wers_are_shrunk_by_the_round_before_and_an_interruption_changes_no_bit(
+    make: Callable[..., Experiment],
+) -> None:
+    seen: list[Measured] = []
+    weighting = WerSoftmax(shrink=True)
+
+    def noted(client: Measured) -> float:
+        seen.append(client)
+        return weighting(client)
+
+    def federate(experiment: Experiment, **more: Any) -> FederationState:
+        return run_federation(experiment, RemoteNodes(InProcess(experiment, noted)), **more)  # type: ignore[arg-type]
+
+    def interrupt(history: Sequence[RoundRecord]) -> None:
+        raise Interrupted
+
+    federation = ("federation.cohort=null", "federation.rounds=2")
+    expected = federate(make(*federation, name="straight"))
+    first, second = seen[:5], seen[5:]
+    assert {client.prior for client in first} == {Prior()}
+    errors = [client.wer * client.words for client in first]
+    [prior] = {client.prior for client in second}
+    assert prior.wer == pytest.approx(sum(errors) / sum(client.words for client in first))
+    assert expected.history[0].client_wer_deviation == pytest.approx(100 * prior.variance**0.5)
+    experiment = make(*federation, name="resumed")
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            federate(experiment, on_round=interrupt)
+    assert federate(experiment).weights.tobytes() == expected.weights.tobytes()
 
 
 SERVERS = {

@@ -11,6 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.app.message import RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 
+from asr_fed.aggregation.prior import Prior
 from asr_fed.aggregation.update import Update, add_client, empty
 from asr_fed.wire.flower_private import identify_process
 from asr_fed.wire.joining import LARGEST_SETUP, query_message, read_query, read_report, report_message
@@ -60,8 +61,11 @@ def on_the_wire(content: RecordDict) -> RecordDict:
     return recorddict_from_proto(type(sent).FromString(sent.SerializeToString()))
 
 
+PRIOR = Prior(0.18, 0.01)
+
+
 def order() -> Message:
-    sent = Order(12, 0.25, CLIENTS, WEIGHTS, {"control": CONTROL}, 3.5, "t1", "s1")
+    sent = Order(12, 0.25, CLIENTS, WEIGHTS, {"control": CONTROL}, 3.5, "t1", "s1", prior=PRIOR)
     return order_message(3, sent, order_arrays(sent))
 
 
@@ -87,7 +91,7 @@ def test_an_order_arrives() -> None:
     np.testing.assert_array_equal(arrived.weights, WEIGHTS)
     np.testing.assert_array_equal(arrived.others["control"], CONTROL)
     assert arrived.weights.dtype == arrived.others["control"].dtype == np.float32
-    assert arrived == Order(12, 0.25, CLIENTS, arrived.weights, arrived.others, 3.5, "t1", "s1")
+    assert arrived == Order(12, 0.25, CLIENTS, arrived.weights, arrived.others, 3.5, "t1", "s1", prior=PRIOR)
     assert message.metadata.dst_node_id == 3
 
 
@@ -323,6 +327,8 @@ ODD_ORDERS: dict[str, Callable[[Message], None]] = {
     "no control": put("arrays", ArrayRecord({"weights": Array(WEIGHTS)})),
     "no loss": change("config", "reference_loss", float("nan")),
     "no clients": change("config", "clients", 3),
+    "no prior": change("config", "prior_wer", "18 %"),
+    "a negative variance": change("config", "prior_variance", -0.1),
     "a negative rate": change("config", "lr", -1.0),
     "an infinite rate": change("config", "lr", float("inf")),
     "no round": change("config", "round", "one"),
