@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from asr_fed.commands.options import number_for
 from asr_fed.config.check import check_decoder
 from asr_fed.config.schema import (
@@ -14,6 +16,7 @@ from asr_fed.config.schema import (
     PersonalisationConfig,
     PersonalPart,
 )
+from asr_fed.config.trust import TRUST, check_trust
 from asr_fed.data.identity import identity
 from asr_fed.pipeline.personalise import Speech, personalise_speakers
 from asr_fed.runs.run_dir import run_of
@@ -61,6 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--features", type=Path, help="feature cache (the run's, else beside the manifest)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU; more are slower beside other work (1)")
+    parser.add_argument(
+        "--trust",
+        nargs="+",
+        default=[],
+        metavar="MODULE.",
+        help="modules whose optimizers the run's config may name, besides torch.optim: naming an object runs it",
+    )
     chosen = parser.parse_args(arguments)
     return exit_status("asr_fed.personalise", lambda: _personalise(chosen))
 
@@ -87,6 +97,7 @@ def _personalise(chosen: argparse.Namespace) -> None:
     evaluation = config.evaluation
     check_decoder(evaluation.test_decoder, evaluation.beam_ctc_weight, config.loss.ctc_weight, "--decoder")
     config.personalisation = settings = _settings(chosen, config.personalisation)
+    _check_trust(settings, chosen.trust, run_dir)
     output = chosen.output or (run_dir or chosen.model.parent) / "personalised" / (
         f"{chosen.manifest.stem}-{settings.part.name}"
     )
@@ -104,6 +115,14 @@ def _personalise(chosen: argparse.Namespace) -> None:
         device=chosen.device,
         threads=chosen.threads,
     )
+
+
+def _check_trust(settings: PersonalisationConfig, more: list[str], run_dir: Path | None) -> None:
+    """A run directory may come from anybody, and its optimizer is the one object of it that is made here."""
+    try:
+        check_trust(OmegaConf.to_container(OmegaConf.structured(settings)), [*TRUST, *more], "--trust")
+    except UserError as error:
+        raise UserError(f"{run_dir} has {error}. Add its module to --trust if you know it to do no harm.") from None
 
 
 def _settings(chosen: argparse.Namespace, settings: PersonalisationConfig) -> PersonalisationConfig:

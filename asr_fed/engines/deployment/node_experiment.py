@@ -8,16 +8,16 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from asr_fed.config.check import check_shared
 from asr_fed.config.explain import explain
 from asr_fed.config.schema import Config
+from asr_fed.config.trust import check_trust
 from asr_fed.data.alignable import alignable, describe_impossible, keep_alignable
 from asr_fed.data.deal import make_client
 from asr_fed.data.features import build_features
@@ -119,11 +119,16 @@ def read_shared(text: str, settings: NodeSettings, run_dir: Path) -> Config:
         if any(isinstance(token, yaml.AnchorToken | yaml.AliasToken | yaml.TagToken) for token in yaml.scan(text)):
             raise Refused("a config with anchors or tags")
         shared = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except Refused:
+        raise
+    except Exception as error:  # a month 13, a number of 5,000 digits, nesting beyond Python's: each another kind
         raise Refused("a config that is not YAML") from error
     if not isinstance(shared, dict) or set(shared) != set(SHARED):
         raise Refused("a config of other sections than those that are shared: another version of asr_fed?")
-    _check_values(shared, settings.trust)
+    try:
+        check_trust(shared, settings.trust, "this node's trust")
+    except UserError as error:
+        raise Refused(str(error)) from error
     own = {
         "run_dir": str(run_dir),
         "device": settings.device,
@@ -138,6 +143,8 @@ def read_shared(text: str, settings: NodeSettings, run_dir: Path) -> Config:
         raise Refused(f"a config that this version of asr_fed does not take: {explain(error)}") from error
     except UserError as error:
         raise Refused(f"a config that this node does not take: {error}") from error
+    except Exception as error:
+        raise Refused(f"a config that this node cannot make sense of ({type(error).__name__})") from error
     if len(config.augment.speeds) > MOST_SPEEDS:
         raise Refused(f"a config with {len(config.augment.speeds)} playback speeds")
     return config
@@ -164,37 +171,6 @@ def own_clients(settings: NodeSettings, config: Config) -> tuple[Client, ...]:
         make_client(f"{settings.name}-{number:0{width}}", tuple(u for u in speech if u.speaker == speaker), rule, seed)
         for number, speaker in enumerate(speakers, 1)
     )
-
-
-def _check_values(value: Any, trust: list[str]) -> None:
-    """Refuse interpolations, which could read the node's environment, and objects of classes that are not trusted."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if key == "_target_":
-                _check_target(inner, trust)
-            elif str(key).startswith("_") and key != "_partial_":
-                raise Refused(f"a config with the key {key!r:.40}")
-            _check_values(inner, trust)
-    elif isinstance(value, list):
-        for inner in value:
-            _check_values(inner, trust)
-    elif isinstance(value, str) and "${" in value:
-        raise Refused("a config with an interpolation")
-
-
-def _check_target(target: object, trust: list[str]) -> None:
-    # Exactly one name may follow: torch.optim.adam.torch.hub.load begins with torch.optim. too.
-    trusted = isinstance(target, str) and any(
-        target.startswith(beginning) and target.removeprefix(beginning).isidentifier() for beginning in trust
-    )
-    if not trusted:
-        raise Refused(f"a config that names {target!r:.80}, which is not in this node's trust")
-    try:
-        found = get_object(str(target))
-    except Exception as error:
-        raise Refused(f"a config that names {target!r:.80}, which this node does not have") from error
-    if not isinstance(found, type):
-        raise Refused(f"a config that names {target!r:.80}, which is not a class")
 
 
 def _tokenizer(proto: bytes) -> Tokenizer:

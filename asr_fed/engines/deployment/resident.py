@@ -1,6 +1,7 @@
 """What a node keeps between messages: its current experiment, and workers with model and features loaded."""
 
 import functools
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ REFUSED, NOT_IN_ORDER = 1, 2
 LOST = "its worker was lost"
 
 A = TypeVar("A", bound=Answer)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -64,9 +67,10 @@ class Resident:
             return Message(Error(REFUSED, str(refused)), reply_to=message)
         except (UserError, OSError) as error:  # the texts may name private files
             self.say(f"not in order: {error}")
-            return Message(
-                Error(NOT_IN_ORDER, "the node is not in order, its owner has been told why"), reply_to=message
-            )
+        except Exception as error:  # whatever a config or an order brings about: the node answers, and goes on
+            log.exception("message %s", message.metadata.message_id)
+            self.say(f"not in order: {type(error).__name__}: {error}")
+        return Message(Error(NOT_IN_ORDER, "the node is not in order, its owner has been told why"), reply_to=message)
 
     def _join(self, message: Message) -> Message:
         setup = read_query(message)

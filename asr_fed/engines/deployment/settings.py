@@ -7,16 +7,12 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
+from asr_fed.config.trust import TRUST
 from asr_fed.data.identity import identity
 from asr_fed.data.settings_file import read_settings_file
 from asr_fed.system.errors import UserError
 
 PATHS = ("certificate", "key", "manifest", "partition", "base", "folder")
-TRUST = (
-    "torch.optim.",
-    "asr_fed.aggregation.weighting.",
-    *(f"asr_fed.algorithms.{name}." for name in ("fed_avg", "fed_prox", "scaffold", "diloco", "mime_lite")),
-)
 
 
 class Clients(Enum):

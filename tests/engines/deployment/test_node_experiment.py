@@ -215,7 +215,7 @@ def optimizer(target: Any, **arguments: Any) -> Change:
         (optimizer(["torch.optim.SGD"]), "not in this node's trust"),
         (optimizer("torch.optim.adam"), "not a class"),
         (optimizer("asr_fed.aggregation.weighting.weight_bounds"), "not a class"),
-        (optimizer("torch.optim.NoSuchThing"), "does not have"),
+        (optimizer("torch.optim.NoSuchThing"), "is not installed here"),
         (optimizer("torch.optim.SGD", _args_=["x"]), "the key '_args_'"),
         (optimizer("torch.optim.SGD", _convert_="all"), "the key '_convert_'"),
         (optimizer("torch.optim.SGD", momentom=0.9), "does not take"),

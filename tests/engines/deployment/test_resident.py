@@ -1,5 +1,6 @@
 """What a node answers, with real workers, and that its refusals tell nothing about the node."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from flwr.app import Message, MessageType, RecordDict
 
 from asr_fed.engines.deployment.resident import NOT_IN_ORDER, REFUSED, Resident
@@ -165,6 +167,56 @@ def test_a_refused_setup_leaves_the_node_in_the_experiment_that_it_joined(node: 
     assert code == REFUSED and "other sections" in reason
     answer = node.resident.answer(server.order(clients=server.clients[:1]))
     assert read_reply(answer, server.clients[:1], len(server.weights)).update is not None
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "seed: 2026-13-45\n",
+        f"seed: {'9' * 5000}\n",
+        "[" * 15_000,
+        "{a: " * 15_000,
+        "\0",
+        "? - : -",
+        "seed: .inf\n",
+    ],
+    ids=range(7),
+)
+def test_no_config_ends_a_node(server: Server, settings: NodeSettings, config: str) -> None:
+    """Each raised another exception through `prepare`. What is left of the real config stays in order."""
+    node, left = new(settings), re.sub("^seed: .*\n", "", server.setup.config, flags=re.MULTILINE)
+    assert left != server.setup.config
+    for text in (config, config + left):
+        code, _ = node.error(server.query(SharedConfig(text, server.setup.tokenizer)))
+        assert code == REFUSED and node.said[-1].startswith("refused: ")
+
+
+@pytest.mark.parametrize("section", ["features.sample_rate", "federation.batch.max_utterances"])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), "x", [], None])
+def test_no_number_of_a_config_ends_a_node(server: Server, settings: NodeSettings, section: str, value: object) -> None:
+    content = yaml.safe_load(server.setup.config)
+    *path, name = section.split(".")
+    inner = content
+    for key in path:
+        inner = inner[key]
+    inner[name] = value
+    code, _ = new(settings).error(server.query(SharedConfig(yaml.safe_dump(content), server.setup.tokenizer)))
+    assert code in (REFUSED, NOT_IN_ORDER)
+
+
+def test_whatever_happens_in_preparing_the_owner_is_told_and_the_node_goes_on(
+    server: Server, settings: NodeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare(*_: object) -> None:
+        raise ZeroDivisionError("of the file /home/clinic/secret.wav")
+
+    monkeypatch.setattr("asr_fed.engines.deployment.resident.prepare", prepare)
+    node = new(settings)
+    assert node.error(server.query())[0] == NOT_IN_ORDER
+    assert node.said == [
+        "joining: preparing features",
+        "not in order: ZeroDivisionError: of the file /home/clinic/secret.wav",
+    ]
 
 
 def test_clients_that_fail_are_named(node: Node, server: Server) -> None:

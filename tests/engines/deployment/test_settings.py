@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from asr_fed.engines.deployment.settings import TRUST, Clients, read_settings
+from asr_fed.config.trust import TRUST
+from asr_fed.engines.deployment.settings import Clients, read_settings
 from asr_fed.system.errors import UserError
 
 GOOD = {"name": "clinic-1", "superlink": "asr.example.org:8443", "folder": "state", "manifest": "own/manifest.csv"}

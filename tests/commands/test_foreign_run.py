@@ -1,0 +1,64 @@
+"""A run directory that somebody else has made: no command runs what its config names."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from asr_fed.commands import evaluate, export, personalise, transcribe
+from asr_fed.data.manifest import write_manifest
+from asr_fed.model.recogniser import save_recogniser
+from asr_fed.runs.experiment import Experiment
+
+Write = Callable[[Any], Path]
+
+
+@pytest.fixture
+def foreign(experiment: Experiment, tmp_path: Path) -> Write:
+    """A run directory with such an optimizer to personalise with."""
+
+    def write(optimizer: Any) -> Path:
+        run_dir, config = tmp_path / "foreign", OmegaConf.structured(experiment.config)
+        (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        save_recogniser(experiment.fresh_recogniser(), run_dir / "checkpoints" / "federated.pt")
+        content: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+        content["personalisation"] |= {"optimizer": optimizer, "lr": 0.001}
+        for name in ("algorithm", "weighting", "server"):
+            content[name] = optimizer
+        for name in ("federation", "warm_start", "central"):
+            content[name]["optimizer"] = optimizer
+        content["data"]["prepare"] = optimizer
+        (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(content)))
+        return run_dir
+
+    return write
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_naming_an_object_does_not_run_it(
+    foreign: Write, experiment: Experiment, tmp_path: Path, nested: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    owned = tmp_path / "owned"
+    attack: Any = {"_target_": "os.mkdir", "path": str(owned)}
+    run_dir = foreign({"_target_": "torch.optim.SGD", "momentum": attack} if nested else attack)
+    speech = experiment.partition.clients[1].train
+    write_manifest(tmp_path / "speech.csv", speech)
+    on = ["--manifest", str(tmp_path / "speech.csv"), "--device", "cpu"]
+    assert personalise.main([str(run_dir), *on, "--epochs", "1"]) == 2
+    assert "'os.mkdir', which is not in --trust" in capsys.readouterr().err.replace("\n", " ")
+    assert evaluate.main([str(run_dir), *on, "--decoder", "ctc_greedy"]) == 0
+    assert export.main([str(run_dir), str(tmp_path / "folder")]) == 0
+    assert transcribe.main([str(run_dir), speech[0].wav]) == 0
+    assert not owned.exists()
+
+
+def test_an_optimizer_of_ones_own_is_trusted_on_the_command_line(
+    foreign: Write, experiment: Experiment, tmp_path: Path
+) -> None:
+    run_dir = foreign({"_target_": "tests.faults.InterruptibleAdam"})
+    write_manifest(tmp_path / "speech.csv", experiment.partition.clients[1].train)
+    command = [str(run_dir), "--manifest", str(tmp_path / "speech.csv"), "--device", "cpu", "--epochs", "1"]
+    assert personalise.main(command) == 2
+    assert personalise.main([*command, "--trust", "tests.faults."]) == 0
