@@ -1,7 +1,7 @@
-"""Transcripts that CTC cannot align: they need more states of the encoder than their recording gives.
+"""Transcripts that CTC cannot align: they need more encoder states than their recording has.
 
-The loss of such a pair is infinite whatever the model does (Graves et al., ICML 2006, section 4.1). Mostly the
-recording is cut off, or the text is another one's.
+The loss of such a pair is always infinite (Graves et al., ICML 2006, section 4.1). Usually the recording is cut off, or
+the text belongs to another recording.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,21 +16,21 @@ from asr_fed.system.errors import UserError
 
 # Reasons in Partition.dropped.
 TOO_MANY_TOKENS = "too_many_tokens"
-NOTHING_TO_TRAIN_ON = "nothing_to_train_on"  # the dev part of a client that has lost all else
-MOST = 0.2  # share of the training speech: where more does not fit, it is the model that is wrong
+NOTHING_TO_TRAIN_ON = "nothing_to_train_on"  # the dev part of a client that has lost all of its training speech
+MOST = 0.2  # share of the training speech: if more does not fit, the model is the problem
 NAMED = 8
 
-# Whether CTC can align an utterance as it sounds at a playback speed.
+# Whether CTC can align an utterance at a playback speed.
 Alignable = Callable[[Utterance, float], bool]
 
 
 def states_needed(tokens: Sequence[int]) -> int:
-    """One a token, and one for the blank between two equal ones."""
+    """One per token, and one for the blank between two equal tokens."""
     return len(tokens) + sum(left == right for left, right in pairwise(tokens))
 
 
 def alignable(cache: FeatureCache, tokenizer: Tokenizer, stride: int) -> Alignable:
-    """By features as they are cached, for an encoder with a state every `stride` frames."""
+    """Whether CTC can align an utterance, by its cached features, for an encoder with one state per `stride` frames."""
 
     def fits(utterance: Utterance, speed: float) -> bool:
         return states_needed(tokenizer.encode(utterance.text)) <= -(-cache.frames(utterance.id, speed) // stride)
@@ -39,11 +39,11 @@ def alignable(cache: FeatureCache, tokenizer: Tokenizer, stride: int) -> Alignab
 
 
 def keep_alignable(partition: Partition, fits: Alignable, most: float = MOST) -> Partition:
-    """`partition` with what CTC cannot align in `dropped`, but for dev and test: these stay whole.
+    """The partition, with utterances that CTC cannot align moved to `dropped`. Dev and test stay complete.
 
-    A client that has nothing left to train on is dropped with it.
+    A client that has nothing left to train on is dropped.
 
-    Raises UserError where that is more than the share `most` of the speech to train on, all warm-up or all clients.
+    Raises UserError if that is more than the share `most` of the training speech, all of warm-up, or all clients.
     """
     speech = _to_train_on(partition)
     dropped = tuple(utterance for utterance in speech if not fits(utterance, 1.0))
@@ -76,7 +76,7 @@ def keep_alignable(partition: Partition, fits: Alignable, most: float = MOST) ->
 
 
 def describe_impossible(partition: Partition) -> str:
-    """A sentence on what `keep_alignable` has dropped; empty where that is nothing."""
+    """A sentence about what `keep_alignable` has dropped; empty if nothing."""
     dropped = partition.dropped.get(TOO_MANY_TOKENS, ())
     return f"{_told(dropped, len(dropped) + len(_to_train_on(partition)))}. They are left out." if dropped else ""
 

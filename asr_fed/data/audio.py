@@ -1,4 +1,4 @@
-"""The one place that reads audio: a mono waveform at the rate that a recogniser hears, of a whole recording or none."""
+"""The only module that reads audio: the whole recording as a mono waveform at the recogniser's rate, or an error."""
 
 import io
 import math
@@ -22,16 +22,16 @@ from asr_fed.system.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-BLOCK = 1 << 18  # samples of a channel that are decoded at a time
+BLOCK = 1 << 18  # samples per channel that are decoded at a time
 RATES = 2_000, 384_000  # Hz
-LOUDEST = 2.0**32  # full scale is 1, or 2 ** 31 in a float file that nobody scaled; far beyond, a filterbank overflows
-UNKNOWN = 1 << 62  # libsndfile's number of samples where a stream does not state it is above this
-CANCELLED = 0.02  # of the energy that the mean of unrelated channels would have: less, and they took each other away
-LARGEST_RATIO = 1_000  # resampling from and to multiples of no more: a filter of some megabytes
+LOUDEST = 2.0**32  # full scale is 1, or 2**31 in an unscaled float file; far above, a filterbank overflows
+UNKNOWN = 1 << 62  # libsndfile gives a larger number of samples if a stream does not state its length
+CANCELLED = 0.02  # share of the energy that the mean of unrelated channels has: with less, channels cancel
+LARGEST_RATIO = 1_000  # largest numerator and denominator of a resampling ratio: a filter of some megabytes
 
 
 class BadRecording(UserError):
-    """A recording that cannot be used; `defect` is what preparation counts it under."""
+    """A recording that cannot be used; `defect` is the category under which preparation counts it."""
 
     def __init__(self, message: str, defect: str = "broken file") -> None:
         super().__init__(message)
@@ -47,29 +47,28 @@ def read_audio(path: str | Path, sample_rate: int, *, speed: float = 1.0) -> "to
 
     with open_recording(path) as recording:
         signal = torch.from_numpy(np.concatenate([block.copy() for block in recording.blocks()]))
-    # Playing faster is the same as pretending a higher original rate. Rounding it to 100 Hz keeps the
-    # resampling kernel small.
+    # Faster playback is the same as a higher original rate. Rounding that to 100 Hz keeps the resampling kernel small.
     rate = round(recording.rate * speed / 100) * 100 if speed != 1.0 else recording.rate
     return _resample(signal, _ratio(rate, sample_rate))
 
 
 def audio_blocks(path: str | Path, sample_rate: int, seconds: int) -> "Iterator[torch.Tensor]":
-    """What `read_audio` returns, in blocks of so many seconds (the last is shorter); three of them are in memory.
+    """The result of `read_audio` in blocks of `seconds` (the last is shorter); three blocks are in memory at a time.
 
-    Raises BadRecording as `read_audio` does, on the way too.
+    Raises BadRecording like `read_audio`, also between blocks.
     """
     import torch
 
     nothing = torch.empty(0)
     with open_recording(path) as recording:
         ratio = _ratio(recording.rate, sample_rate)
-        # The shortest time from a second up that begins and ends with a sample at either rate.
+        # The shortest time of at least a second that is a whole number of samples at both rates.
         second = ratio.numerator * math.ceil(recording.rate / ratio.numerator)
         blocks = (torch.from_numpy(block.copy()) for block in recording.blocks(seconds * second))
         before, block = nothing, next(blocks, nothing)
         while len(block):
             after = next(blocks, nothing)
-            # The resampling filter reaches into both neighbours, by far less than the second that it is given here.
+            # The resampling filter reaches into both neighbours, by much less than the second that it gets here.
             heard = _resample(torch.cat([before, block, after[:second]]), ratio)
             start = int(len(before) / ratio)
             yield heard[start : start + math.ceil(len(block) / ratio)]
@@ -77,14 +76,14 @@ def audio_blocks(path: str | Path, sample_rate: int, seconds: int) -> "Iterator[
 
 
 def audio_seconds(path: str | Path) -> float:
-    """As the file states, 0 where it does not. Raises BadRecording where it can be seen that it is not whole."""
+    """The length that the file states, 0 if it states none. Raises BadRecording if the file is visibly incomplete."""
     with open_recording(path) as recording:
         return recording.stated / recording.rate
 
 
 class Recording:
-    """An open file: `rate` in Hz, `stated`, the number of samples that it says it has (0: it does not say), and the
-    `lowest` and `highest` sample of the blocks that have been read.
+    """An open file: its `rate` in Hz, the number of samples `stated` in it (0: none), and the `lowest` and `highest`
+    sample of the blocks read so far.
     """
 
     def __init__(self, sound: soundfile.SoundFile, extent: Extent) -> None:
@@ -98,11 +97,11 @@ class Recording:
             raise Unfit(f"has a sample rate of {self.rate} Hz; what can be used is {RATES[0]} to {RATES[1]}.")
 
     def blocks(self, samples: int = BLOCK) -> Iterator[np.ndarray]:
-        """The mean of the channels, float32, in blocks of so many samples (the last is shorter): each is good until
+        """The mean of the channels, float32, in blocks of `size` samples (the last is shorter). A block is valid until
         the next one is read.
 
-        In place of an end Unfit is raised where samples are missing, too many, no numbers or none at all, or where the
-        channels take each other away.
+        At the end Unfit is raised if samples are missing, too many, not finite, or none at all, or if the channels
+        cancel each other.
         """
         out = np.empty((samples, self._sound.channels), dtype=np.float32)
         block, count, energy, energy_if_unrelated = out, 0, 0.0, 0.0
@@ -135,11 +134,11 @@ class Recording:
 
 @contextmanager
 def open_recording(path: str | Path) -> Iterator[Recording]:
-    """Raises BadRecording, also for what is found while its blocks are read."""
+    """Raises BadRecording, also for faults that appear while blocks are read."""
     try:
         with _on_disk(path) as file:
             extent = _extent(file)
-            # By its name libsndfile would take an MP3 for what macOS has put beside it, ._NAME.
+            # Given the name, libsndfile would read ._NAME, which macOS puts beside an MP3, instead of the MP3.
             with (
                 _Patched(file, extent.patch) if extent.patch else io.FileIO(file) as source,
                 _Sound(source if extent.patch else source.fileno(), closefd=False) as sound,
@@ -156,8 +155,8 @@ def open_recording(path: str | Path) -> Iterator[Recording]:
 
 @contextmanager
 def _on_disk(path: str | Path) -> Iterator[str]:
-    """The file itself, or a copy of what comes out of a pipe, where one cannot look for the end."""
-    with open(path, "rb") as file:  # knows why it cannot be opened, which libsndfile does not
+    """The file itself, or a copy of a pipe's content, because one cannot seek in a pipe."""
+    with open(path, "rb") as file:  # says why it cannot be opened, which libsndfile does not
         if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             yield str(path)
             return
@@ -175,14 +174,14 @@ def _extent(path: str) -> Extent:
 
 
 class _Sound(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
-    """Read on to the end: else soundfile stops at the stated number of samples, and seeks after everything it reads."""
+    """Reads to the end of the file: soundfile stops at the stated number of samples, and seeks after each read."""
 
     def seekable(self) -> bool:
         return False
 
 
 class _Patched(io.FileIO):
-    """A file that reads as if there were other bytes at one place."""
+    """A file that is read with other bytes at one place."""
 
     def __init__(self, path: str, patch: tuple[int, bytes]) -> None:
         super().__init__(path)
@@ -198,7 +197,7 @@ class _Patched(io.FileIO):
 
 
 def _ratio(rate: int, sample_rate: int) -> Fraction:
-    """`rate` to `sample_rate`: exact where both are usual, else off by less than 0.1 %.
+    """`rate` to `sample_rate` as a ratio: exact for usual rates, else with an error below 0.1 %.
 
     A resampling filter has about as many weights as numerator times denominator: 256 million from 16,001 to 16,000 Hz.
     """

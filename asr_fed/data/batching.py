@@ -11,10 +11,10 @@ from asr_fed.data.features import FeatureCache
 from asr_fed.data.manifest import Utterance
 from asr_fed.data.tokenizer import Tokenizer
 
-# Utterances are shuffled, then sorted by length within pools of this many batches: little padding, yet
-# another composition of batches every epoch.
+# Utterances are shuffled, then sorted by length within pools of this many batches. So there is little padding, and
+# batches differ from epoch to epoch.
 POOL_BATCHES = 16
-# Frames of an utterance, float32 [frames, n_mels], and what digital silence would read there, [n_mels] -> other frames.
+# Frames of an utterance, float32 [frames, n_mels], and the features of digital silence in it, [n_mels] -> new frames.
 Augment = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -46,7 +46,7 @@ def collate(
     speeds: Sequence[float] | None = None,
     augment: Augment | None = None,
 ) -> Batch:
-    """Read the frames of `utterances` (each at its own of `speeds`, default 1.0) and pad them into one batch.
+    """Read the frames of `utterances` (each at its speed in `speeds`, default 1.0) and pad them to one batch.
 
     Args:
         augment: changes each utterance's frames before they are padded.

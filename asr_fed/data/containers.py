@@ -1,9 +1,9 @@
-"""Where a recording's file says that it ends, held against the file.
+"""Whether a recording is complete: the end that its file states, compared with the file.
 
-libsndfile reads what is there of a file that was cut, stops where a header says so though more follows, and tells of
-neither. So the containers are read here as far as that needs: the chunks of RIFF, RF64, AIFF and CAF, the headers of
-AU, NIST SPHERE and FLAC, the pages of Ogg (RFC 3533), the frames of MP3 (ISO 11172-3 and 13818-3, with the number of
-them in a Xing, Info or VBRI frame).
+libsndfile reads a file that was cut without an error, and stops at the length in the header even if more follows. So
+the containers are parsed here as far as needed: the chunks of RIFF, RF64, AIFF and CAF, the headers of AU, NIST SPHERE
+and FLAC, the pages of Ogg (RFC 3533), the frames of MP3 (ISO 11172-3 and 13818-3, with the number of them in a Xing,
+Info or VBRI frame).
 """
 
 import functools
@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-UNKNOWN_FROM = 0x7FFFF000  # sizes that sox, arecord and ffmpeg write into a pipe, where they cannot know better
-SLACK = 0.1  # seconds that the encoders of MP3, Vorbis and Opus add, and their decoders take away
+UNKNOWN_FROM = 0x7FFFF000  # sizes that sox, arecord and ffmpeg write into a pipe, where the length is unknown
+SLACK = 0.1  # seconds that encoders of MP3, Vorbis and Opus add and decoders remove
 MPEG_1 = 3  # the two version bits of an MP3 frame
 KBPS = {
     True: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -26,7 +26,7 @@ SPHERE_SIZES = (b"sample_count", b"channel_count", b"sample_n_bytes")
 
 
 class Unfit(Exception):
-    """What follows "The recording PATH ": why it cannot be used; `defect` is what it is counted under."""
+    """The text that follows "The recording PATH " and says why it cannot be used; `defect` is its category."""
 
     def __init__(self, reason: str, defect: str = "broken file") -> None:
         super().__init__(reason)
@@ -34,7 +34,7 @@ class Unfit(Exception):
 
 
 class Bytes(Protocol):
-    """What bytes and a file mapped into memory have in common."""
+    """The common interface of bytes and of a file mapped into memory."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, key: slice, /) -> bytes: ...
@@ -43,10 +43,10 @@ class Bytes(Protocol):
 
 @dataclass(frozen=True)
 class Extent:
-    """How many samples the decoder has to give, and what lets it read on to the end.
+    """How many samples the decoder has to return, and a patch that makes it read to the end.
 
-    `samples` (a channel) is None where libsndfile knows it, 0 where nobody does; up to `slack` seconds of them are no
-    sound. `patch` is a place of the file and what libsndfile has to see there instead of what is written.
+    `samples` (per channel) is None if libsndfile knows it, 0 if it is unknown; up to `slack` seconds of it may be
+    missing. `patch` is a position in the file and the bytes that libsndfile has to read there.
     """
 
     samples: int | None = None
@@ -55,7 +55,7 @@ class Extent:
 
 
 def find_extent(data: Bytes) -> Extent:
-    """Raises Unfit where the file ends before or after the place that it states, or where that cannot be told."""
+    """Raises Unfit if the file ends before or after the stated end, or if that cannot be determined."""
     start = _behind_id3(data, 0)
     magic = data[start : start + 4]
     if magic in (b"RIFF", b"RF64"):
@@ -85,14 +85,14 @@ def _same(stated: int, there: int, unit: str) -> Extent:
         raise Unfit(f"breaks off: {there} of {stated} {unit} are there. Copy it again from where it is whole.")
     if there > stated:
         raise Unfit(
-            f"goes on behind its end: it states {stated} {unit}, and {there} are there. Convert it with a program that "
+            f"goes on after its end: it states {stated} {unit}, and {there} are there. Convert it with a program that "
             "reads it to the end."
         )
     return Extent()
 
 
 def _chunks(data: Bytes, wanted: bytes, size_format: str, first: int) -> Extent:
-    """A file of chunks, each behind its name and size; behind that of the samples only chunks, tags or zeros."""
+    """A file of chunks with name and size; after the chunk with the samples only chunks, tags or zeros may follow."""
     long_size = None  # of RF64
     for name, place, size in _walk_chunks(data, size_format, first):
         if name == b"ds64":
@@ -103,7 +103,7 @@ def _chunks(data: Bytes, wanted: bytes, size_format: str, first: int) -> Extent:
         stated = long_size if long_size is not None and size == 0xFFFFFFFF else size
         ends_well = any(_ends_in_chunks(data, size_format, place + stated + pad) for pad in (0, stated % 2))
         if stated == 0 and there and not ends_well and wanted == b"data":
-            return Extent(patch=(place - 4, b"\xff" * 4))  # libsndfile takes 0 for an empty recording, this for unknown
+            return Extent(patch=(place - 4, b"\xff" * 4))  # libsndfile takes 0 for empty, this for unknown
         if stated == -1 or there < stated >= UNKNOWN_FROM or ends_well:
             return Extent()
         return _same(stated, there, "bytes")
@@ -111,7 +111,7 @@ def _chunks(data: Bytes, wanted: bytes, size_format: str, first: int) -> Extent:
 
 
 def _walk_chunks(data: Bytes, size_format: str, first: int) -> Iterator[tuple[bytes, int, int]]:
-    """Name, place of the content and stated size of each chunk."""
+    """Name, position of the content and stated size of each chunk."""
     width, place = struct.calcsize(size_format), first
     while place + 4 + width <= len(data):
         name = data[place : place + 4]
@@ -124,7 +124,7 @@ def _walk_chunks(data: Bytes, size_format: str, first: int) -> Iterator[tuple[by
 
 
 def _ends_in_chunks(data: Bytes, size_format: str, place: int) -> bool:
-    """Whether from here to the end there are whole chunks, if anything, and tags or zeros behind them."""
+    """Whether from here on there are only whole chunks, followed by tags or zeros; all of them may be absent."""
     for _, content, size in _walk_chunks(data, size_format, place):
         if _behind_tags(data, place) == len(data):
             return True
@@ -145,22 +145,22 @@ def _sphere(data: Bytes) -> Extent:
 
 
 def _flac(data: Bytes, start: int) -> Extent:
-    """Its decoder stops at the number of samples that is stated; shown none, it reads on to the end."""
-    place = start + 21  # STREAMINFO: the low four bits here and the four bytes behind are the number of samples
+    """The FLAC decoder stops at the stated number of samples; if none is stated, it reads to the end."""
+    place = start + 21  # STREAMINFO: the low four bits here and the next four bytes are the number of samples
     field = int.from_bytes(data[place : place + 5], "big")
     stated = field % (1 << 36)
     return Extent(stated, (place, (field - stated).to_bytes(5, "big")) if stated else None)
 
 
 def _ogg(data: Bytes) -> Extent:
-    """One recording, from a page that begins it to one that ends it, and none missing in between."""
-    place, expected, ended = 0, dict[bytes, int](), dict[bytes, bool]()  # by the stream's serial number
+    """One recording, from its first page to its last, with no page missing in between."""
+    place, expected, ended = 0, dict[bytes, int](), dict[bytes, bool]()  # by serial number of the stream
     while data[place : place + 4] == b"OggS":
         header = data[place : place + 27].ljust(27, b"\0")
         flags, serial, number = header[5], header[14:18], int.from_bytes(header[18:22], "little")
         place += 27 + header[26] + sum(data[place + 27 : place + 27 + header[26]])
         if flags & BEGINS and any(ended.values()):
-            raise Unfit("is several Ogg recordings one behind another. Convert it to one, or to WAV or FLAC.")
+            raise Unfit("is several Ogg recordings one after another. Convert it to one, or to WAV or FLAC.")
         if number != expected.get(serial, number):
             raise Unfit(f"lacks pages: number {number} follows where {expected[serial]} should.")
         expected[serial], ended[serial] = number + 1, bool(flags & ENDS)
@@ -170,7 +170,7 @@ def _ogg(data: Bytes) -> Extent:
 
 
 class _Frame(NamedTuple):
-    """`kind` is what all frames of a recording have in common."""
+    """`kind` is the same for all frames of a recording."""
 
     kind: tuple[int, int]
     size: int
@@ -179,7 +179,7 @@ class _Frame(NamedTuple):
 
 @functools.lru_cache(maxsize=1024)
 def _frame(header: bytes) -> _Frame | None:
-    """The MP3 frame that three bytes begin, if they do."""
+    """The MP3 frame that begins at these bytes, if there is one."""
     if len(header) < 3 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
         return None
     version, layer = header[1] >> 3 & 3, header[1] >> 1 & 3
@@ -192,7 +192,7 @@ def _frame(header: bytes) -> _Frame | None:
 
 
 def _mp3(data: Bytes, start: int) -> Extent:
-    """The decoder believes the number of frames in the first one, or guesses the length from its bit rate."""
+    """The decoder trusts the number of frames in the first one, or estimates the length from its bit rate."""
     place, frames, whole = start, 0, True
     first = _frame(data[start : start + 3])
     assert first is not None
@@ -210,26 +210,26 @@ def _mp3(data: Bytes, start: int) -> Extent:
             raise Unfit("breaks off within its last frame. Copy it again from where it is whole.")
         return Extent(frames * first.samples, slack=SLACK)
     version, rate = first.kind
-    more = SLACK * RATES[version][rate] // first.samples  # by which encoders miscount
-    if not (stated <= frames - 1 <= stated + more or (stated == frames and whole)):  # the frame with the number counted
+    more = SLACK * RATES[version][rate] // first.samples  # frames by which encoders miscount
+    if not (stated <= frames - 1 <= stated + more or (stated == frames and whole)):  # that frame counted, too
         _same(stated, frames - 1, "frames")
     return Extent(slack=SLACK)
 
 
 def _stated_frames(frame: bytes) -> int | None:
-    """A first frame can hold the number of those that follow, in place of sound."""
+    """The first frame can hold the number of frames that follow, instead of sound."""
     vbri = frame.find(b"VBRI", 36, 40)
     if vbri >= 0:
         return int.from_bytes(frame[vbri + 14 : vbri + 18], "big")
     for name in (b"Xing", b"Info"):
         place = frame.find(name, 0, 64)
         if place >= 0 and frame[place + 7] & 1:
-            return int.from_bytes(frame[place + 8 : place + 12], "big") or None  # 0: nobody came back to fill it in
+            return int.from_bytes(frame[place + 8 : place + 12], "big") or None  # 0: never filled in
     return None
 
 
 def _next_frame(data: Bytes, place: int, kind: tuple[int, int]) -> int:
-    """Where the next frame is that another one, or the end, follows; behind the end where there is none."""
+    """Position of the next frame that is followed by another one or by the end; after the end if there is none."""
     while (place := data.find(b"\xff", place)) >= 0:
         frame = _frame(data[place : place + 3])
         if frame and frame.kind == kind:
@@ -241,7 +241,7 @@ def _next_frame(data: Bytes, place: int, kind: tuple[int, int]) -> int:
 
 
 def _behind_id3(data: Bytes, place: int) -> int:
-    """Behind the ID3v2 tags (https://id3.org/id3v2.4.0-structure) that begin here."""
+    """The position after the ID3v2 tags (https://id3.org/id3v2.4.0-structure) that begin here."""
     while data[place : place + 3] == b"ID3" and place + 10 <= len(data):
         flags, *sizes = data[place + 5 : place + 10]
         place += 10 + sum(size << 7 * power for power, size in enumerate(reversed(sizes)))
@@ -250,7 +250,7 @@ def _behind_id3(data: Bytes, place: int) -> int:
 
 
 def _behind_tags(data: Bytes, place: int) -> int:
-    """The end of the file where from here on there are only tags (ID3v1 and 2, APE, Lyrics3) or zeros."""
+    """The end of the file if only tags (ID3v1 and 2, APE, Lyrics3) or zeros follow."""
     rest = data[_behind_id3(data, place) : len(data)]
     if rest.startswith((b"TAG", b"APETAGEX", b"LYRICSBEGIN")) or not rest.strip(b"\0"):
         return len(data)

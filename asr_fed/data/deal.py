@@ -14,7 +14,7 @@ from asr_fed.data.partition import Client
 from asr_fed.data.ranking import load, ranked
 from asr_fed.system.errors import UserError
 
-# A bin is the list of speakers that will make one client; a family is bins that merge with each other first.
+# A bin is a list of speakers that become one client; a family is a list of bins that are merged with each other first.
 Bin = list[str]
 Family = list[Bin]
 
@@ -25,7 +25,7 @@ def deal_speakers(
     clients: ClientsConfig,
     seed: int,
 ) -> tuple[list[Client], list[str]]:
-    """The clients, and the speakers of those that are too small to be any.
+    """The clients, and the speakers who are left out because their clients would be too small.
 
     Raises UserError where `clients` asks for more clients, or more speech in each, than there is.
     """
@@ -63,7 +63,7 @@ def _deal(
     count = clients.count
     if count is None:
         return [[[speaker] for speaker in speakers]]
-    # Ranked before it is sorted by audio: the seed decides between equals.
+    # Ranked before sorting by audio: the seed decides among equal speakers.
     largest_first = ranked(speakers, seed, "deal")
     largest_first.sort(key=seconds.__getitem__, reverse=True)
     if clients.deal is Deal.balanced:
@@ -80,7 +80,8 @@ def _deal(
 
 
 def _deal_balanced(largest_first: list[str], seconds: Mapping[str, float], count: int) -> Family:
-    """Each speaker to the lightest bin so far: bins differ by at most the lightest speaker of the heavier."""
+    """Each speaker goes to the bin with the least audio so far. Two bins differ by at most the smallest speaker of the
+    larger bin."""
     bins: Family = [[] for _ in range(count)]
     loads = [(0.0, i) for i in range(count)]
     for speaker in largest_first:
@@ -93,11 +94,12 @@ def _deal_balanced(largest_first: list[str], seconds: Mapping[str, float], count
 def _deal_dirichlet(
     largest_first: list[str], seconds: Mapping[str, float], count: int, alpha: float, seed: int
 ) -> Family:
-    """Shares of the hours ~ Dirichlet(alpha, ..., alpha); a speaker goes to the bin that lacks most."""
+    """Shares of the hours ~ Dirichlet(alpha, ..., alpha); a speaker goes to the bin that is furthest below its
+    share."""
     entropy = int.from_bytes(blake2b(f"{seed}/dirichlet".encode(), digest_size=16).digest())
     shares = sorted(np.random.default_rng(entropy).dirichlet([alpha] * count).tolist())
     total = load(largest_first, seconds)
-    # Nobody goes empty, however small the share: the lightest speakers are dealt one to each bin beforehand.
+    # No bin stays empty, however small its share: first each bin gets one of the smallest speakers.
     lightest = largest_first[::-1][:count]
     bins: Family = [[speaker] for speaker in lightest]
     surplus = [(seconds[lightest[i]] - shares[i] * total, i) for i in range(count)]
@@ -110,7 +112,7 @@ def _deal_dirichlet(
 
 
 def _group(own: list[Utterance], column: str) -> str:
-    """The speaker's most frequent entry that is not empty (the first by alphabet among equals), or empty."""
+    """The speaker's most frequent non-empty entry (alphabetically first among equals), or empty."""
     entries = [entry for utterance in own if (entry := getattr(utterance, column))]
     return min(set(entries), key=lambda entry: (-entries.count(entry), entry), default="")
 
@@ -118,10 +120,10 @@ def _group(own: list[Utterance], column: str) -> str:
 def _deal_groups(
     largest_first: list[str], seconds: Mapping[str, float], count: int, group_of: Mapping[str, str]
 ) -> list[Family]:
-    """A family of bins a group; speakers of unknown group are a group too.
+    """One family of bins per group; speakers of unknown group form a group, too.
 
-    With more bins than groups, each further bin goes to the group with most audio a bin (the D'Hondt
-    rule), never more than the group has speakers. With fewer, whole groups share bins, balanced in hours.
+    With more bins than groups, each further bin goes to the group with the most audio per bin (the D'Hondt rule), but
+    no group gets more bins than speakers. With fewer bins, whole groups share bins, balanced in hours.
     """
     members: defaultdict[str, list[str]] = defaultdict(list)
     for speaker in largest_first:
@@ -143,9 +145,9 @@ def _deal_groups(
 
 
 def _merge_small(bins: Family, seconds: Mapping[str, float], min_seconds: float) -> Family:
-    """Join bins below the minimum, lightest first, until each sum reaches it.
+    """Merge bins below the minimum, smallest first, until each sum reaches it.
 
-    What is left over joins the lightest bin that is large enough; a sole bin may stay too small.
+    What is left over is merged into the smallest bin that is large enough; a single bin may stay too small.
     """
 
     def by_load(speakers: Bin) -> tuple[float, Bin]:
@@ -165,7 +167,7 @@ def _merge_small(bins: Family, seconds: Mapping[str, float], min_seconds: float)
 
 
 def make_client(name: str, utterances: tuple[Utterance, ...], clients: ClientsConfig, seed: int) -> Client:
-    """A client with its own dev part; the same wherever it is made of the same utterances in the same order."""
+    """A client with its own dev part. The same utterances in the same order give the same client anywhere."""
     count = 0
     if clients.dev_fraction > 0 and len(utterances) >= clients.dev_min_utterances:
         count = min(max(1, round(clients.dev_fraction * len(utterances))), len(utterances) - 1)

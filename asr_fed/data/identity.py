@@ -1,8 +1,8 @@
-"""When two names are one: of speakers, clients, nodes, utterances, and of the groups that they are counted in.
+"""When two names are equal: of speakers, clients, nodes, utterances, and groups.
 
 Unicode writes many letters in two ways (é is one code point, or e and an accent), and systems differ in which one they
-store. Names that enter, from a table, a list, a command line or a message, are brought to one form here, so that
-everything behind may compare them as strings.
+store. Every name from a table, a list, a command line or a message is brought to one form here, so that all other code
+can compare names as strings.
 """
 
 import os
@@ -21,24 +21,24 @@ def identity(name: str) -> str:
 
 
 def on_disk(path: str) -> str:
-    """`path` as the disk has it: where nothing lies under these bytes, in the Unicode form that is there, if any.
+    """`path` as it is on the disk: if there is no such file, in the Unicode form that exists, if any.
 
-    A corpus from one system is unpacked with its file names decomposed, and the table that lists them is not.
+    Some systems unpack a corpus with decomposed file names, while its table has composed ones.
     """
     forms = () if path.isascii() else (path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD")))
     return next((form for form in forms if os.path.exists(form)), path)
 
 
 def looks(name: str) -> str:
-    """What the eye sees of a name: its compatibility form (Unicode's NFKC: full-width letters, ligatures, unusual
-    spaces), without invisible characters and repeated spaces.
+    """How a name looks: its compatibility form (Unicode's NFKC unifies full-width letters, ligatures, unusual spaces),
+    without invisible characters and repeated spaces.
     """
     visible = (char for char in unicodedata.normalize("NFKC", name) if unicodedata.category(char) != "Cf")
     return " ".join("".join(visible).split())
 
 
 def refuse_look_alikes(names: Iterable[str], where: str) -> None:
-    """Raises UserError where two of the names look alike: they would be one speaker in two parts."""
+    """Raises UserError if two names look alike: probably they are one speaker, who would be in two parts."""
     seen: dict[str, str] = {}
     for name in sorted(set(names)):
         other = seen.setdefault(looks(name), name)

@@ -1,4 +1,4 @@
-"""From waveform to what the recogniser reads.
+"""From waveform to the recogniser's features.
 
 An exported folder carries this file's source: nothing of asr_fed is imported here.
 """
@@ -8,8 +8,8 @@ import math
 import torch
 from speechbrain.lobes.features import Fbank
 
-# So many of the loudest frames may be a click: the next one tells how loud the speech is. A number and not a share,
-# because silence around the words makes shares smaller.
+# The loudest frames may be a click, so the level of the speech is that of the next frame. This is a number and not a
+# share, because a share would change with the silence around the words.
 CLICK_FRAMES = 10
 
 
@@ -24,8 +24,8 @@ def log_mel(
     """Waveform [samples] -> float16 [frames, n_mels], as the feature cache holds it; `fbank` is SpeechBrain's.
 
     Args:
-        mean_gate_db: how far below the loud frames (`loud_frames`) one may be to count in the mean; None: any.
-        with_silence: add a frame, as the recording would have it where it held digital silence.
+        mean_gate_db: frames this far below the loud ones (`loud_frames`) do not count in the mean; None: all count.
+        with_silence: add a frame that has the features of digital silence in this recording.
     """
     with torch.no_grad():
         frames = fbank(signal[None])[0]
@@ -35,7 +35,7 @@ def log_mel(
 
 
 def loud_frames(frames: torch.Tensor, gate_db: float | None) -> torch.Tensor:
-    """Those of `frames`, in dB [frames, n_mels], with a power of no more than `gate_db` below the loud ones'.
+    """The rows of `frames`, in dB [frames, n_mels], whose power is at most `gate_db` below the loud ones.
 
     They are speech: silence and low noise around the words, however long, change nothing. (The gate of ITU-R BS.1770
     is relative to a mean over time, which pauses of the recording's own noise lower.)
@@ -49,7 +49,7 @@ def loud_frames(frames: torch.Tensor, gate_db: float | None) -> torch.Tensor:
 
 
 def digital_silence(frames: torch.Tensor, fbank: Fbank) -> torch.Tensor:
-    """What `fbank` makes, [1, n_mels], of zeros in the recording that it has made `frames` of."""
+    """The features [1, n_mels] that `fbank` gives zeros in the recording with these `frames`."""
     zeros = fbank(frames.new_zeros(1, 1))[0]
     clamped: torch.Tensor = zeros.clamp(min=frames.max() - fbank.compute_fbanks.top_db)
     return clamped

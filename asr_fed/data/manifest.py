@@ -39,8 +39,8 @@ class Utterance:
     `duration` is in seconds; `wav` is an absolute path (any format that soundfile reads); `text` is
     normalised; `split` is the corpus's own train/dev/test, or empty.
 
-    Whatever it is made of, its names are in the form that `identity` gives and its text is composed (NFC); the path
-    stays as the disk has it.
+    Its names are always in the form that `identity` gives, and its text is composed (NFC). The path stays as it is on
+    the disk.
     """
 
     id: str
@@ -57,7 +57,7 @@ class Utterance:
     def __post_init__(self) -> None:
         for field in NAMES:
             given = getattr(self, field)
-            if given and (name := identity(given)) != given:  # there may be millions, and few to change
+            if given and (name := identity(given)) != given:  # there may be millions, few of which change
                 object.__setattr__(self, field, name)
         if not unicodedata.is_normalized("NFC", self.text):
             object.__setattr__(self, "text", unicodedata.normalize("NFC", self.text))
@@ -73,7 +73,8 @@ def read_manifest(path: str | Path) -> list[Utterance]:
 
 
 def read_utterances(path: str | Path, more: Sequence[str] = ()) -> Iterator[tuple[Utterance, dict[str, str], str]]:
-    """As `read_manifest`, each with its row and its place; the columns in `more` are needed too."""
+    """Like `read_manifest`, but each utterance comes with its row and its place; the columns in `more` are required,
+    too."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"There is no manifest at {path}. Prepare the corpus first (see asr_fed/data_prep/).")

@@ -1,4 +1,4 @@
-"""Who holds which speech: warm-up, clients, server held-out, dev and test, always disjoint by speaker."""
+"""Who has which speech: warm-up, clients, server held-out, dev and test; no speaker is in two of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from asr_fed.data.manifest import Utterance, hours
 
 @dataclass(frozen=True)
 class Client:
-    """One data owner, a speaker or an institution with many; `train` is never empty, `dev` may be."""
+    """One data owner: a speaker, or an institution with many speakers. `train` is never empty, `dev` may be."""
 
     id: str
     train: tuple[Utterance, ...]
@@ -38,9 +38,9 @@ class Client:
 class Partition:
     """The whole corpus, each utterance in one place; tuples are sorted by speaker and id, clients by id.
 
-    `dropped` holds what no part uses, by reason: `other_split` (a speaker of test, or of dev, has
-    utterances outside it), `too_long` (above `max_train_seconds`), `too_small` (the client had less
-    than `min_seconds`), `too_many_tokens` and `nothing_to_train_on` (`asr_fed.data.alignable`).
+    `dropped` holds what no part uses, by reason: `other_split` (other utterances of a speaker of test or dev),
+    `too_long` (above `max_train_seconds`), `too_small` (the client had less than `min_seconds`), `too_many_tokens` and
+    `nothing_to_train_on` (`asr_fed.data.alignable`).
     """
 
     warm_up: tuple[Utterance, ...]
@@ -57,7 +57,7 @@ class Partition:
 
     @property
     def utterances(self) -> tuple[Utterance, ...]:
-        """Everything that was partitioned, dropped or not."""
+        """All utterances, also the dropped ones."""
         owned = (utterance for client in self.clients for utterance in client.utterances)
         kept = (utterance for part in self.server_parts.values() for utterance in part)
         return (*kept, *owned, *(utterance for part in self.dropped.values() for utterance in part))

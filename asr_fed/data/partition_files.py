@@ -49,9 +49,9 @@ def summarise(partition: Partition) -> dict[str, Any]:
 def write_partition(partition: Partition, folder: str | Path) -> None:
     """Write `summary.json` and `partition.csv` to `folder`.
 
-    `partition.csv` is the manifest with three more columns: `part` (warm_up, held_out, dev, test, client or
-    dropped), `client` (its id), `subset` (train or dev of a client; the reason why dropped). Each file
-    appears whole or not at all, and partition.csv last.
+    `partition.csv` is the manifest with three more columns: `part` (warm_up, held_out, dev, test, client or dropped),
+    `client` (its id), `subset` (train or dev of a client, or the reason for dropping). Each file is written whole or
+    not at all, partition.csv last.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def write_partition(partition: Partition, folder: str | Path) -> None:
         writer.writerow([*COLUMNS, "part", "client", "subset"])
 
         def write(utterances: Sequence[Utterance], *place: str) -> None:
-            # csv writes a float so that it reads back the same, which the four digits of a manifest do not.
+            # csv writes floats with all digits; the four digits of a manifest would lose some.
             writer.writerows([*(getattr(u, name) for name in COLUMNS.values()), *place] for u in utterances)
 
         for part, utterances in partition.server_parts.items():
@@ -76,12 +76,12 @@ def write_partition(partition: Partition, folder: str | Path) -> None:
 def read_partition(folder: str | Path) -> Partition:
     """Read `partition.csv` of `folder`: the same object that was written.
 
-    Raises UserError where the file is missing or damaged, or where a speaker stands in two parts or clients
-    (as an edit by hand may bring about).
+    Raises UserError if the file is missing or damaged, or if a speaker is in two parts or clients (after an edit by
+    hand, for example).
     """
     path = Path(folder) / "partition.csv"
     if not path.is_file():
-        raise UserError(f"There is no partition at {path}. Make it anew from the manifest.")
+        raise UserError(f"There is no partition at {path}. Make it again from the manifest.")
     parts: dict[str, list[Utterance]] = {"warm_up": [], "held_out": [], "dev": [], "test": []}
     clients: defaultdict[str, dict[str, list[Utterance]]] = defaultdict(lambda: {"train": [], "dev": []})
     dropped: defaultdict[str, list[Utterance]] = defaultdict(list)
@@ -109,7 +109,7 @@ def read_partition(folder: str | Path) -> Partition:
             )
     for name, subsets in clients.items():
         if not subsets["train"]:
-            raise UserError(f"{path}: {name} has nothing to train on. Make the partition anew.")
+            raise UserError(f"{path}: {name} has nothing to train on. Make the partition again.")
     return Partition(
         **{name: tuple(own) for name, own in parts.items()},
         clients=tuple(Client(name, tuple(own["train"]), tuple(own["dev"])) for name, own in clients.items()),

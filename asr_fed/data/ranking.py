@@ -1,6 +1,6 @@
 """Random choices by rank: a name's rank is a hash of the seed, the purpose and the name.
 
-So a choice depends neither on the order in which names come nor on a generator's version, and a new name does not
+So a choice depends neither on the order of names nor on the version of a random generator, and a new name does not
 reshuffle the others.
 """
 
@@ -10,7 +10,7 @@ from math import fsum
 
 
 def ranked(names: Iterable[str], seed: int, purpose: str) -> list[str]:
-    """The names in a random order that the seed fixes, independent of the order in which they come."""
+    """The names in a random order that depends on the seed, and not on the order in which they are given."""
 
     def rank(name: str) -> tuple[bytes, str]:
         return blake2b(f"{seed}/{purpose}/{name}".encode(), digest_size=16).digest(), name

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from asr_fed.system.errors import UserError
 
-# The last are recordings too, though of formats that cannot be read: better named than passed over.
+# The last ones cannot be read, but naming them in an error is better than skipping them.
 SUFFIXES = frozenset(
     {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".caf", ".sph"}
     | {".aac", ".amr", ".m4a", ".webm", ".wma"}
@@ -15,14 +15,14 @@ SUFFIXES = frozenset(
 
 
 def is_shadow(path: str | Path) -> bool:
-    """Whether it is what macOS puts beside a file on a disk of another kind: ._NAME, with no sound in it."""
+    """Whether it is a ._NAME, which macOS puts beside a file on foreign disks; it has no sound."""
     return os.path.basename(path).startswith("._")
 
 
 def recordings_below(folder: Path, suffixes: Collection[str] = SUFFIXES) -> list[Path]:
-    """Those of `folder` and its subfolders, linked ones too, by name; each folder is entered once.
+    """Recordings in `folder` and its subfolders, by name. Linked folders are followed; each folder is entered once.
 
-    Links that lead nowhere are among them: they were meant. Raises UserError where a folder cannot be read.
+    Broken links are included, because they were meant to be recordings. Raises UserError if a folder cannot be read.
     """
     found, entered = [], set()
     for directory, subfolders, names in os.walk(folder, followlinks=True, onerror=_refuse):

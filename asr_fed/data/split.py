@@ -1,4 +1,4 @@
-"""Split a corpus by speaker: who is test, dev, warm-up, held-out, and who is left for clients."""
+"""Split a corpus by speaker into test, dev, warm-up, held-out, and the rest for clients."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ def partition_speakers(
 ) -> Partition:
     """Divide a corpus by speaker; the same for any order of `utterances`.
 
-    With `clients_elsewhere` no speaker has to be left for clients: they may hold speech that is not here.
+    With `clients_elsewhere` no speaker has to be left for clients, because their speech may be elsewhere.
 
     A speaker whose utterances carry several splits goes wholly to one part, test before dev before
     training; the speaker's other utterances are dropped (`Partition.dropped["other_split"]`).
@@ -46,7 +46,7 @@ def partition_speakers(
     def gather(speakers: Iterable[str]) -> tuple[Utterance, ...]:
         return tuple(utterance for speaker in sorted(speakers) for utterance in by_speaker[speaker])
 
-    # Test is settled first, then dev: other demands on the same corpus leave them as they are.
+    # Test is drawn first, then dev, so that other settings do not change them.
     pool = [speaker for speaker in by_speaker if split_of[speaker] == "train"]
     listed = _listed_speakers(parts.warm_up_file, split_of) if parts.warm_up_file else None
     free = without(pool, listed or [])
@@ -130,7 +130,7 @@ def _drop_long(
 def _draw_evaluation(
     part: str, free: list[str], seconds: Mapping[str, float], count: int | None, room: float, seed: int
 ) -> list[str]:
-    """`count` speakers for dev or test; where it is None those who, as drawn, fit into `room` seconds."""
+    """`count` speakers for dev or test; if it is None, as many drawn speakers as fit into `room` seconds."""
     if len(free) < (count or 1):
         raise UserError(
             f"The {part} set needs {count or 1} speaker(s), but only {len(free)} are free: the corpus has no "

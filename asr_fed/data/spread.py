@@ -1,4 +1,4 @@
-"""How unequal amounts are."""
+"""How unequal some amounts are."""
 
 from collections.abc import Sequence
 from math import fsum
@@ -8,8 +8,8 @@ from statistics import median
 def gini(values: Sequence[float]) -> float:
     """Gini coefficient of non-negative values: 0 where all are equal, (n - 1) / n where one holds everything.
 
-    G = sum_i (2 i - n - 1) x_i / (n sum_i x_i) with x sorted ascending and i = 1..n; this is half the mean
-    absolute difference of all pairs over the mean (Gini, 1912). Values that sum to 0 are all equal: 0.
+    G = sum_i (2 i - n - 1) x_i / (n sum_i x_i) with x sorted ascending and i = 1..n; this is half the mean absolute
+    difference of all pairs, divided by the mean (Gini, 1912). If all values are 0, G is 0.
     """
     n, total = len(values), fsum(values)
     if total == 0:

@@ -1,7 +1,7 @@
 """Text files that people write: lists, tables, settings.
 
 Editors and spreadsheets save them as UTF-8, with or without a byte order mark, or as UTF-16. All of these are read. A
-file in an older encoding is refused: which one it is cannot be told from the file.
+file in an older encoding is refused, because the file does not show which one.
 """
 
 import codecs
@@ -74,9 +74,9 @@ def read_table(
 
 
 def encoding_of(path: str | Path) -> str:
-    """The Unicode encoding that the first bytes tell, UTF-8 where they tell none.
+    """The Unicode encoding that the first bytes show; UTF-8 if they show none.
 
-    Raises UserError where the file cannot be opened, or is UTF-16 that does not say so.
+    Raises UserError if the file cannot be opened, or is UTF-16 without a byte order mark.
     """
     try:
         with Path(path).open("rb") as file:
@@ -108,4 +108,4 @@ def check_columns(path: Path, columns: Sequence[str], needed: Sequence[str]) -> 
 
 def _other_separator(columns: Sequence[str]) -> str:
     names = [name for separator, name in SEPARATORS.items() if len(columns) == 1 and separator in columns[0]]
-    return f" Its fields are parted by {names[0]}, not by commas: save it again with commas." if names else ""
+    return f" Its fields are separated by {names[0]}, not by commas: save it again with commas." if names else ""

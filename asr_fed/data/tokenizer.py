@@ -1,4 +1,4 @@
-"""SentencePiece on warm-up text only: no transcript of a client takes part in making the vocabulary."""
+"""SentencePiece on warm-up text only: transcripts of clients do not influence the vocabulary."""
 
 import hashlib
 import io
@@ -51,8 +51,8 @@ class Tokenizer:
 def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     """Train on the transcripts of the warm-up speakers.
 
-    Every character of the texts is in the vocabulary, whatever its kind; `char` consists of nothing else. A corpus too
-    small for `vocab_size` pieces yields fewer (not for `bpe`, which has no soft limit).
+    Every character of the texts is in the vocabulary, for all kinds; `char` has nothing else. A corpus that is too
+    small for `vocab_size` pieces gives fewer (except for `bpe`, which has no soft limit).
 
     Raises UserError where there is no text, or the vocabulary is impossible for it: too small for the characters.
     """
@@ -76,7 +76,7 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
             normalization_rule_name="identity",  # data_prep has normalised already
             hard_vocab_limit=False,
             split_by_number=False,
-            max_sentence_length=max(4192, *(len(text.encode()) for text in texts)),  # longer ones would be passed over
+            max_sentence_length=max(4192, *(len(text.encode()) for text in texts)),  # longer ones would be skipped
             num_threads=1,  # a fixed order of summation, hence one hash
             minloglevel=2,
         )
@@ -88,7 +88,7 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
     tokenizer = Tokenizer(model.getvalue())
     lacking = "".join(sorted(unknown_characters(tokenizer, texts)))
     if lacking and config.vocab_size is not None and config.kind is TokenizerKind.char:
-        # SentencePiece cuts the alphabet without a word
+        # SentencePiece shortens the alphabet without a warning
         raise UserError(
             f"tokenizer.vocab_size={config.vocab_size} is too small for kind=char: the warm-up text has {characters} "
             f"different characters and needs {len(tokenizer) + len(lacking)} pieces; {lacking!r} would be left out. "
@@ -100,7 +100,7 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> Tokenizer:
 
 
 def unknown_characters(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:
-    """Characters that the vocabulary lacks, with their number: they can be neither trained on nor written."""
+    """Characters that are missing from the vocabulary, with their number: they can be neither learned nor written."""
     counts = Counter(character for text in texts for character in text)
     return Counter({each: count for each, count in counts.items() if BLANK in tokenizer.encode(each)})
 

@@ -1,1 +1,1 @@
-"""One module a corpus; each turns a corpus on disk into `manifest.csv`."""
+"""One module per corpus; each turns a corpus on disk into `manifest.csv`."""

@@ -1,13 +1,14 @@
-"""Accents that were typed as apostrophes, as keyboards without them made usual in Italian: E' piu' bella.
+"""Accents that were typed as apostrophes, which is usual in Italian on keyboards without accents: E' piu' bella.
 
-An apostrophe behind a vowel at the end of a word is one of three things: an accent (citta'), the mark of a word cut
-short (un po'), or a quotation mark ('la vita'). Words cut short are few and listed; a quotation has a beginning.
+An apostrophe after the last vowel of a word is one of three things: an accent (citta'), the mark of a shortened word
+(un po'), or a quotation mark ('la vita'). Shortened words are few and listed here; a quotation also has an opening
+mark.
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-# No quotation ends behind these: without the accent they are no words, or too weak to end one.
+# No quotation ends after these: without the accent they are no words, or cannot end a phrase.
 ITALIAN = {
     **{"e": "è", "piu": "più", "puo": "può", "gia": "già", "giu": "giù", "cio": "ciò", "percio": "perciò"},
     **{"cosi": "così", "cioe": "cioè", "citta": "città", "gesu": "gesù", "virtu": "virtù"},
@@ -18,12 +19,12 @@ ITALIAN = {
 PORTUGUESE = {"e": "é"}
 
 _ACUTE, _GRAVE = str.maketrans("aeiou", "àéìòù"), str.maketrans("aeiou", "àèìòù")
-_SHORT = {"la", "li", "si", "se", "pie", "noe", "creo"}  # of one group of vowels, of which the last is stressed
+_SHORT = {"la", "li", "si", "se", "pie", "noe", "creo"}  # words with one group of vowels, stressed on the last one
 _OPEN_E = {
     *("pie", "noe", "mose", "giosue", "caffe", "pure", "ahime", "ohime", "vabbe", "embe", "aspe"),
     *("bebe", "bigne", "canape", "gile", "lacche", "rele"),
 }
-# Begin with an apostrophe that opens no quotation: dialect, and words that came from it.
+# They begin with an apostrophe that opens no quotation: dialect, and words derived from it.
 _CUT_IN_FRONT = {*("'ndrangheta", "'ndrine", "'sta", "'sto", "'ste", "'sti"), *("'l", "'n", "'na", "'no", "'o", "'a")}
 
 
@@ -35,12 +36,12 @@ def italian(words: Sequence[str], cut_short: Sequence[str]) -> list[str]:
         cut_short: words that end in an apostrophe of their own, such as po'.
     """
     restored = _restore(words, cut_short, ITALIAN, _stressed_on_the_last)
-    # ne' is nei of older prose, but né where the writer has no other way to write an accent.
+    # ne' is nei in older prose, but né if the writer writes accents as apostrophes.
     return ["né" if word == "ne'" else word for word in restored] if restored != list(words) else restored
 
 
 def portuguese(words: Sequence[str], cut_short: Sequence[str]) -> list[str]:
-    """As `italian`, but only E' for É, which typewriters made usual."""
+    """Like `italian`, but only E' for É, a habit from typewriters."""
     return _restore(words, cut_short, PORTUGUESE, lambda tail: "")
 
 
@@ -66,7 +67,8 @@ def _parted(words: Sequence[str], certain: Mapping[str, str]) -> list[str]:
 
 
 def _stressed_on_the_last(tail: str) -> str:
-    """The Italian word with an accent on its last vowel; empty where that is not plain, or cannot bear one."""
+    """The Italian word with an accent on its last vowel; empty if the last letter is no plain vowel, or takes no
+    accent."""
     syllables = len(re.findall("[aeiouàèéìíòóùú]+", tail))
     if not tail or tail[-1] not in "aeiou" or (syllables < 2 and tail not in _SHORT):
         return ""

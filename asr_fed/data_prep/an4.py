@@ -1,4 +1,4 @@
-"""CMU AN4 as its speech group hands it out: an4_sphere.tar.gz or an4_raw.bigendian.tar.gz, unpacked.
+"""CMU AN4 as distributed by CMU: an4_sphere.tar.gz or an4_raw.bigendian.tar.gz, unpacked.
 
     python -m asr_fed.data_prep.an4 /corpora/an4 prepared/an4_cmu/manifest.csv
 
@@ -7,7 +7,7 @@
             an4_test.fileids, an4_test.transcription
     an4/wav/an4_clstk/fash/an251-fash-b.sph, or .raw: 16 kHz, 16 bits, big-endian, without a header
 
-Test is CMU's own; of its training speakers every ninth, in the order of their names, is dev.
+Test is CMU's own. Every ninth of its training speakers, in the order of their names, is dev.
 """
 
 import argparse
@@ -42,13 +42,13 @@ TRANSCRIPT = re.compile(r"(?:<s>)?(?P<text>.*?)(?:</s>)?\s*\((?P<id>[\w-]+)\)")
 def prepare(root: str, manifest: str, **options: Unpack[Options]) -> list[Utterance]:
     """Prepare the corpus at `root`, the folder an4/ or its parent.
 
-    Of .raw recordings FLAC copies are made, in clips/ beside the manifest, since nothing in them tells their format.
-    For `options` see `write_corpus`. Raises UserError where lists or transcripts are not there, or where a recording
-    with a header, among those without, cannot be read whole.
+    For .raw recordings FLAC copies are made in clips/ beside the manifest, because a .raw file does not state its
+    format. For `options` see `write_corpus`. Raises UserError if lists or transcripts are missing, or if a .raw file
+    has a header after all and cannot be read whole.
     """
     corpus = next((path for path in (Path(root), Path(root) / "an4") if (path / "etc").is_dir()), None)
     if corpus is None:
-        raise UserError(f"{root} is not AN4 as CMU hands it out: it holds neither etc/ nor an4/etc/.")
+        raise UserError(f"{root} is not AN4 as CMU distributes it: it holds neither etc/ nor an4/etc/.")
     bad: dict[str, list[str]] = {}
     clips = [clip for split in ("train", "test") for clip in _clips(corpus, split, bad)]
     listed = {*(clip.id for clip in clips), *bad.get(NO_TRANSCRIPT, ())}
@@ -66,7 +66,7 @@ def prepare(root: str, manifest: str, **options: Unpack[Options]) -> list[Uttera
 
 
 def _clips(corpus: Path, split: str, bad: dict[str, list[str]]) -> Iterator[Clip]:
-    """The recordings of `split`; what is said in them is found by their names."""
+    """The recordings of `split`, with their transcripts, which are found by name."""
     texts = {}
     transcripts = corpus / "etc" / f"an4_{split}.transcription"
     for number, line in _lines(transcripts):
@@ -104,11 +104,11 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _with_header(clip: Clip, folder: Path, copies: Path) -> Clip:
-    """The clip as a FLAC file in `copies`, made where it is not there yet; a missing recording stays missing."""
+    """The clip as a FLAC file in `copies`, which is made if it does not exist; a missing recording stays missing."""
     source, copy = folder / clip.path, copies / f"{clip.id}.flac"
     if source.is_file() and not (copy.is_file() and copy.stat().st_mtime_ns >= source.stat().st_mtime_ns):
         copies.mkdir(parents=True, exist_ok=True)
-        if source.suffix != ".raw":  # states its length
+        if source.suffix != ".raw":  # has a header
             with open_recording(source) as recording:
                 deque(recording.blocks(), maxlen=0)
         samples, rate = soundfile.read(source, dtype="int16", **(RAW if source.suffix == ".raw" else {}))

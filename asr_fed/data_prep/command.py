@@ -1,4 +1,4 @@
-"""The command line that all corpora have in common."""
+"""The common command line of all corpora."""
 
 import argparse
 import inspect

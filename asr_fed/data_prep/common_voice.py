@@ -2,8 +2,8 @@
 
     python -m asr_fed.data_prep.common_voice /corpora/cv-corpus-17.0/fr data/cv_fr/manifest.csv --language fr
 
-A release folder holds `clips/` and tab-separated tables. The rows of train.tsv, dev.tsv and test.tsv are
-taken with their split; a release that has none of them gives validated.tsv, without splits.
+A release folder holds `clips/` and tab-separated tables. The rows of train.tsv, dev.tsv and test.tsv are used with
+their split; if a release has none of them, validated.tsv is used, without splits.
 """
 
 import argparse
@@ -31,9 +31,9 @@ def prepare(
 ) -> list[Utterance]:
     """Prepare the release at `root`: the folder with `clips/`, or its parent with a folder named `locale`.
 
-    `language` chooses the text rules, `locale` (default: `language`) the release where the two differ, as
-    in sv and sv-SE. For `options` see `write_corpus`. Raises UserError where tables, columns or clips are
-    not as in a Common Voice release, or are of another language.
+    `language` chooses the text rules, `locale` (default: `language`) the folder, if the two differ, like sv and sv-SE.
+    For `options` see `write_corpus`. Raises UserError where tables, columns or clips are not as in a Common Voice
+    release, or are of another language.
     """
     locale = locale or language
     release = next((path for path in (Path(root), Path(root) / locale) if (path / "clips").is_dir()), None)
@@ -53,7 +53,7 @@ def prepare(
 
 
 def _named(release: Path) -> Iterator[str]:
-    """The clips that any table of the release names, those of validated, invalidated and other ones too."""
+    """The clips that any table of the release names, also those in validated, invalidated and other."""
     for table in release.glob("*.tsv"):
         if is_shadow(table):
             continue
@@ -66,7 +66,7 @@ def _named(release: Path) -> Iterator[str]:
 
 
 def _file_name(path: str) -> str:
-    """The first releases left the suffix out."""
+    """The first releases have names without suffix."""
     name = path.strip()
     return name if Path(name).suffix or not name else f"{name}.mp3"
 

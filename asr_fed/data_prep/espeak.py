@@ -1,8 +1,8 @@
 """espeak-ng through ctypes: text to samples, offline, with the library and voices of `espeakng-loader`.
 
-The library is one global state machine: use it from one thread. What it speaks depends a little on what
-it spoke before in the same process (random jitter of the voice), so samples repeat exactly only for the
-same calls in the same order in a fresh process.
+The library is one global state machine: use it from one thread. Its output depends slightly on earlier calls in the
+same process (random jitter of the voice), so samples are equal only for the same calls in the same order in a fresh
+process.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 class Espeak:
-    """The synthesiser, started. `sample_rate` is in Hz."""
+    """A running synthesiser. `sample_rate` is in Hz."""
 
     sample_rate: int
 
@@ -42,7 +42,7 @@ class Espeak:
         except OSError as error:
             raise UserError(f"The library of espeak-ng cannot be loaded: {error}. Reinstall espeakng-loader.") from None
         self._blocks: list[np.ndarray] = []
-        self._callback = _Callback(self._collect)  # kept: the library holds only its address
+        self._callback = _Callback(self._collect)  # kept here, because the library has only its address
         self.sample_rate = self._library.espeak_Initialize(
             AUDIO_OUTPUT_SYNCHRONOUS, 0, str(data).encode(), INITIALIZE_DONT_EXIT
         )
@@ -57,11 +57,11 @@ class Espeak:
     def say(self, text: str, voice: str, *, pitch: int = 50, pitch_range: int = 50, rate: int = 175) -> np.ndarray:
         """Speak `text`: int16 samples, shape (samples,), at `sample_rate`.
 
-        `voice` is a language, or language+variant ("fr+f2"); `pitch` and `pitch_range` are 0-99 with 50
-        as the voice's own; `rate` is in words a minute. Raises ValueError for an unknown voice.
+        `voice` is a language, or language+variant ("fr+f2"); `pitch` and `pitch_range` are 0-99, where 50 is the
+        voice's own; `rate` is in words per minute. Raises ValueError for an unknown voice.
         """
         _, _, variant = voice.partition("+")
-        known = not variant or variant in self.variants  # espeak takes an unknown variant without a word
+        known = not variant or variant in self.variants  # espeak accepts an unknown variant without an error
         if not known or self._library.espeak_SetVoiceByName(voice.encode()):
             raise ValueError(f"espeak-ng has no voice {voice!r}")
         for parameter, value in ((RATE, rate), (PITCH, pitch), (RANGE, pitch_range)):

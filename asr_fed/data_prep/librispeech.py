@@ -1,4 +1,4 @@
-"""LibriSpeech: any set of its subsets, each laid out as subset/speaker/chapter/*.flac with *.trans.txt.
+"""LibriSpeech: any of its subsets, with files in subset/speaker/chapter/*.flac and *.trans.txt.
 
 python -m asr_fed.data_prep.librispeech /corpora/LibriSpeech libri/manifest.csv --subsets dev-clean test-other
 """

@@ -1,4 +1,4 @@
-"""Where the recordings of a corpus lie: what a path leads to, and which files no row names."""
+"""Where the recordings of a corpus are: the file behind a path, and the files that no row names."""
 
 import os
 import stat
@@ -23,10 +23,10 @@ class File:
 
 
 def locate(path: str, root: str, resolve: Callable[[str], str], *, follow_links: bool) -> File | str:
-    """Where a clip really lies, or what keeps it from being read.
+    """The file of a clip, or the reason why it cannot be read.
 
-    `path` is absolute or relative to `root`, which is resolved; `resolve` is os.path.realpath, or remembers what it
-    said of a folder. With `follow_links` a link below `root` may lead anywhere: the clip is then the link.
+    `path` is absolute or relative to `root`, which is resolved; `resolve` is os.path.realpath, or a cached version of
+    it. With `follow_links` a link below `root` may lead anywhere; the clip's path is then the link.
     """
     if is_shadow(path):
         return SHADOW
@@ -52,7 +52,8 @@ def locate(path: str, root: str, resolve: Callable[[str], str], *, follow_links:
 
 
 def unnamed_beside(paths: Iterable[str], root: Path) -> list[str]:
-    """The recordings in the folders of `paths`, and in no subfolder, that are none of them; by name, from `root` on."""
+    """The recordings in the folders of `paths` (not in subfolders) that are not in `paths`, relative to `root`,
+    sorted."""
     named = defaultdict(set)
     for path in paths:
         folder, name = os.path.split(on_disk(os.path.join(root, path)))
@@ -61,7 +62,7 @@ def unnamed_beside(paths: Iterable[str], root: Path) -> list[str]:
     for folder, names in named.items():
         try:
             entries = [entry.name for entry in os.scandir(folder) if not entry.is_dir()]
-        except (OSError, ValueError):  # its rows are named as missing
+        except (OSError, ValueError):  # its rows are reported as missing
             continue
         recordings = (name for name in entries if os.path.splitext(name)[1].lower() in SUFFIXES)
         found += [os.path.join(folder, name) for name in recordings if name not in names and not is_shadow(name)]

@@ -22,13 +22,14 @@ from asr_fed.system.processes import available_cores, deaf_to_ctrl_c, start_work
 
 CACHE = "preparation_cache.jsonl"  # beside the manifest
 MEASURED_BY = 2  # raise it when measuring changes: measurements of an earlier version no longer count
-CHUNK = 32  # clips a worker measures in one go
+CHUNK = 32  # clips that a worker measures at a time
 FEW = 64  # below this, starting worker processes costs more than it saves
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What decoding a file once tells; `peak` is half of peak to peak of the mean of its channels, 1 at full scale."""
+    """The measurements of one file; `peak` is half of the peak-to-peak value of the mean of its channels, 1 at full
+    scale."""
 
     size: int
     mtime_ns: int
@@ -38,7 +39,7 @@ class Probe:
 
 
 def measure(files: Sequence[File], cache_path: Path, workers: int) -> dict[str, Probe]:
-    """Probes by path, from the cache where a file has not changed since (a defective one is tried again)."""
+    """Probes by path. A file that has not changed is taken from the cache; a defective file is measured again."""
     probes = read_probes(cache_path)
     todo = {}
     for file in files:
@@ -49,7 +50,7 @@ def measure(files: Sequence[File], cache_path: Path, workers: int) -> dict[str, 
         return probes
     columns = TextColumn("measuring clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console()  # standard output: quiet_stderr would hide a bar on the other one
-    # Each finished chunk is appended at once: a killed preparation loses what was in flight, no more.
+    # Each finished chunk is appended at once, so that a killed preparation loses only unfinished chunks.
     with Progress(*columns, console=console) as bar, cache_path.open("a", encoding="utf-8") as log:
         task = bar.add_task("", total=len(todo))
         for chunk in _decode(list(todo.values()), workers or available_cores()):
@@ -61,7 +62,7 @@ def measure(files: Sequence[File], cache_path: Path, workers: int) -> dict[str, 
 
 
 def read_probes(path: Path) -> dict[str, Probe]:
-    """The measurements kept in the cache file; lines that cannot be read are passed over and removed."""
+    """The measurements in the cache file; lines that cannot be read are ignored and removed."""
     probes: dict[str, Probe] = {}
     if not path.is_file():
         return probes
@@ -77,7 +78,7 @@ def read_probes(path: Path) -> dict[str, Probe]:
                     probes[str(name)] = Probe(int(size), int(mtime_ns), float(seconds), float(peak), str(problem))
             except (ValueError, TypeError):
                 continue
-    if lines > len(probes):  # some are torn, or replaced by later ones
+    if lines > len(probes):  # some lines are incomplete, or replaced by later ones
         with replacing(path) as temporary:
             temporary.write_text("".join(_probe_line(*item) for item in probes.items()), encoding="utf-8")
     return probes
@@ -127,7 +128,7 @@ def _probe(file: File) -> Probe:
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Keep the mp3 decoder, a C library that remarks on healthy files, off the terminal."""
+    """Keep messages of the MP3 decoder (a C library that warns about good files) off the terminal."""
     sys.stderr.flush()
     saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)

@@ -1,7 +1,7 @@
-"""What every corpus shares: clips are normalised, measured in parallel, judged, and written as a manifest.
+"""The common part of all corpora: clips are normalised, measured in parallel, checked, and written as a manifest.
 
-A clip is dropped either by a *rule* (its length or its text: the corpus is as it should be) or for a
-*defect* (something is wrong with it). Both are counted and shown; only defects can stop a preparation.
+A clip is dropped either by a *rule* (about its length or its text; the corpus is fine) or for a *defect* (the clip has
+a fault). Both are counted and shown; only defects can stop a preparation.
 """
 
 import os
@@ -70,21 +70,21 @@ def write_corpus(
     case: str = "",
     follow_links: bool = False,
 ) -> list[Utterance]:
-    """Write the manifest of the good ones among `clips`, in their order, and return it.
+    """Write the manifest of the good clips, in their order, and return it.
 
-    `language`, `digits`, `case` choose the text rules (asr_fed/data_prep/text.py). Clips shorter than
-    `min_seconds` or longer than `max_seconds` are dropped by rule; clips whose peak stays under
-    `silence_db` (dB of full scale) are silent, a defect like missing, broken or empty files, repeated
-    ids, absent speakers, files outside `root`, links that leave it (unless `follow_links`), and `bad_rows`
-    (reason to names: rows of the corpus's own tables that could not be read, recordings without a text).
-    `unnamed` are recordings that the corpus leaves out itself: shown, and no rows. `workers` processes
-    decode, 0 for one a core.
+    `language`, `digits`, `case` choose the text rules (asr_fed/data_prep/text.py). Clips shorter than `min_seconds` or
+    longer than `max_seconds` are dropped by rule. Defects are: clips whose peak is below `silence_db` (dB of full
+    scale); missing, broken or empty files; repeated ids; clips without a speaker; files outside `root`, and links that
+    lead out of it (unless `follow_links`); and `bad_rows` (reason to names: rows of the corpus's tables that could not
+    be read, recordings without a text). `unnamed` are recordings that no table names: they are shown but do not count
+    as rows. `workers` processes decode; 0 means one per core.
 
-    Beside the manifest lie `preparation.json` (what was dropped and why) and `preparation_cache.jsonl`:
-    a later run, also after a kill, measures only files whose size or time of change differ.
+    Two more files are written beside the manifest: `preparation.json` (what was dropped and why) and
+    `preparation_cache.jsonl`, with which a later run, also after a kill, measures only files whose size or modification
+    time has changed.
 
-    Raises UserError, and leaves an older manifest as it was, where less than `min_kept` of all rows is
-    free of defects or where nothing is left.
+    Raises UserError, and leaves an older manifest unchanged, if less than `min_kept` of all rows is free of defects, or
+    if nothing is left.
     """
     if not 0 <= min_seconds < max_seconds or not 0 <= min_kept <= 1 or workers < 0:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Rows of a CSV/TSV file as it is found in the wild: any Unicode encoding, broken lines told apart."""
+"""Rows of CSV/TSV files of real corpora: any Unicode encoding; broken lines are reported."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -24,13 +24,13 @@ def read_rows(
 
     UTF-8 (with or without a byte order mark) and UTF-16/32 with one are read. Rows that do not decode or
     have too few or too many fields are appended to `bad` as {reason: ["file:line", ...]}. Without
-    `quoted`, quotation marks are ordinary characters and a row is a line.
+    `quoted`, quotation marks are ordinary characters and each line is a row.
 
     Raises UserError where the file is missing, is in another encoding altogether, or lacks a column.
     """
     if not path.is_file():
         raise UserError(f"There is no table at {path}.")
-    readable = unreadable = 0  # rows beyond ASCII that decoded, and that did not
+    readable = unreadable = 0  # rows with non-ASCII bytes that could be decoded, and that could not
     # surrogateescape keeps undecodable bytes recognisable, so that one bad row does not end the reading
     newline = "" if quoted else "\n"
     with path.open(encoding=encoding_of(path), errors="surrogateescape", newline=newline) as file:
@@ -50,7 +50,7 @@ def read_rows(
                 elif any("\udc80" <= char <= "\udcff" for char in joined):
                     unreadable += 1
                     bad.setdefault(BAD_ENCODING, []).append(f"{path.name}:{first}")
-                # a line break inside a field is nearly always a quotation mark that nobody closed
+                # a line break inside a field is nearly always due to a quotation mark that was not closed
                 elif len(fields) != len(columns) or "\n" in joined:
                     lines = [f"{path.name}:{line}" for line in range(first, last + 1)]
                     bad.setdefault(BAD_FIELDS, []).extend(lines)

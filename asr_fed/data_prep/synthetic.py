@@ -1,8 +1,8 @@
-"""The demo corpus: French sentences of a small grammar, spoken by espeak-ng, offline and in seconds.
+"""The demo corpus: French sentences from a small grammar, spoken by espeak-ng, offline and in seconds.
 
     python -m asr_fed.data_prep.synthetic data/synthetic data/synthetic/manifest.csv --speakers 40 --sentences 25
 
-A corpus lies in a folder of its own under `root`, named after its parameters:
+Each corpus has its own folder under `root`, named after its parameters:
 
     root/fr-40x25-1f0c9a2b/clips/train-000/train-000-00.flac ...   16 kHz, 16 bits
                            utterances.csv    a manifest with relative paths
@@ -36,7 +36,7 @@ from asr_fed.system.exit_status import exit_status
 from asr_fed.system.files import write_csv
 
 LOCALE = "fr"
-GENERATOR = ("synthetic.py", "synthetic_speakers.py", "espeak.py")  # what decides how a corpus sounds
+GENERATOR = ("synthetic.py", "synthetic_speakers.py", "espeak.py")  # files that determine how a corpus sounds
 
 _WHO = (
     "marie|paul|hélène|louis|julie|thomas|antoine|claire|mon père|ma fille|ma tante|son oncle|sa nièce|le voisin|"
@@ -53,7 +53,7 @@ _THING = (
     "son manteau|cette lampe|le village"
 )
 _NUMBERS = "deux|trois|quatre|cinq|six|sept|huit|neuf|dix|onze|douze|treize|quinze|seize|vingt"
-# One line a kind of sentence: slots of alternatives, where an empty alternative leaves the slot out.
+# One line per kind of sentence: slots with alternatives; an empty alternative omits the slot.
 GRAMMAR = (
     ("ouvre|ferme|nettoie|répare", "la porte|la fenêtre|le placard|le garage|le tiroir|les volets", _PLACE, _DAY),
     ("allume|éteins|débranche|règle", "la lampe|la télé|le four|l'écran|la radio|le chauffage", _PLACE, _DAY),
@@ -74,11 +74,11 @@ GRAMMAR = (
         "chaises|assiettes|billets|timbres|cahiers|chaussettes|clés",
     ),
 )
-EVALUATION_SHARE = 0.15  # of the grammar's sentences for test, and as much for dev
+EVALUATION_SHARE = 0.15  # of the grammar's sentences are for test, and as many for dev
 
 
 def sentences() -> list[str]:
-    """Every sentence of the grammar once, lower-case, words parted by single spaces."""
+    """Every sentence of the grammar once, in lower case, with single spaces between words."""
     found = {
         " ".join(" ".join(choice).split())
         for slots in GRAMMAR
@@ -109,8 +109,8 @@ def prepare(
 ) -> list[Utterance]:
     """Generate the corpus under `root` unless it is there already, write its manifest, and return it.
 
-    `sentences` are per training speaker, `dev_sentences` and `test_sentences` per speaker of theirs; no
-    sentence and no speaker is in two splits. Same parameters, same espeakng-loader: the same samples.
+    `sentences` are per training speaker, `dev_sentences` and `test_sentences` per dev and test speaker. No sentence and
+    no speaker is in two splits. The same parameters and the same espeakng-loader give the same samples.
 
     Raises UserError where espeak-ng is missing, a count is not positive (dev may have no speakers) or is
     more than voices or grammar can give, or generation is stopped from outside.
@@ -130,13 +130,13 @@ def prepare(
     parameters = {"speakers": counts, "sentences": lengths, "seed": seed}
     folder = Path(root) / f"{LOCALE}-{speakers}x{sentences}-{digest(parameters, GENERATOR)}"
     if not folder.is_dir():
-        # A fresh process, as espeak-ng repeats itself only there; spawn, as a fork would inherit its state.
+        # A fresh process, because only there espeak-ng is repeatable; spawn, because a fork would inherit its state.
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
             try:
                 process.submit(_generate, folder, voices, lengths, seed, parameters).result()
             except BrokenProcessPool:
                 raise UserError(
-                    f"The generation of {folder} was killed from outside. Run it again: it starts afresh."
+                    f"The generation of {folder} was killed from outside. Run it again: it starts from the beginning."
                 ) from None
     utterances = read_manifest(folder / "utterances.csv")
     write_manifest(manifest, utterances)
@@ -149,7 +149,7 @@ def _generate(
     """Write the corpus to `folder`, whole or not at all."""
     with made_once(folder) as partial:
         if partial is None:
-            return  # another process made it while this one waited
+            return  # another process has made it while this one waited
         utterances = _speak(partial, speakers, lengths, seed)
         write_manifest(partial / "utterances.csv", utterances)
         write_csv(partial / "speakers.csv", map(dataclasses.asdict, speakers))
@@ -169,7 +169,7 @@ def _speak(folder: Path, speakers: list[Speaker], lengths: dict[str, int], seed:
         for index, speaker in enumerate(speakers):
             rng = np.random.default_rng([seed, index])
             (folder / "clips" / speaker.id).mkdir(parents=True)
-            # Dealt from a pool longer than one deal: no speaker says a sentence twice.
+            # The pool is longer than the sentences of one speaker, so no speaker says a sentence twice.
             for number, text in enumerate(itertools.islice(pools[speaker.split], lengths[speaker.split])):
                 speech = espeak.say(
                     text,

@@ -1,6 +1,6 @@
-"""Speakers that do not exist: each a voice of espeak-ng, a microphone and a room noise of its own.
+"""Synthetic speakers: each has a voice of espeak-ng, a microphone, and a background noise.
 
-What tells two speakers apart for a listener, and for a recogniser: the accent, the variant (formants and timbre), the
+Speakers differ, for a listener and for a recogniser, in the accent, the variant (formants and timbre), the
 length of the vocal tract, pitch and its range, speaking rate, the channel, and the noise.
 """
 
@@ -28,8 +28,8 @@ VARIANTS = {
         "travis",
     ),
 }  # fmt: skip
-ACCENTS = ("fr", "fr", "fr-be", "fr-ch")  # espeak-ng's voices of France, Belgium and Switzerland
-PITCHES = range(20, 72, 4)  # steps that a listener tells apart
+ACCENTS = ("fr", "fr", "fr-be", "fr-ch")  # voices of France, Belgium and Switzerland
+PITCHES = range(20, 72, 4)  # steps that a listener can distinguish
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +63,9 @@ class Speaker:
 def draw_speakers(counts: Mapping[str, int], seed: int) -> list[Speaker]:
     """`counts[split]` speakers for each split, in its order, all from the same distribution.
 
-    Women and men take turns. Within a split no variant returns before all of that gender have been used;
-    no two speakers of the corpus share both variant and pitch. Raises UserError where there are more
-    speakers than that allows.
+    Women and men alternate. Within a split a variant is used again only after all others of that gender; no two
+    speakers of the corpus have the same variant and pitch. Raises UserError if there are more speakers than that
+    allows.
     """
     rng = np.random.default_rng(seed)
     taken: set[tuple[str, int]] = set()
@@ -106,15 +106,15 @@ def draw_speakers(counts: Mapping[str, int], seed: int) -> list[Speaker]:
 
 
 def record(speech: np.ndarray, sample_rate: int, speaker: Speaker, rng: np.random.Generator) -> np.ndarray:
-    """What this speaker's microphone makes of `speech` (int16, shape (samples,), at `sample_rate` Hz).
+    """Record `speech` (int16, shape (samples,), at `sample_rate` Hz) with this speaker's microphone and noise.
 
     Returns int16 at SAMPLE_RATE, with 0.1-0.25 s of noise alone before and after. The SNR is the mean
     power of the speech, its pauses included, over that of the noise. Raises ValueError for silence.
     """
-    from scipy.signal import lfilter, resample_poly, sosfilt  # heavy, and --help has no need of it
+    from scipy.signal import lfilter, resample_poly, sosfilt  # slow to import, and not needed for --help
 
-    # Played back at `tract` times its rate, the voice has a shorter or a longer vocal tract. The small
-    # denominator keeps the resampling filter short; the rate is then right within a fraction of a percent.
+    # Playback at `tract` times the rate sounds like a shorter or longer vocal tract. The small denominator keeps the
+    # resampling filter short; the error of the rate is a fraction of a percent.
     ratio = Fraction(SAMPLE_RATE / (sample_rate * speaker.tract)).limit_denominator(200)
     samples = resample_poly(speech / 32768, ratio.numerator, ratio.denominator)
     samples = sosfilt(_band(speaker.high_pass, speaker.low_pass), samples)

@@ -1,9 +1,9 @@
-"""Your own recordings: a CSV or TSV file with a header and a row a recording.
+"""Your own recordings: a CSV or TSV file with a header and one row per recording.
 
     python -m asr_fed.data_prep.table recordings/table.csv data/mine/manifest.csv --language it
 
-Needed are the columns path, speaker and text (under these or other names); id, split, gender, age and
-accent are taken where they are there. Paths count from the table's own folder and stay inside it.
+The columns path, speaker and text (under these or other names) are required; id, split, gender, age and accent are
+optional. Paths are relative to the table's folder and stay inside it.
 """
 
 import argparse
@@ -32,11 +32,11 @@ def prepare(
     text_column: str = "text",
     **options: Unpack[Options],
 ) -> list[Utterance]:
-    """Prepare the recordings listed in the table at `root`; a row without an id has its path for one.
+    """Prepare the recordings listed in the table at `root`; if a row has no id, its path is the id.
 
-    A .tsv or .tab file is parted by tabs and knows no quotation; any other by commas or, where its
-    header has no comma, semicolons, with the usual CSV quotation. For `options` see `write_corpus`.
-    Raises UserError where the table is missing, lacks a column, or holds an unknown split.
+    A .tsv or .tab file is separated by tabs, without quotation. Any other file is separated by commas or, if its header
+    has no comma, by semicolons, with the usual CSV quotation. For `options` see `write_corpus`. Raises UserError where
+    the table is missing, lacks a column, or holds an unknown split.
     """
     table = Path(root)
     bad: dict[str, list[str]] = {}
@@ -69,7 +69,7 @@ def _clips(table: Path, needed: tuple[str, str, str], language: str, bad: dict[s
 
 def _delimiter(table: Path) -> str:
     if not table.is_file():
-        return ","  # read_rows says so
+        return ","  # read_rows reports the error
     with table.open("rb") as file:
         header = file.readline()
     return ";" if b";" in header and b"," not in header else ","

@@ -1,7 +1,7 @@
-"""Transcripts as a recogniser wants them: one table of rules, one line a language.
+"""Normalisation of transcripts: a table of rules with one line per language.
 
-`normalise` either spells a sentence with the letters of its language, or refuses it: a sentence whose
-spoken form is not certain (digits, "%", "€", a foreign script) would teach the model a wrong transcript.
+`normalise` either spells a sentence with the letters of its language, or refuses it: if the spoken form is not certain
+(digits, "%", "€", a foreign script), the model would learn a wrong transcript.
 """
 
 import dataclasses
@@ -16,13 +16,13 @@ from asr_fed.data_prep.accents import italian, portuguese
 from asr_fed.system.errors import UserError
 
 _LATIN = "abcdefghijklmnopqrstuvwxyz"
-_VOWELS = "aeiouyhàáâèéêëìíîïòóôùúûü"  # and h: before which a word is cut short
+_VOWELS = "aeiouyhàáâèéêëìíîïòóôùúûü"  # and h: words are shortened before these
 _REFUSED = "\0"
 # What Unicode lists as easily confused with an apostrophe (UTS #39), letters excepted.
 _APOSTROPHES = "'＇‘’‛′‵`｀´΄᾽᾿῾ʹʻʼʽʾˈˊˋ˴՚׳ꞌߴߵ"
 _SPOKEN_SYMBOLS = "%‰&@#§"  # punctuation by Unicode category, but read aloud
 
-# How a letter is spelt in a language that does not have it. Letters with a plain accent need no entry.
+# Spelling of letters that a language does not have. Letters with a plain accent need no entry.
 _LIGATURES = {"œ": "oe", "æ": "ae", "ß": "ss", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"}
 
 
@@ -34,7 +34,7 @@ class Rules:
     (œ as oe, a foreign ñ as n), and refused where it is not. `apostrophe`: kept inside a word, else
     dropped. `elisions`: words whose final apostrophe joins the next word even across spaces (l' eau, l 'eau).
     `enclitics`: patterns of words that join the one before them (it 's). `clitics`: words that keep an apostrophe
-    at their edge (po', 's). `accents`: what puts accents in the place of apostrophes (see accents.py). `digits`:
+    at their edge (po', 's). `accents`: a function that replaces apostrophes by accents (see accents.py). `digits`:
     "refuse" the sentence, or "keep" 0-9 as they stand. `case`: "lower" or "upper" output.
     """
 
@@ -82,18 +82,18 @@ LANGUAGES = {
         ),
         clitics=(
             *("po'", "mo'", "be'", "di'", "fa'", "va'", "sta'", "da'", "to'", "te'", "ve'", "vo'"),
-            *("ne'", "de'", "co'", "que'", "fe'", "ca'"),  # of older prose
+            *("ne'", "de'", "co'", "que'", "fe'", "ca'"),  # in older prose
         ),
         accents=italian,
     ),
     "nl": Rules("Dutch", _LATIN + "áèéëíïóöúü", clitics=("'s", "'t", "'n", "'k", "'m", "'r")),
     "pt": Rules("Portuguese", _LATIN + "àáâãçéêíóôõúü", elisions=("d",), accents=portuguese),
 }
-_ELIDED_OR_WHOLE = {"un"}  # a quotation may begin behind them: un 'amico'
+_ELIDED_OR_WHOLE = {"un"}  # a quotation may follow them: un 'amico'
 
 
 def rules_for(language: str, *, digits: str = "", case: str = "") -> Rules:
-    """The rules of `language` ("fr", "pt-BR", ...), with `digits` and `case` in place of its own where given.
+    """The rules of `language` ("fr", "pt-BR", ...); `digits` and `case` replace its own if given.
 
     Raises UserError for a language that the table does not have, or an unknown choice.
     """
@@ -112,10 +112,10 @@ def rules_for(language: str, *, digits: str = "", case: str = "") -> Rules:
 
 
 def normalise(text: str, language: str | Rules) -> str | None:
-    """One sentence in the letters of its language, words parted by single spaces; None where refused.
+    """One sentence in the letters of its language, with single spaces between words; None if refused.
 
-    Refused are sentences with digits (where the rules say so), with symbols that are read aloud, with
-    letters that the alphabet cannot spell, those that an editor has misread, and those of which nothing is left.
+    Refused are sentences with digits (if the rules say so), with symbols that are read aloud, with letters that the
+    alphabet cannot spell, in a wrong encoding, or without any letters.
     """
     rules = rules_for(language) if isinstance(language, str) else language
     if _misread(text):
@@ -136,7 +136,7 @@ def normalise(text: str, language: str | Rules) -> str | None:
 
 
 def _misread(text: str) -> bool:
-    """Whether this is UTF-8 that was read as Windows' own encoding (Ã© for é), which then is UTF-8 once more."""
+    """Whether this is UTF-8 that was read in Windows' encoding (Ã© for é)."""
     try:
         return not text.isascii() and bool(text.encode("cp1252").decode("utf-8"))
     except UnicodeError:
@@ -144,14 +144,14 @@ def _misread(text: str) -> bool:
 
 
 def _geminate(text: str) -> str:
-    """Catalan's l·l, of which not every keyboard has the dot; dots elsewhere become spaces."""
+    """Catalan's l·l, also written with other dots; dots elsewhere become spaces."""
     text = re.sub("[ŀĿ]", lambda letter: unicodedata.normalize("NFKD", letter[0]), text)
     text = re.sub(r"(?<=\wl)[.•‧∙⋅・](?=l\w)|(?<=\wL)[.•‧∙⋅・](?=L\w)", "·", text)
     return re.sub(r"(?<![lL])·|·(?![lL])", " ", text)
 
 
 def _join(spelt: str, rules: Rules) -> str:
-    """Bring apostrophes to the words that they belong to, from which spaces or other apostrophes part them."""
+    """Attach apostrophes to their words if spaces or other apostrophes separate them."""
     text = " ".join(spelt.split())
     if rules.elisions:
         behind = "|".join(rules.elisions)
@@ -166,7 +166,7 @@ def _join(spelt: str, rules: Rules) -> str:
 
 
 class _Spelling(dict[int, str]):
-    """A table for str.translate that works out each character once, when it first occurs."""
+    """A table for str.translate that computes the entry of a character when it first occurs."""
 
     def __init__(self, rules: Rules) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ def _spell(char: str, rules: Rules) -> str:
         return " "
     if kind[0] == "P":
         return _REFUSED if unicodedata.normalize("NFKC", char) in _SPOKEN_SYMBOLS else " "
-    if kind[0] != "L":  # symbols, and the control characters that a wrong encoding leaves behind
+    if kind[0] != "L":  # symbols, and control characters from a wrong encoding
         return _REFUSED
     if unicodedata.decomposition(char).startswith("<super>"):  # nº is read as a word of its own
         return _REFUSED

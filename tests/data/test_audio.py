@@ -87,7 +87,7 @@ def test_a_flac_of_unknown_length_is_its_ordinary_twin(tmp_path: Path) -> None:
 def test_a_flac_that_states_another_length_is_refused(tmp_path: Path, stated: int) -> None:
     path = write(tmp_path / "a.flac", 16000)
     state_samples(path, stated)
-    with pytest.raises(BadRecording, match="goes on behind its end" if stated < 3.7 * 16000 else "breaks off"):
+    with pytest.raises(BadRecording, match="goes on after its end" if stated < 3.7 * 16000 else "breaks off"):
         read_audio(path, 16000)
 
 

@@ -97,7 +97,7 @@ def test_a_wav_may_have_other_chunks_and_tags_behind_its_sound(path: Path) -> No
 def test_a_wav_that_goes_on_where_it_says_that_it_ends_is_refused(path: Path) -> None:
     """What a recorder leaves that was killed between two updates of its header."""
     path.write_bytes(wav(6000, SOUND))
-    with pytest.raises(BadRecording, match=r"goes on behind its end: it states 6000 bytes, and 16000 are there"):
+    with pytest.raises(BadRecording, match=r"goes on after its end: it states 6000 bytes, and 16000 are there"):
         read_audio(path, RATE)
 
 

@@ -51,8 +51,8 @@ def test_what_is_not_unicode_is_refused_in_a_sentence(tmp_path: Path, read, cont
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("who;said\na;b\n", "parted by semicolons, not by commas"),
-        ("who\tsaid\na\tb\n", "parted by tabs"),
+        ("who;said\na;b\n", "separated by semicolons, not by commas"),
+        ("who\tsaid\na\tb\n", "separated by tabs"),
         ("who,when\na,b\n", r"column\(s\) said missing. Found: who, when"),
         ("who,said,who\na,b,c\n", "who occur twice"),
         ("who,said\na,b\nc,d, e\n", "line 3: 3 fields, but the header has 2.*quotation marks"),
