@@ -33,7 +33,7 @@ ROOMS = (
     "commands",
 )
 # Modules that only start a command, so that `python -m asr_fed.NAME` works.
-STARTERS = ("compare.py", "deployment.py", "export.py", "personalise.py", "__main__.py")
+STARTERS = ("compare.py", "deployment.py", "export.py", "measure.py", "personalise.py", "__main__.py")
 
 
 def imports(path: Path) -> list[tuple[int, str]]:

@@ -18,9 +18,11 @@ from asr_fed.config.schema import (
     Decoder,
     EngineKind,
     FeatureConfig,
+    FederationConfig,
     Late,
     Mode,
     PartsConfig,
+    Sampling,
     SimulationConfig,
     TokenizerKind,
 )
@@ -53,7 +55,7 @@ def check_config(config: DictConfig) -> None:
     if settings.mode is Mode.federated:
         _check_engine(settings)
     if settings.simulation is not None:
-        _check_simulation(settings.simulation)
+        _check_simulation(settings.simulation, settings.federation)
 
 
 def check_shared(config: DictConfig) -> None:
@@ -219,7 +221,7 @@ def _check_engine(settings: Config) -> None:
         raise UserError("engine=deployment needs the SuperLink: engine.address=HOST:PORT of its Control API.")
 
 
-def _check_simulation(simulation: SimulationConfig) -> None:
+def _check_simulation(simulation: SimulationConfig, federation: FederationConfig) -> None:
     late, tau = simulation.late, simulation.tau
     if late is not Late.wait and tau is None:
         raise UserError(f"simulation.late={late.name} needs simulation.tau, the seconds after which a client is late.")
@@ -228,6 +230,13 @@ def _check_simulation(simulation: SimulationConfig) -> None:
             f"simulation.tau={tau:g} has no effect while simulation.late=wait waits for all: set simulation.late=drop "
             "or simulation.late=partial."
         )
+    if simulation.buffer is not None and federation.over_commit > 1:
+        raise UserError(
+            f"federation.over_commit={federation.over_commit:g} has no meaning with simulation.buffer: there "
+            "federation.cohort is how many clients work at any time."
+        )
+    if simulation.buffer is not None and simulation.sampling is Sampling.oort:
+        raise UserError("simulation.sampling=oort chooses cohorts, of which there are none with simulation.buffer.")
 
 
 def _unknown(node: DictConfig, prefix: str) -> Iterator[str]:

@@ -24,7 +24,7 @@ from asr_fed.config.data import (
 from asr_fed.config.federation import EngineConfig, EngineKind, FederationConfig, HeldOutConfig
 from asr_fed.config.model import SEARCH, Decoder, EvaluationConfig, ModelConfig, TokenizerConfig, TokenizerKind
 from asr_fed.config.setting import setting
-from asr_fed.config.simulation import Late, MachineConfig, SimulationConfig
+from asr_fed.config.simulation import Late, MachineConfig, OortConfig, Sampling, SimulationConfig
 from asr_fed.config.training import (
     AugmentConfig,
     BatchConfig,
@@ -64,11 +64,13 @@ __all__ = [
     "Mode",
     "ModelConfig",
     "NewBobConfig",
+    "OortConfig",
     "PartsConfig",
     "PersonalPart",
     "PersonalisationConfig",
     "Precision",
     "ReferenceConfig",
+    "Sampling",
     "SimulationConfig",
     "Start",
     "TokenizerConfig",

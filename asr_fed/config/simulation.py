@@ -15,6 +15,13 @@ class Late(Enum):
     partial = "partial"
 
 
+class Sampling(Enum):
+    """Who is asked: anybody, or rather those who are fast and have much to learn from (Oort, arXiv 2010.06081)."""
+
+    uniform = "uniform"
+    oort = "oort"
+
+
 @dataclass
 class MachineConfig:
     """How long a device of slowdown 1 takes, as `python -m asr_fed.simulation.measure` finds it for a machine.
@@ -29,6 +36,18 @@ class MachineConfig:
 
 
 @dataclass
+class OortConfig:
+    """Of `sampling=oort`, with the names and defaults of arXiv 2010.06081."""
+
+    alpha: float = setting(2.0, at_least=0)  # how much slowness counts: utility times (preferred / own seconds)^alpha
+    exploration: float = setting(0.9, at_least=0, at_most=1)  # share of a cohort that was never asked, in round 1
+    exploration_decay: float = setting(0.98, above=0, at_most=1)  # of that share, each round
+    least_exploration: float = setting(0.2, at_least=0, at_most=1)
+    cutoff: float = setting(0.95, above=0, at_most=1)  # of the last of the best: all above it may be drawn
+    preferred_percentile: float = setting(50.0, above=0, at_most=100)  # of the clients' seconds: the preferred time
+
+
+@dataclass
 class SimulationConfig:
     """A table's name (docs/time_and_carbon.md lists them) or a CSV file of one's own."""
 
@@ -40,5 +59,10 @@ class SimulationConfig:
     zones: list[float] = setting([0.0], at_least=-12, at_most=14, items=1)
     late: Late = Late.wait
     tau: float | None = setting(None, above=0)  # seconds from being asked to having answered
+    # a server step for so many updates, of whatever age: FedBuff, arXiv 2106.06639, with federation.cohort clients at
+    # work at any time; null: a round waits for its cohort
+    buffer: int | None = setting(None, at_least=1)
+    sampling: Sampling = Sampling.uniform
+    oort: OortConfig = field(default_factory=OortConfig)
     server_seconds: float = setting(1.0, at_least=0)  # of the server's own work, each round
     reference: MachineConfig = field(default_factory=MachineConfig)

@@ -9,7 +9,6 @@ from asr_fed.config.schema import FederationConfig
 from asr_fed.federation.placement import CostModel, place
 from asr_fed.federation.roster import Roster
 from asr_fed.federation.sampling import asked_and_wanted, sample_cohort
-from asr_fed.simulation.timetable import Timetable
 from asr_fed.system.errors import UserError
 from asr_fed.wire.ask import AWAY, Asked, Assignment
 from asr_fed.wire.messages import WHOLE, ClientSize, Refused, Reply, Terms
@@ -56,19 +55,17 @@ def plan_round(
     settings: FederationConfig,
     seed: int,
     server_round: int,
-    timetable: Timetable | None = None,
+    cohort: Sequence[str] | None = None,
+    terms: Mapping[str, Terms] | None = None,
 ) -> RoundPlan:
-    """Sample a cohort and place it on the nodes that are there, so that the last node finishes early.
-
-    With a timetable the cohort are those who arrive by the fleet's clock: nobody else is asked.
+    """Sample a cohort, unless it is given, and place it on the nodes that are there, so that the last node finishes
+    early.
     """
     clients = roster.clients
-    terms: Mapping[str, Terms] = {}
-    if timetable is None:
+    if cohort is None:
         asked, wanted = asked_and_wanted(settings, len(clients))
         cohort = sample_cohort(roster.names, asked, seed, server_round)
     else:
-        terms, cohort = timetable.terms, sorted(timetable.terms)
         wanted = len(cohort)
     hosts = {client: roster.hosts(client) for client in cohort}
     there = [client for client in cohort if hosts[client]]
@@ -77,7 +74,7 @@ def plan_round(
     def seconds(node: int, client: str) -> float:
         return cost.predict(node, audio_seconds(clients[client], settings))
 
-    return RoundPlan(tuple(cohort), wanted, assign(there, hosts, seconds), tuple(away), terms)
+    return RoundPlan(tuple(cohort), wanted, assign(there, hosts, seconds), tuple(away), terms or {})
 
 
 def assign(
@@ -87,6 +84,19 @@ def assign(
     placed = place(clients, hosts, seconds)
     return tuple(
         Assignment(node, tuple(share), sum(seconds(node, client) for client in share)) for node, share in placed.items()
+    )
+
+
+def joined(plans: Sequence[RoundPlan]) -> RoundPlan:
+    """One plan of several, whose cohorts have no client in common."""
+    if len(plans) == 1:
+        return plans[0]
+    return RoundPlan(
+        tuple(name for plan in plans for name in plan.cohort),
+        sum(plan.wanted for plan in plans),
+        tuple(each for plan in plans for each in plan.assignments),
+        tuple(name for plan in plans for name in plan.away),
+        {name: terms for plan in plans for name, terms in plan.terms.items()},
     )
 
 

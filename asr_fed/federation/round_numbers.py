@@ -1,5 +1,6 @@
 """The numbers of a round's record: from its sums, and from what was sent and awaited."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from asr_fed.aggregation.prior import prior_of
@@ -32,15 +33,15 @@ def sums(update: Update) -> dict[str, Any]:
     }
 
 
-def exchanged(plan: RoundPlan, asked: Asked[Reply], closed: Closed) -> dict[str, Any]:
-    """What was sent, who is missing, and how each node spent the round."""
+def exchanged(asked: Sequence[tuple[RoundPlan, Asked[Reply]]], closed: Closed) -> dict[str, Any]:
+    """What was sent, who is missing, and how each node spent the round, or each part of it."""
     return {
         "success": closed.success,
         "failures": closed.failures,
-        "bytes_down": asked.bytes_down,
-        "bytes_up": asked.bytes_up,
-        "exchange_seconds": asked.waited,
-        "workers": [node_record(each, asked) for each in plan.assignments],
+        "bytes_down": sum(part.bytes_down for _, part in asked),
+        "bytes_up": sum(part.bytes_up for _, part in asked),
+        "exchange_seconds": sum(part.waited for _, part in asked),
+        "workers": [node_record(each, part) for plan, part in asked for each in plan.assignments],
     }
 
 

@@ -1,8 +1,9 @@
 """The rounds of a federation, from the warm start to the best weights."""
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -28,22 +29,24 @@ from asr_fed.federation.round import (
     check_weight,
     close_round,
     enough,
+    joined,
     plan_round,
 )
 from asr_fed.federation.round_numbers import exchanged, mean_client_loss, sums
 from asr_fed.federation.state import FederationState, load_federation, save_federation, steer
-from asr_fed.federation.virtual import VirtualTime
+from asr_fed.federation.virtual import VirtualTime, remember
 from asr_fed.model.recogniser import load_recogniser, save_recogniser
 from asr_fed.model.state import StateLayout, freeze, frozen_sha256, layout, load_state, read_state
 from asr_fed.runs.experiment import Experiment, pick_device
 from asr_fed.runs.records import RoundRecord
+from asr_fed.simulation.oort import Memory
 from asr_fed.simulation.record import append_times, forget_after
 from asr_fed.simulation.timetable import Timetable
 from asr_fed.system.errors import UserError
 from asr_fed.training.annealing import NewBob, anneal, planned_fall
 from asr_fed.training.averaging import add_if_last
 from asr_fed.training.task import Task
-from asr_fed.wire.ask import Asked, ask
+from asr_fed.wire.ask import Asked, answers_of, ask
 from asr_fed.wire.hosts import Hosts
 from asr_fed.wire.messages import Order, Reply
 from asr_fed.wire.rounds import read_reply
@@ -65,6 +68,12 @@ class Federation:
     cost: CostModel
     virtual: VirtualTime | None
 
+    def timetables(self, state: FederationState, memory: Memory) -> Iterator[Timetable | None]:
+        """Of the rounds after those of `state`; of None where the config has no simulation."""
+        if self.virtual is None:
+            return itertools.repeat(None)
+        return self.virtual.timetables(state.round, state.fleet_s, memory)
+
     @classmethod
     def open(cls, experiment: Experiment, hosts: Hosts, model: nn.Module) -> "Federation":
         """Wait for the nodes. Raises UserError where too few join."""
@@ -80,7 +89,7 @@ class Federation:
             instantiate(config.server),
             partial(weight_bounds, instantiate(config.weighting)),
             CostModel(),
-            VirtualTime.open(config, roster.clients, parts, algorithm),
+            VirtualTime.open(config, roster.clients, model, algorithm),
         )
 
 
@@ -103,18 +112,21 @@ def run_federation(
     training = experiment.recognition(recogniser, pick_device(config.device))
     model, checkpoint = training.model, experiment.checkpoints / "federation.pt"
     state = load_federation(checkpoint) if checkpoint.is_file() else begin(experiment, training)
-    federation = None
+    federation, memory = None, Memory()
+    timetables: Iterator[Timetable | None] = itertools.repeat(None)
     if state.round < settings.rounds:
         federation = Federation.open(experiment, hosts, model)
         state = with_clients(state, federation)
         forget_after(experiment.run_dir, state.round)
+        memory = remember(experiment.run_dir, state.history)
+        timetables = federation.timetables(state, memory)
 
     while federation is not None and state.round < settings.rounds:
         started = time.perf_counter()
         server_round, annealed_lr = state.round + 1, state.newbob.lr
         lr = annealed_lr * planned_fall(state.round / settings.rounds, settings.decay_from, settings.decay)
 
-        timetable = None if federation.virtual is None else federation.virtual.plan(server_round, state.fleet_s)
+        timetable = next(timetables)
         result = run_round(federation, state, server_round, lr, timetable)
         weights, optimizer, algorithm = apply_update(federation, state, result.update)
         load_state(model, weights)
@@ -126,6 +138,7 @@ def run_federation(
             state,
             round=server_round,
             weights=read_state(model),
+            past=past_weights(state, timetable),
             optimizer=optimizer,
             algorithm=algorithm,
             loss=mean_client_loss(result.update),
@@ -151,6 +164,7 @@ def run_federation(
         )
         if timetable is not None:
             append_times(experiment.run_dir, timetable.clients, timetable.round)
+            memory.add(server_round, list(timetable.terms), state.loss)
             state = replace(state, fleet_s=timetable.round.end_s)
         state = replace(state, history=(*state.history, record))
         save_federation(state, checkpoint)
@@ -197,47 +211,64 @@ class RoundResult:
 def run_round(
     federation: Federation, state: FederationState, server_round: int, lr: float, timetable: Timetable | None = None
 ) -> RoundResult:
-    """Plan, ask, close. A round that fails is tried once more. Raises UserError where it fails again."""
+    """Plan, ask, close. A round that fails is tried once more. Raises UserError where it fails again.
+
+    With a timetable those are asked who arrive by the fleet's clock, each for the weights that it was sent: in the
+    asynchronous mode these may be of some server steps ago.
+    """
     config, settings = federation.experiment.config, federation.experiment.config.federation
     roster, dropped = federation.roster, 0
     sent = federation.algorithm.sent(federation.layout)
+    groups: Mapping[int, list[str] | None] = {state.round: None} if timetable is None else timetable.by_version()
+    terms = None if timetable is None else timetable.terms
     for attempt in range(1, ATTEMPTS + 1):
         roster.refresh(federation.hosts)
-        plan = plan_round(roster, federation.cost, settings, config.seed, server_round, timetable)
-        order = Order(
-            server_round,
-            lr,
-            (),
-            state.weights,
-            {name: state.algorithm[name] for name in sent},
-            state.loss,
-            ticket=f"{config.seed} {server_round} {attempt}",
-            setup=roster.setup.sha256,
-            terms=plan.terms,
-            prior=state.prior,
-        )
-        asked = ask(
-            federation.hosts,
-            order,
-            plan.assignments,
-            partial(read_update, federation, plan),
-            enough=partial(enough, plan, settings=settings),
-            timeout=settings.round_timeout,
-        )
+        parts: list[tuple[RoundPlan, Asked[Reply]]] = []
+        for version, cohort in groups.items():
+            plan = plan_round(roster, federation.cost, settings, config.seed, server_round, cohort, terms)
+            order = Order(
+                server_round,
+                lr if version == state.round else state.history[version].lr,
+                (),
+                state.weights if version == state.round else state.past[version],
+                {name: state.algorithm[name] for name in sent},
+                state.loss,
+                ticket=f"{config.seed} {server_round} {attempt}" + f" {version}" * (len(groups) > 1),
+                setup=roster.setup.sha256,
+                terms=plan.terms,
+                prior=state.prior,
+            )
+            asked = ask(
+                federation.hosts,
+                order,
+                plan.assignments,
+                partial(read_update, federation, plan),
+                enough=partial(enough, plan, settings=settings),
+                timeout=settings.round_timeout,
+            )
+            learn(federation, plan, asked)
+            dropped += asked.dropped
+            parts.append((plan, asked))
         started = time.perf_counter()
-        closed = close_round(plan, asked, roster.clients, federation.bounds, settings)
+        plans, answers = zip(*parts, strict=True)
+        closed = close_round(joined(plans), answers_of(answers), roster.clients, federation.bounds, settings)
         aggregate_seconds = time.perf_counter() - started
-        learn(federation, plan, asked)
-        dropped += asked.dropped
         if closed.update is not None:
             times = {"aggregate_seconds": aggregate_seconds, "attempts": attempt, "dropped": dropped}
-            return RoundResult(closed.update, sums(closed.update) | times | exchanged(plan, asked, closed))
+            return RoundResult(closed.update, sums(closed.update) | times | exchanged(parts, closed))
+    cohort_size = sum(len(plan.cohort) for plan, _ in parts)
     reasons = "; ".join(f"{client}: {reason}" for client, reason in list(closed.failures.items())[:3])
     raise UserError(
-        f"Round {server_round} failed {ATTEMPTS} times: {closed.success:.0%} of the weight of {len(plan.cohort)} "
+        f"Round {server_round} failed {ATTEMPTS} times: {closed.success:.0%} of the weight of {cohort_size} "
         f"clients arrived, federation.min_success is {settings.min_success:.0%}. First reasons: {reasons}. "
         "The run can be resumed."
     )
+
+
+def past_weights(state: FederationState, timetable: Timetable | None) -> dict[int, np.ndarray]:
+    """The weights that clients who are still at work were sent, by how many server steps had then been made."""
+    versions = frozenset[int]() if timetable is None else timetable.in_flight
+    return {version: state.weights if version == state.round else state.past[version] for version in sorted(versions)}
 
 
 def read_update(federation: Federation, plan: RoundPlan, message: Message, clients: tuple[str, ...]) -> Reply:

@@ -30,6 +30,7 @@ class FederationState:
     last: the sum of the last rounds' weights, where `federation.average_last` wants their mean.
     clients, seconds: how many clients the nodes host, and how much training speech these have.
     fleet_s: seconds of the simulated fleet's clock; 0 without one.
+    past: weights before this round, by how many server steps had been made, that clients are still at work on.
     """
 
     newbob: NewBob
@@ -47,6 +48,7 @@ class FederationState:
     clients: int = 0
     seconds: float = 0.0
     fleet_s: float = 0.0
+    past: dict[int, np.ndarray] = field(default_factory=dict)
     history: tuple[RoundRecord, ...] = ()
 
     @property

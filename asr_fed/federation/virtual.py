@@ -4,22 +4,32 @@
 taken out again.
 """
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
 
 from hydra.utils import instantiate
+from torch import nn
 
 from asr_fed.algorithms.algorithm import Algorithm
-from asr_fed.config.schema import Config, FederationConfig
+from asr_fed.config.schema import Config, FederationConfig, Sampling
 from asr_fed.federation.client_app import client_size
 from asr_fed.federation.sampling import asked_and_wanted, sample_cohort
 from asr_fed.model.recogniser import Recogniser
-from asr_fed.model.state import StateLayout, layout
+from asr_fed.model.state import freeze, layout
 from asr_fed.runs.experiment import Experiment
+from asr_fed.runs.records import RoundRecord
+from asr_fed.simulation.buffered import plan_buffers
 from asr_fed.simulation.clock import Clock, Work
 from asr_fed.simulation.fleet import Fleet
+from asr_fed.simulation.oort import Memory, choose_by_utility
+from asr_fed.simulation.record import read_client_times
 from asr_fed.simulation.timetable import Timetable, check_tau, plan_cohort
+from asr_fed.system.errors import UserError
 from asr_fed.wire.messages import ClientSize
 
 DOWN_BYTES, UP_BYTES = 4, 8  # of a number: weights are float32, sums of updates int64
@@ -27,15 +37,17 @@ DOWN_BYTES, UP_BYTES = 4, 8  # of a number: weights are float32, sums of updates
 
 @dataclass(frozen=True)
 class VirtualTime:
-    """The clock of a run, and what a whole round is for each client."""
+    """The clock of a run, and what a whole round is for each client: its work, its seconds, its utterances."""
 
     clock: Clock
     config: Config
-    works: Mapping[str, Work] = field(default_factory=dict)
+    works: Mapping[str, Work]
+    seconds: Mapping[str, float]
+    examples: Mapping[str, int]
 
     @classmethod
     def open(
-        cls, config: Config, sizes: Mapping[str, ClientSize], parts: StateLayout, algorithm: Algorithm
+        cls, config: Config, sizes: Mapping[str, ClientSize], model: nn.Module, algorithm: Algorithm
     ) -> "VirtualTime | None":
         """None where the config has no simulation.
 
@@ -43,23 +55,71 @@ class VirtualTime:
         """
         if config.simulation is None:
             return None
+        parts = layout(model)
         down = DOWN_BYTES * (parts.length + sum(algorithm.sent(parts).values()))
         up = UP_BYTES * (parts.length + sum(algorithm.summed(parts).values()))
         fleet = Fleet.read(config.simulation, config.seed)
-        clock = Clock(config.simulation, fleet, parts.parameters, down, up)
-        works = {name: work_of(size, config.federation) for name, size in sizes.items()}
+        parameters = sum(parameter.numel() for parameter in model.parameters())  # those that are frozen cost time too
+        clock = Clock(config.simulation, fleet, parameters, down, up)
+        works = {name: work_of(sizes[name], config.federation) for name in sorted(sizes)}
         check_tau(clock, works)
-        return cls(clock, config, works)
+        _check_buffer(config.simulation.buffer, len(works), algorithm.sent(parts))
+        seconds = {name: clock.course(name, work).total_s for name, work in works.items()}
+        return cls(clock, config, works, seconds, {name: size.examples for name, size in sizes.items()})
 
-    def plan(self, server_round: int, begin_s: float) -> Timetable:
-        """Raises UserError where nobody ever arrives."""
-        settings, seed = self.config.federation, self.config.seed
-        asked, wanted = asked_and_wanted(settings, len(self.works))
+    def timetables(self, done: int, at_s: float, memory: Memory) -> Iterator[Timetable]:
+        """Of the rounds after round `done`, which ended at `at_s`; `memory` is of all rounds before the one asked for.
 
-        def choose(there: Sequence[str], size: int, draw: int) -> list[str]:
-            return sample_cohort(sorted(there), size, seed, server_round, draw)
+        Raises UserError where nobody ever arrives.
+        """
+        config = self.config
+        assert config.simulation is not None
+        asked, wanted = asked_and_wanted(config.federation, len(self.works))
+        if config.simulation.buffer is not None:
+            steps = plan_buffers(self.clock, self.works, asked, config.simulation.buffer, config.seed)
+            yield from islice(steps, done, None)
+        for server_round in itertools.count(done + 1):
+            choose = partial(self._choose, server_round, memory)
+            table = plan_cohort(self.clock, server_round, at_s, self.works, wanted, asked, choose)
+            at_s = table.round.end_s
+            yield table
 
-        return plan_cohort(self.clock, server_round, begin_s, self.works, wanted, asked, choose)
+    def _choose(self, server_round: int, memory: Memory, there: Sequence[str], size: int, draw: int) -> list[str]:
+        simulation, seed = self.clock.settings, self.config.seed
+        if simulation.sampling is Sampling.uniform:
+            return sample_cohort(there, size, seed, server_round, draw)
+        return choose_by_utility(
+            there,
+            size,
+            memory=memory,
+            seconds=self.seconds,
+            examples=self.examples,
+            settings=simulation.oort,
+            seed=seed,
+            server_round=server_round,
+            draw=draw,
+        )
+
+
+def remember(run_dir: Path, history: Iterable[RoundRecord]) -> Memory:
+    """Who took part in which round, and the mean loss of that round, from what a run has left so far."""
+    losses, memory = {record.round: record.loss for record in history}, Memory()
+    for each in read_client_times(run_dir):
+        if each.arrived:
+            memory.add(each.round, [each.client], losses[each.round])
+    return memory
+
+
+def _check_buffer(buffer: int | None, clients: int, sent: Mapping[str, int]) -> None:
+    if buffer is not None and buffer > clients:
+        raise UserError(
+            f"simulation.buffer={buffer} is more than the {clients} clients, each of which counts once in it."
+        )
+    if buffer is not None and sent:
+        raise UserError(
+            f"simulation.buffer={buffer} needs an algorithm that sends nothing but the weights, such as fed_avg or "
+            f"fed_prox: this one sends {', '.join(sent)} too, which would be as old as each client's weights."
+        )
 
 
 def check_virtual_time(experiment: Experiment) -> None:
@@ -68,7 +128,8 @@ def check_virtual_time(experiment: Experiment) -> None:
     if config.simulation is not None:
         model = Recogniser.create(config.model, config.features, experiment.tokenizer).model
         sizes = {client.id: client_size(client) for client in experiment.partition.clients}
-        VirtualTime.open(config, sizes, layout(model), instantiate(config.algorithm))
+        freeze(model, config.federation.frozen)
+        VirtualTime.open(config, sizes, model, instantiate(config.algorithm))
 
 
 def work_of(size: ClientSize, settings: FederationConfig) -> Work:

@@ -23,11 +23,22 @@ class Timetable:
     clients: all who are asked, with those of cohorts of which nobody arrived; sorted by name in each cohort.
     round: its own times.
     terms: of the clients that arrive.
+    versions: in the asynchronous mode, by client, after how many server steps it was sent its weights.
+    in_flight: of clients that are still at work when the round ends, the same.
     """
 
     clients: tuple[ClientTime, ...]
     round: RoundTime
     terms: Mapping[str, Terms] = field(default_factory=dict)
+    versions: Mapping[str, int] = field(default_factory=dict)
+    in_flight: frozenset[int] = frozenset()
+
+    def by_version(self) -> dict[int, list[str]]:
+        """Clients that arrive, sorted, by the version of the weights that they are sent."""
+        groups: dict[int, list[str]] = {}
+        for client in sorted(self.terms):
+            groups.setdefault(self.versions.get(client, self.round.round - 1), []).append(client)
+        return dict(sorted(groups.items()))
 
 
 def plan_cohort(

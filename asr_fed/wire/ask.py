@@ -52,6 +52,20 @@ class Asked(Generic[T]):
         return Timing() if answer is None else answer.timing
 
 
+def answers_of(parts: Sequence[Asked[T]]) -> Asked[T]:
+    """What came of questions that were asked one after another, as of one; its answers are numbered, not by node."""
+    whole: Asked[T] = Asked()
+    for part in parts:
+        for answer in part.answers.values():
+            whole.answers[len(whole.answers)] = answer
+        whole.failures |= part.failures
+        whole.dropped += part.dropped
+        whole.bytes_down += part.bytes_down
+        whole.bytes_up += part.bytes_up
+        whole.waited += part.waited
+    return whole
+
+
 def ask(
     hosts: Hosts,
     order: Order,

@@ -1,18 +1,23 @@
 """Rounds by the clock of a simulated fleet: the same bits on any worker and after a kill; who arrives is trained."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flwr.app import Message, MessageType
 
 from asr_fed.federation.rounds import run_federation
-from asr_fed.federation.state import FederationState
+from asr_fed.federation.state import FederationState, load_federation
+from asr_fed.federation.virtual import remember
 from asr_fed.runs.experiment import Experiment
 from asr_fed.runs.records import RoundRecord
+from asr_fed.simulation.buffered import damping
 from asr_fed.simulation.record import CLIENTS, ROUNDS, read_client_times, read_round_times
 from asr_fed.system.errors import UserError
 from asr_fed.wire.hosts import RemoteNodes
+from asr_fed.wire.messages import WHOLE
+from asr_fed.wire.rounds import read_order
 from tests.federation.test_rounds import InProcess, Interrupted, make, run, untimed
 
 __all__ = ["make"]  # a fixture
@@ -114,3 +119,92 @@ def test_a_tau_that_nobody_keeps_ends_the_run_before_a_round(make: Callable[...,
     with pytest.raises(UserError, match="below every client's time"):
         run_federation(experiment, RemoteNodes(grid))  # type: ignore[arg-type]
     assert not grid.rates
+
+
+BUFFERED = (*PHONES, "federation.cohort=4", "simulation.buffer=2", "federation.rounds=6")
+
+
+def test_asynchronous_rounds_end_in_the_same_bits_on_one_node_two_nodes_and_resumed(
+    make: Callable[..., Experiment],
+) -> None:
+    straight, alone, killed = (make(*BUFFERED, name=name) for name in ("straight", "alone", "killed"))
+    expected = run(straight)
+    on_one = run_federation(alone, RemoteNodes(OneNode(alone)))  # type: ignore[arg-type]
+
+    def stop(history: Sequence[RoundRecord]) -> None:
+        raise Interrupted
+
+    for _ in range(4):
+        with pytest.raises(Interrupted):
+            run(killed, on_round=stop)
+    resumed = run(killed)
+    for other in (on_one, resumed):
+        assert other.weights.tobytes() == expected.weights.tobytes()
+        assert untimed(other.history) == untimed(expected.history)
+    assert times(alone) == times(killed) == times(straight)
+    rows = read_client_times(straight.run_dir)
+    assert max(each.staleness for each in rows) > 0, "the test needs an update that is old"
+    assert [record.clients for record in expected.history] == [2] * 6
+    assert 0 < len(expected.past) <= 4, "no more versions are kept than clients are at work"
+
+
+def test_an_old_update_was_trained_from_the_weights_that_its_client_was_sent(make: Callable[..., Experiment]) -> None:
+    experiment = make(*BUFFERED, "federation.decay_from=0")
+    grid, sent = InProcess(experiment), []
+    push = grid.push_messages
+
+    def spy(messages: Iterable[Message]) -> list[str]:
+        messages = list(messages)
+        for message in messages:
+            if message.metadata.message_type == MessageType.TRAIN:
+                order = read_order(message, grid.plain.shape.sent)
+                sent.extend((order.server_round, name, order.weights, order.lr, order.terms) for name in order.clients)
+        return push(messages)
+
+    grid.push_messages = spy  # type: ignore[method-assign]
+    after: list[Any] = [run(make(*BUFFERED, "federation.rounds=0", name="begin")).weights]
+    state = run_federation(
+        experiment,
+        RemoteNodes(grid),  # type: ignore[arg-type]
+        lambda history: after.append(load_federation(experiment.checkpoints / "federation.pt").weights),
+    )
+    ages = {(each.round, each.client): each.staleness for each in read_client_times(experiment.run_dir)}
+    assert len(sent) == 12 and max(ages.values()) > 0
+    for server_round, name, weights, lr, terms in sent:
+        version = server_round - 1 - ages[server_round, name]
+        assert weights.tobytes() == after[version].tobytes()
+        assert lr == state.history[version].lr
+        assert terms.get(name, WHOLE).damping == damping(ages[server_round, name])
+
+
+def test_what_the_asynchronous_mode_cannot_do_is_refused(make: Callable[..., Experiment]) -> None:
+    for change, wrong in (
+        ("simulation.buffer=6", "simulation.buffer=6 is more than the 5 clients"),
+        ("algorithm._target_=asr_fed.algorithms.scaffold.Scaffold", "sends control too"),
+    ):
+        with pytest.raises(UserError, match=wrong):
+            run(make(*BUFFERED, change))
+
+
+def test_sampling_by_utility_goes_on_after_a_kill_as_if_there_had_been_none(make: Callable[..., Experiment]) -> None:
+    changes = (*PHONES, "federation.cohort=2", "simulation.sampling=oort", "federation.rounds=5")
+    straight, killed = make(*changes, name="straight"), make(*changes, name="killed")
+    expected = run(straight)
+
+    def stop(history: Sequence[RoundRecord]) -> None:
+        if len(history) == 3:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run(killed, on_round=stop)
+    assert run(killed).weights.tobytes() == expected.weights.tobytes()
+    assert times(killed) == times(straight)
+
+
+def test_what_is_remembered_is_who_took_part_when_and_that_rounds_loss(make: Callable[..., Experiment]) -> None:
+    experiment = make(*PHONES, "federation.cohort=2", "simulation.sampling=oort")
+    state = run(experiment)
+    memory = remember(experiment.run_dir, state.history)
+    for each in read_client_times(experiment.run_dir):
+        assert memory.last[each.client][0] >= each.round
+    assert set(memory.last.values()) <= {(record.round, record.loss) for record in state.history}
