@@ -16,11 +16,13 @@ from asr_fed.config.schema import (
     Config,
     Deal,
     Decoder,
+    EncoderKind,
     EngineKind,
     FeatureConfig,
     FederationConfig,
     Late,
     Mode,
+    ModelConfig,
     PartsConfig,
     Sampling,
     SimulationConfig,
@@ -64,6 +66,7 @@ def check_shared(config: DictConfig) -> None:
     check_ranges(settings)
     check_targets(config)
     _check_features(settings.features, len(settings.model.cnn_channels))
+    _check_conformer(settings.model)
     for name in ("client_decoder", "dev_decoder", "test_decoder"):
         decoder, search = getattr(settings.evaluation, name), settings.evaluation.beam_ctc_weight
         check_decoder(decoder, search, settings.loss.ctc_weight, f"evaluation.{name}")
@@ -159,6 +162,20 @@ def _check_features(features: FeatureConfig, cnn_blocks: int) -> None:
         raise UserError(
             f"features.n_mels={features.n_mels} is too few: each of the {cnn_blocks} blocks of model.cnn_channels "
             f"halves the bands, so it must be at least {2**cnn_blocks}."
+        )
+
+
+def _check_conformer(model: ModelConfig) -> None:
+    if model.encoder is not EncoderKind.conformer:
+        return
+    if model.conformer_neurons % (2 * model.conformer_heads):
+        raise UserError(
+            f"model.conformer_neurons={model.conformer_neurons} must be even for each of the "
+            f"model.conformer_heads={model.conformer_heads}: a multiple of {2 * model.conformer_heads}."
+        )
+    if model.conformer_kernel % 2 == 0:
+        raise UserError(
+            f"model.conformer_kernel={model.conformer_kernel} must be odd: a state and as many on each side."
         )
 
 

@@ -26,10 +26,19 @@ class TokenizerConfig:
     vocab_size: int | None = setting(500, at_least=8)
 
 
+class EncoderKind(Enum):
+    crdnn = "crdnn"
+    conformer = "conformer"
+
+
 @dataclass
 class ModelConfig:
-    """CRDNN encoder, attentional GRU decoder, CTC head (SpeechBrain's modules)."""
+    """An encoder, an attentional GRU decoder, a CTC head (SpeechBrain's modules).
 
+    Both encoders begin with convolutions. `rnn_*` and `dnn_*` are the CRDNN's, `conformer_*` the Conformer's.
+    """
+
+    encoder: EncoderKind = EncoderKind.crdnn
     cnn_channels: list[int] = setting([128, 200], at_least=1, items=1)
     cnn_kernel: list[int] = setting([3, 3], at_least=1, items=2, most_items=2)
     pool_2d: bool = False  # each CNN block halves time as well as frequency
@@ -38,12 +47,22 @@ class ModelConfig:
     rnn_neurons: int = setting(1024, at_least=1)
     dnn_blocks: int = setting(2, at_least=1)
     dnn_neurons: int = setting(1024, at_least=1)
+    conformer_layers: int = setting(16, at_least=1)
+    conformer_neurons: int = setting(256, at_least=2)
+    conformer_ffn: int = setting(1024, at_least=1)
+    conformer_heads: int = setting(4, at_least=1)
+    conformer_kernel: int = setting(31, at_least=1)  # of the convolution over time, in states; odd
     embedding: int = setting(128, at_least=1)
     decoder_neurons: int = setting(1024, at_least=1)
     attention_dim: int = setting(1024, at_least=1)
     attention_channels: int = setting(10, at_least=1)
     attention_kernel: int = setting(100, at_least=1)
     dropout: float = setting(0.15, at_least=0, below=1)
+
+    @property
+    def states(self) -> int:
+        """Numbers of a state of the encoder."""
+        return self.conformer_neurons if self.encoder is EncoderKind.conformer else self.dnn_neurons
 
 
 # How the settings of EvaluationConfig begin that a beam search reads, and nothing else does.

@@ -22,7 +22,15 @@ from asr_fed.config.data import (
     WarmUpRule,
 )
 from asr_fed.config.federation import EngineConfig, EngineKind, FederationConfig, HeldOutConfig
-from asr_fed.config.model import SEARCH, Decoder, EvaluationConfig, ModelConfig, TokenizerConfig, TokenizerKind
+from asr_fed.config.model import (
+    SEARCH,
+    Decoder,
+    EncoderKind,
+    EvaluationConfig,
+    ModelConfig,
+    TokenizerConfig,
+    TokenizerKind,
+)
 from asr_fed.config.setting import setting
 from asr_fed.config.simulation import Late, MachineConfig, OortConfig, Sampling, SimulationConfig
 from asr_fed.config.training import (
@@ -51,6 +59,7 @@ __all__ = [
     "Deal",
     "Decay",
     "Decoder",
+    "EncoderKind",
     "EngineConfig",
     "EngineKind",
     "EvaluationConfig",

@@ -63,18 +63,18 @@ class Encoder(nn.Module):
         """Returns states and their number per utterance, int64 [batch]."""
         longest = -(-features.shape[1] // self.stride) + self.margin
         x = functional.pad(features, (0, 0, 0, longest * self.stride - features.shape[1]))
-        x = _silence(x, frames)[..., None]
+        x = silence(x, frames)[..., None]
         for block in self.crdnn.CNN.values():
             x = convolve(block, x)
             frames = -(-frames // self.block_stride)
-            x = _silence(x, frames)
+            x = silence(x, frames)
         if self.time_pooling_size > 1:
             x = self.crdnn.time_pooling(x)
             frames = -(-frames // self.time_pooling_size)
 
         x = bidirectional_lstm(self.crdnn.RNN.rnn, x.flatten(2), frames)
 
-        real = _positions(x, frames)
+        real = positions(x, frames)
         states = self.crdnn.DNN(x[real].unsqueeze(0)).squeeze(0)
         return states.new_zeros(*real.shape, states.shape[-1]).index_put((real,), states), frames
 
@@ -134,12 +134,12 @@ def bidirectional_lstm(lstm: nn.LSTM, x: torch.Tensor, lengths: torch.Tensor) ->
     return x
 
 
-def _positions(x: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+def positions(x: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
     """bool [batch, time]: True before each utterance's end."""
     return torch.arange(x.shape[1], device=x.device) < frames[:, None]
 
 
-def _silence(x: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+def silence(x: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
     """Set x [batch, time, ...] to zero after each utterance's end."""
-    real = _positions(x, frames)
+    real = positions(x, frames)
     return x * real.reshape(*real.shape, *[1] * (x.dim() - 2))

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,10 +16,11 @@ from speechbrain.nnet.RNN import AttentionalRNNDecoder
 from torch import nn
 from torch.nn import functional
 
-from asr_fed.config.schema import FeatureConfig, LossConfig, ModelConfig
+from asr_fed.config.schema import EncoderKind, FeatureConfig, LossConfig, ModelConfig
 from asr_fed.config.setting import check_ranges
 from asr_fed.data.batching import Batch
 from asr_fed.data.tokenizer import BLANK, BOS, EOS, Tokenizer
+from asr_fed.model.conformer import Conformer
 from asr_fed.model.encoder import Encoder
 from asr_fed.model.teacher_forcing import teacher_forced
 from asr_fed.system.checkpoint import load_checkpoint, save_checkpoint
@@ -29,8 +31,14 @@ IGNORED = -100
 T = TypeVar("T")
 
 
+def create_encoder(config: ModelConfig, n_mels: int) -> Encoder | Conformer:
+    """With fresh weights, drawn from torch's current random state."""
+    conformer = config.encoder is EncoderKind.conformer
+    return Conformer(config, n_mels) if conformer else Encoder.create(config, n_mels)
+
+
 class AcousticModel(nn.Module):
-    """Normaliser, CRDNN encoder, CTC head and attentional GRU decoder.
+    """Normaliser, encoder, CTC head and attentional GRU decoder.
 
     The normaliser is a pair of fixed buffers (statistics of warm-up speech), so it travels and is hashed with the rest
     of the state.
@@ -43,8 +51,8 @@ class AcousticModel(nn.Module):
         super().__init__()
         self.register_buffer("feature_mean", torch.zeros(n_mels))
         self.register_buffer("feature_deviation", torch.ones(n_mels))
-        self.encoder = Encoder.create(config, n_mels)
-        self.ctc_head = Linear(input_size=config.dnn_neurons, n_neurons=vocabulary)
+        self.encoder = create_encoder(config, n_mels)
+        self.ctc_head = Linear(input_size=config.states, n_neurons=vocabulary)
         self.embedding = Embedding(num_embeddings=vocabulary, embedding_dim=config.embedding)
         self.decoder = AttentionalRNNDecoder(
             rnn_type="gru",
@@ -52,7 +60,7 @@ class AcousticModel(nn.Module):
             hidden_size=config.decoder_neurons,
             attn_dim=config.attention_dim,
             num_layers=1,
-            enc_dim=config.dnn_neurons,
+            enc_dim=config.states,
             input_size=config.embedding,
             channels=config.attention_channels,
             kernel_size=config.attention_kernel,
@@ -68,7 +76,7 @@ class AcousticModel(nn.Module):
         return (features - self.feature_mean) / self.feature_deviation
 
     def encode(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """States [batch, time, dnn_neurons] and their number, int64 [batch], for unnormalised features."""
+        """States [batch, time, config.states] and their number, int64 [batch], for unnormalised features."""
         states_and_counts: tuple[torch.Tensor, torch.Tensor] = self.encoder(
             self.normalise(batch.features), batch.frames
         )
@@ -143,7 +151,7 @@ class Recogniser:
         return {
             "model": {name: tensor.cpu() for name, tensor in self.model.state_dict().items()},
             "tokenizer": self.tokenizer.proto,
-            "model_config": dataclasses.asdict(self.model_config),
+            "model_config": plain(self.model_config),
             "features": dataclasses.asdict(self.features),
             "ctc_weight": self.ctc_weight,
         }
@@ -169,9 +177,16 @@ def typed(kind: type[T], values: Mapping[str, Any]) -> T:
     return settings
 
 
+def plain(settings: Any) -> dict[str, Any]:
+    """Values by name that a file can hold: of a choice its name."""
+    return {
+        name: value.name if isinstance(value, Enum) else value for name, value in dataclasses.asdict(settings).items()
+    }
+
+
 def config_keys(features: FeatureConfig, model: ModelConfig) -> list[str]:
     """KEY=VALUE, as on the command line, for each of these settings."""
-    parts = {"features": dataclasses.asdict(features), "model": dataclasses.asdict(model)}
+    parts = {"features": dataclasses.asdict(features), "model": plain(model)}
     return [
         f"{part}.{name}={'null' if value is None else value}".replace(" ", "")
         for part in parts

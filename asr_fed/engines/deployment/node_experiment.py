@@ -212,10 +212,14 @@ def _check_size(config: Config, tokenizer: Tokenizer) -> None:
     widths = (model.rnn_neurons, model.dnn_neurons, model.decoder_neurons, model.attention_dim, model.embedding)
     sizes = (*model.cnn_channels, *model.cnn_kernel, *widths, model.attention_channels, model.attention_kernel)
     sizes = (*sizes, config.features.n_mels, config.features.n_fft)
+    sizes = (*sizes, model.conformer_neurons, model.conformer_ffn, model.conformer_kernel, model.time_pooling)
     # An LSTM of n neurons and two directions has up to 24 n^2 weights a layer.
     numbers = 24 * model.rnn_layers * model.rnn_neurons**2 + (model.dnn_blocks + 12) * max(widths) ** 2
     numbers += 8 * model.rnn_neurons * model.cnn_channels[-1] * config.features.n_mels
     numbers += 2 * sum(math.prod(model.cnn_kernel) * channels**2 for channels in model.cnn_channels)
+    wide, deep = model.conformer_neurons, model.conformer_ffn
+    numbers += model.conformer_layers * wide * (10 * wide + 4 * deep + model.conformer_kernel)
+    numbers += wide * model.cnn_channels[-1] * config.features.n_mels * model.time_pooling
     numbers += 3 * len(tokenizer) * max(widths)
     if max(sizes) > WIDEST or len(model.cnn_channels) > MOST_BLOCKS or numbers > LARGEST_MODEL:
         raise Refused("a model that is too large for this node")

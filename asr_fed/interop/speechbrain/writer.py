@@ -41,12 +41,17 @@ def export_recogniser(
         evaluation: settings of the beam search.
         summary: of the run that made the recogniser, for the README.
 
-    Raises UserError where `folder` is something already.
+    Raises UserError where `folder` is something already, and for an encoder that is no CRDNN.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} is there already, and not empty. Give a new folder, or remove it first.")
-    make_folder(folder)
     model = recogniser.model
+    if not isinstance(model.encoder, encoder.Encoder):
+        raise UserError(
+            f"A SpeechBrain folder holds a CRDNN, and this recogniser has a {recogniser.model_config.encoder.name}: "
+            "it is opened by asr_fed alone (python -m asr_fed.transcribe --model RUN_OR_CHECKPOINT)."
+        )
+    make_folder(folder)
     parts = nn.ModuleList([model.encoder.crdnn, model.embedding, model.decoder, model.ctc_head, model.decoder_head])
     save_checkpoint({name: tensor.cpu() for name, tensor in parts.state_dict().items()}, folder / "asr.ckpt")
     statistics = {"count": FIXED, "glob_mean": model.feature_mean.cpu(), "glob_std": model.feature_deviation.cpu()}
