@@ -50,7 +50,7 @@ class Account:
 
     @cached_property
     def by_phase(self) -> dict[str, Sums]:
-        """Of the federation, in the order of a round; phases without energy are left out."""
+        """Of the federation, in the order of a round; phases without work are left out."""
         groups = grouped(self.federated, lambda term: term.phase)
         return {phase: self.sums(groups[phase]) for phase in PHASES if phase in groups}
 
@@ -112,6 +112,22 @@ def describe(account: Account) -> dict[str, Any]:
             "sentence": verdict.sentence,
         },
         "constants": [asdict(account.constants[name]) for name in used],
+    }
+
+
+def summarise_account(account: Account, measured: dict[str, Any] | None) -> dict[str, Any]:
+    """What summary.json says of it. `measured`: what codecarbon found of this host, which is no part of the rest."""
+    verdict = account.verdict
+    return {
+        "wh": account.total.wh._asdict(),
+        "g": account.total.g._asdict(),
+        "central_g": account.centralised.g._asdict() if account.centralised else None,
+        "ratio": verdict.ratio._asdict() if verdict else None,
+        "break_even_mbps": verdict.mbps if verdict else None,
+        "break_even_intensity": verdict.intensity if verdict else None,
+        "g_per_point": account.g_per_point and account.g_per_point._asdict(),
+        "sentence": verdict.sentence if verdict else None,
+        "measured_on_this_host": measured,
     }
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from asr_fed.carbon.account import Account, write_account
+from asr_fed.carbon.account import Account, summarise_account, write_account
 from asr_fed.carbon.constants import TABLE
 from asr_fed.carbon.scenario import read_scenario
-from asr_fed.reporting.carbon import carbon_figure, carbon_table, sentences
+from asr_fed.reporting.carbon import carbon_figure, carbon_table, describe_carbon
 from asr_fed.system.exit_status import exit_status
 from asr_fed.system.files import make_folder, replacing
 
@@ -51,5 +51,5 @@ def account_for(scenario: Path, changes: Sequence[str], output: Path) -> None:
 
 def show(account: Account, console: Console) -> None:
     console.print(carbon_table(account))
-    for sentence in sentences(account):
+    for sentence in describe_carbon(summarise_account(account, None)):
         console.print(sentence, soft_wrap=True, markup=False)

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from asr_fed.config.files import experiments_folder
-from asr_fed.config.schema import Config, SimulationConfig
+from asr_fed.config.schema import CarbonConfig, Config, SimulationConfig
 
 
 def explain(error: Exception) -> str:
@@ -63,7 +63,7 @@ def _all_keys() -> list[str]:
             if isinstance(child, DictConfig) and not child._is_none():
                 yield from walk(child, f"{prefix}{key}.")
 
-    keys = set(walk(OmegaConf.structured(Config(simulation=SimulationConfig())), ""))
+    keys = set(walk(OmegaConf.structured(Config(simulation=SimulationConfig(), carbon=CarbonConfig())), ""))
     for path in experiments_folder().glob("*/*.yaml"):
         node = OmegaConf.load(path)
         if isinstance(node, DictConfig):

@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from asr_fed.config.carbon import CarbonConfig, Communication
 from asr_fed.config.data import (
     ClientsConfig,
     DataConfig,
@@ -52,8 +53,10 @@ __all__ = [
     "SEARCH",
     "AugmentConfig",
     "BatchConfig",
+    "CarbonConfig",
     "CentralConfig",
     "ClientsConfig",
+    "Communication",
     "Config",
     "DataConfig",
     "Deal",
@@ -129,3 +132,4 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     simulation: SimulationConfig | None = None  # a virtual clock: how long it would take on such devices
+    carbon: CarbonConfig | None = None  # what it would emit on the devices of its clock

@@ -5,6 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from asr_fed.carbon.account import Account, summarise_account, write_account
+from asr_fed.carbon.measure import read_measured
+from asr_fed.carbon.of_run import account_of_run
 from asr_fed.config.check import check_decoder
 from asr_fed.config.schema import Decoder, EvaluationConfig, Mode
 from asr_fed.data.manifest import hours
@@ -18,7 +21,7 @@ from asr_fed.model.state import freeze, read_state, state_sha256
 from asr_fed.reporting.evaluation_files import numbers, write_evaluation
 from asr_fed.reporting.progress import RunProgress
 from asr_fed.reporting.report import write_report
-from asr_fed.runs.experiment import Experiment, open_experiment, pick_device, systems
+from asr_fed.runs.experiment import Experiment, open_experiment, pick_device, pooled_speech, systems
 from asr_fed.runs.run_dir import exclusive, git_commit, read_summary, versions, write_summary
 from asr_fed.system.processes import peak_rss_mb
 
@@ -75,12 +78,16 @@ def write_results(
     tests: Outcome,
     made: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """summary.json, evaluation/NAME/ for each recogniser, and report.html; returns the summary.
+    """summary.json, evaluation/NAME/ for each recogniser, the carbon account, and report.html; returns the summary.
 
     `made`: what the summary says of the run that trained them (seconds, memory, command, versions, commit).
     """
     run_dir, evaluations = experiment.run_dir, tests.chosen
     summary = {**summarise(experiment, federation, tests), **made}
+    account = carbon_account(experiment, federation, summary)
+    summary["carbon"] = None if account is None else summarise_account(account, read_measured(run_dir))
+    if account is not None:
+        write_account(run_dir, account)
     for name, evaluation in evaluations.items():
         about = {
             "recogniser": f"{run_dir / 'checkpoints' / name}.pt",
@@ -97,8 +104,24 @@ def write_results(
         evaluations,
         experiment.partition,
         clips=experiment.config.evaluation.report_clips,
+        account=account,
     )
     return summary
+
+
+def carbon_account(
+    experiment: Experiment, federation: FederationState | None, summary: Mapping[str, Any]
+) -> Account | None:
+    """None where the config asks for none. The centralised run makes the passes of the config over the pooled speech,
+    whether the run has trained one or not."""
+    config = experiment.config
+    if config.carbon is None or federation is None:
+        return None
+    here = experiment.partition.clients  # the silos of a deployment keep theirs
+    pooled = sum(each.duration for each in pooled_speech(experiment)) if here else federation.seconds
+    before = summary["warm_start_wer"]
+    gained = None if before is None else before - summary["test_wer"]
+    return account_of_run(config, experiment.run_dir, federation.history, config.central.epochs * pooled, gained)
 
 
 def test_again(run_dir: Path, settings: EvaluationConfig) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from asr_fed.carbon.measure import check_measure, measured
+from asr_fed.carbon.of_run import check_carbon
 from asr_fed.config.schema import CentralConfig, Config, EngineKind, Start
 from asr_fed.data.alignable import describe_impossible
 from asr_fed.data.manifest import Utterance
@@ -23,11 +25,12 @@ from asr_fed.interop.open_recogniser import open_recogniser
 from asr_fed.model.recogniser import Recogniser, load_recogniser, save_recogniser
 from asr_fed.pipeline.results import made_by, test_all, write_results
 from asr_fed.pipeline.stuck import describe_stuck
+from asr_fed.reporting.carbon import describe_carbon
 from asr_fed.reporting.partition_report import draw_histogram
 from asr_fed.reporting.progress import RunProgress
 from asr_fed.reporting.report import describe_gains
 from asr_fed.reporting.tracking import check_tracking, open_tracking
-from asr_fed.runs.experiment import Experiment, pick_device, prepare_experiment, systems
+from asr_fed.runs.experiment import Experiment, pick_device, pooled_speech, prepare_experiment, systems
 from asr_fed.runs.records import RoundRecord, write_history
 from asr_fed.runs.run_dir import begin_run, claim_run_dir
 from asr_fed.simulation.fleet import Fleet
@@ -56,6 +59,8 @@ def train(config: Config, command: str = "") -> dict[str, Any]:
     check_engine(config)
     if config.simulation is not None:
         Fleet.read(config.simulation, config.seed)
+    check_carbon(config)
+    check_measure(config)
     with claim_run_dir(config):
         experiment = prepare_experiment(config)
         if owners := experiment.partition.clients:
@@ -75,13 +80,16 @@ def train(config: Config, command: str = "") -> dict[str, Any]:
                 progress.say(remark)
             if impossible := describe_impossible(experiment.partition):
                 progress.say(impossible)
-            federation = train_models(experiment, progress)
-            tests = test_all(experiment, progress)
+            with measured(config, experiment.run_dir):
+                federation = train_models(experiment, progress)
+                tests = test_all(experiment, progress)
             made = made_by(time.perf_counter() - started, command)
             summary = write_results(experiment, federation, tests, made)
             progress.result(summary)
             if summary["personalisation"]:
                 progress.say(describe_gains(summary["personalisation"]))
+            for sentence in describe_carbon(summary["carbon"]):
+                progress.say(sentence)
             progress.say(f"Results are in {experiment.run_dir}.")
     return summary
 
@@ -113,21 +121,13 @@ def warm_start(experiment: Experiment, progress: RunProgress) -> None:
 
 
 def reference(experiment: Experiment, progress: RunProgress) -> None:
-    """checkpoints/central.pt: what pooling the speech would have given.
-
-    From scratch it trains on all speech but dev and test; from the warm start, on what the federation trains on.
-    """
+    """checkpoints/central.pt: what pooling the speech would have given."""
     if (experiment.checkpoints / "central.pt").is_file():
         return
-    config, partition = experiment.config, experiment.partition
-    speech = [utterance for client in partition.clients for utterance in client.train]
-    scratch = config.central.start is Start.scratch
-    if scratch or config.federation.held_out.epochs:
-        speech += partition.held_out
-    if scratch or config.federation.held_out.replay_warm_up:
-        speech += partition.warm_up
+    settings = experiment.config.central
+    scratch = settings.start is Start.scratch
     recogniser = experiment.fresh_recogniser() if scratch else load_recogniser(experiment.checkpoints / "warm_start.pt")
-    centrally(experiment, recogniser, speech, config.central, "central", progress)
+    centrally(experiment, recogniser, pooled_speech(experiment), settings, "central", progress)
 
 
 def centrally(

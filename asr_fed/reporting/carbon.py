@@ -1,15 +1,16 @@
 """A carbon account for people: lines of a table, sentences, and a picture."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
 
 from asr_fed.carbon.account import Account, Sums
-from asr_fed.carbon.model import Band
+from asr_fed.carbon.model import Band, names
+from asr_fed.reporting.figures import data_uri
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,36 +52,40 @@ def carbon_table(account: Account) -> Table:
     for head in ("Wh", "g CO2e", "band, g", "share"):
         table.add_column(head, justify="right", no_wrap=True)
     for line in lines(account):
-        share = "" if line.share is None else f"{line.share:.1%}"
         style = "bold" if line.name in ("federated", "centralised") else None
         g = line.sums.g
-        table.add_row(line.name, amount(line.sums.wh.value), amount(g.value), spread(g), share, style=style)
+        numbers = (amount(line.sums.wh.value), amount(g.value), spread(g), _percent(line.share))
+        table.add_row(line.name, *numbers, style=style)
     return table
 
 
-def sentences(account: Account) -> list[str]:
-    """What the numbers say, each in one sentence."""
-    found = []
-    verdict = account.verdict
-    if verdict is not None:
-        low, value, high = verdict.ratio
-        found.append(f"Federated over centralised: {value:.2f}, {low:.2f} to {high:.2f} within all bounds.")
-        found.append(verdict.sentence)
-        if verdict.intensity is not None:
-            found.append(
-                f"Both emit the same where the clients' electricity has {verdict.intensity:.3g} g/kWh and the data "
-                "centre's stays as it is."
-            )
-    if account.g_per_point is not None:
+def describe_carbon(summary: Mapping[str, Any] | None) -> list[str]:
+    """What a summary says of carbon, each in one sentence; nothing where the run has no account."""
+    if summary is None:
+        return []
+    g, ratio, per_point = Band(**summary["g"]), summary["ratio"], summary["g_per_point"]
+    found = [f"Modelled: the federation emits {amount(g.value)} g CO2e ({spread(g)})."]
+    if per_point is not None:
+        found.append(f"That is {amount(per_point['value'])} g ({spread(Band(**per_point))}) a point of WER gained.")
+    if ratio is not None:
+        low, high = f"{ratio['low']:.2f}", f"{ratio['high']:.2f}"
+        found.append(f"Federated over centralised: {ratio['value']:.2f}, {low} to {high} within all bounds.")
+        found.append(summary["sentence"])
+    if summary["break_even_intensity"] is not None:
         found.append(
-            f"Each point of WER that the federation took off emits {amount(account.g_per_point.value)} g "
-            f"({spread(account.g_per_point)})."
+            f"Both emit the same where the clients' electricity has {summary['break_even_intensity']:.0f} g/kWh and "
+            "the data centre's stays as it is."
+        )
+    if (measured := summary["measured_on_this_host"]) is not None:
+        found.append(
+            f"Measured on this host, by codecarbon, in {measured['seconds']:.0f} s: {amount(measured['wh'])} Wh, "
+            f"{amount(measured['g'])} g CO2e. That is what simulating cost, and no part of the numbers above."
         )
     return found
 
 
 def amount(number: float) -> str:
-    """Three digits, without an exponent."""
+    """Three digits."""
     if number == 0:
         return "0"
     return f"{number:.0f}" if number >= 100 else f"{number:#.3g}" if number >= 0.001 else f"{number:.1e}"
@@ -105,6 +110,25 @@ def carbon_figure(account: Account, width: float = 9.0) -> "Figure":
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_axisbelow(True)
     return figure
+
+
+def carbon_section(account: Account, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What report.html shows of an account; `summary` is the run's."""
+    rows = [
+        (line.name, amount(line.sums.wh.value), amount(line.sums.g.value), spread(line.sums.g), _percent(line.share))
+        for line in lines(account)
+    ]
+    used = names((*account.federated, *account.central))
+    return {
+        "rows": rows,
+        "sentences": describe_carbon(summary["carbon"]),
+        "picture": data_uri(carbon_figure(account)),
+        "constants": [account.constants[name] for name in sorted(used)],
+    }
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
 
 
 def _draw_lines(axes: "Axes", rows: list[Line]) -> None:

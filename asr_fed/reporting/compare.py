@@ -22,6 +22,7 @@ FIELDS = (
     *("overrides", "warm_start_wer", "test_wer", "wer_low", "wer_high"),
     *("difference", "difference_low", "difference_high", "paired_t_p", "matched_pairs_p"),  # to the first
     *("test_cer", "decoder", "best_round", "rounds", "clients", "audio_hours", "mb_up", "mb_down", "seconds"),
+    *("wh", "g_co2e", "g_co2e_low", "g_co2e_high", "of_central", "g_per_point"),  # modelled
     *("run_dir", "failed"),
 )
 # What dev WER is drawn against: the axis, the keys of a round that are added up, and the unit.
@@ -50,8 +51,29 @@ def describe_run(overrides: Sequence[str], run_dir: str | None, result: dict[str
     }
     own = result.get("systems", {}).get(own_system(result), {})
     interval = {name: own.get(name) for name in ("wer_low", "wer_high")}
-    known = {**result, **sums, **interval, "overrides": list(overrides), "run_dir": run_dir}
+    known = {
+        **result,
+        **sums,
+        **interval,
+        **_carbon(result.get("carbon")),
+        "overrides": list(overrides),
+        "run_dir": run_dir,
+    }
     return {name: known.get(name) for name in FIELDS}
+
+
+def _carbon(account: dict[str, Any] | None) -> dict[str, Any]:
+    if account is None:
+        return {}
+    g, ratio, per_point = account["g"], account["ratio"], account["g_per_point"]
+    return {
+        "wh": account["wh"]["value"],
+        "g_co2e": g["value"],
+        "g_co2e_low": g["low"],
+        "g_co2e_high": g["high"],
+        "of_central": ratio and ratio["value"],
+        "g_per_point": per_point and per_point["value"],
+    }
 
 
 def write_comparison(folder: Path, records: Sequence[dict[str, Any]]) -> None:

@@ -28,6 +28,10 @@ def _interval(record: Record) -> str:
     return "" if record["wer_low"] is None else f"{record['wer_low']:.1f} to {record['wer_high']:.1f}"
 
 
+def _band(record: Record) -> str:
+    return "" if record["g_co2e"] is None else f"{record['g_co2e_low']:.3g} to {record['g_co2e_high']:.3g}"
+
+
 def _best(record: Record) -> str:
     known = record["rounds"] and record["best_round"] is not None
     return f"{record['best_round']} of {record['rounds']}" if known else ""
@@ -50,6 +54,13 @@ COST: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("MB up", _amount("mb_up", ".1f")),
     ("MB down", _amount("mb_down", ".1f")),
     ("seconds", _number("seconds", ".0f")),
+)
+CARBON: tuple[tuple[str, Callable[[Record], str]], ...] = (
+    ("Wh", _amount("wh", ".3g")),
+    ("g\u00a0CO2e", _amount("g_co2e", ".3g")),
+    ("its band", _band),
+    ("times central", _number("of_central", ".2f")),
+    ("g a point", _amount("g_per_point", ".3g")),
 )
 
 
@@ -75,7 +86,7 @@ def lay_out(records: Sequence[Record]) -> Comparison:
     """The records as they are shown. A column without a value is left out, and a table without a column."""
     head, labels = run_labels([record["overrides"] for record in records])
     tables = []
-    for columns in (RESULT, COST):
+    for columns in (RESULT, COST, CARBON):
         shown = [(name, column) for name, column in columns if any(column(record) for record in records)]
         if shown:
             rows = [

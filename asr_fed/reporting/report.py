@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from asr_fed.carbon.account import Account
 from asr_fed.data.audio import read_audio
 from asr_fed.data.manifest import Utterance
 from asr_fed.data.partition import Partition
@@ -17,6 +18,7 @@ from asr_fed.data.partition_files import summarise
 from asr_fed.evaluation.breakdown import by_group, by_length, confusions
 from asr_fed.evaluation.evaluate import Evaluation
 from asr_fed.evaluation.wer import Scored
+from asr_fed.reporting.carbon import carbon_section
 from asr_fed.reporting.figures import hours_figure, interval_figure, round_figures, speaker_figure
 from asr_fed.reporting.page import render
 from asr_fed.runs.records import RoundRecord
@@ -49,12 +51,14 @@ def write_report(
     partition: Partition,
     *,
     clips: int,
+    account: Account | None = None,
 ) -> None:
     """report.html in the run directory; the config in it is that of config.yaml.
 
     Args:
         evaluations: of the same test speakers, by recogniser.
         clips: how many recordings can be listened to.
+        account: of what the run would emit, where it has one.
     """
     own = own_system(summary)
     wers = {
@@ -78,6 +82,7 @@ def write_report(
         groups=by_group(evaluations[own]) | {"words in the utterance": by_length(evaluations[own])},
         confusions={kind: common[:COMMON] for kind, common in confusions(evaluations[own]).items()},
         samples=samples(evaluations, own, clips),
+        carbon=carbon_section(account, summary) if account else None,
         gains=describe_gains(summary["personalisation"]) if summary.get("personalisation") else None,
         config=(run_dir / "config.yaml").read_text(encoding="utf-8"),
     )

@@ -69,6 +69,20 @@ def systems(config: Config) -> list[str]:
     return ["warm_start", "federated", *(["central"] if config.central.after_federation else [])]
 
 
+def pooled_speech(experiment: Experiment) -> list[Utterance]:
+    """What the centralised reference trains on: from scratch all speech but dev and test, from the warm start what the
+    federation trains on.
+    """
+    config, partition = experiment.config, experiment.partition
+    scratch = config.central.start is Start.scratch
+    speech = [utterance for client in partition.clients for utterance in client.train]
+    if scratch or config.federation.held_out.epochs:
+        speech += partition.held_out
+    if scratch or config.federation.held_out.replay_warm_up:
+        speech += partition.warm_up
+    return speech
+
+
 def prepare_experiment(config: Config) -> Experiment:
     """Prepare what is not prepared yet and write it to the run directory.
 

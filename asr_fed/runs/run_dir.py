@@ -35,6 +35,7 @@ MAY_CHANGE = (
     "evaluation.test_decoder",
     "evaluation.report_clips",
     "tracking",
+    "carbon",
     "personalise",
     "personalisation",
 )
