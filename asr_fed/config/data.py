@@ -120,8 +120,8 @@ class FeatureConfig:
     win_ms: int = setting(25, at_least=1)
     hop_ms: int = setting(10, at_least=1)
     subtract_mean: bool = False  # of each utterance, per band: takes the microphone's colour out
-    # Frames farther below the loud ones are pauses and do not count in that mean; null: all count, as for recognisers
-    # of version 0.1.
+    # Frames farther below the loud ones, or nearer to the noise than to them, are pauses and do not count in that mean;
+    # null: all count, as for recognisers of version 0.1.
     mean_gate_db: float | None = setting(15.0, above=0)
 
     @classmethod

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import torch
 
 SHARD_UTTERANCES = 256
-VERSION = 2  # of the file format and of the computation below
+VERSION = 3  # of the file format and of the computation below
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,11 @@ from speechbrain.lobes.features import Fbank
 # The loudest frames may be a click, so the level of the speech is that of the next frame. This is a number and not a
 # share, because a share would change with the silence around the words.
 CLICK_FRAMES = 10
+# The level of the noise is that of the loudest of so many neighbours, in the quietest place. A mean would be too low
+# where digital silence begins or ends: there a frame holds only a part of the noise.
+NOISE_FRAMES = 5
+# Frames this far below the loud ones are silence, digital or dithered, and say nothing about the noise.
+AUDIBLE_DB = 50
 
 
 def log_mel(
@@ -37,15 +42,20 @@ def log_mel(
 def loud_frames(frames: torch.Tensor, gate_db: float | None) -> torch.Tensor:
     """The rows of `frames`, in dB [frames, n_mels], whose power is at most `gate_db` below the loud ones.
 
-    They are speech: silence and low noise around the words, however long, change nothing. (The gate of ITU-R BS.1770
-    is relative to a mean over time, which pauses of the recording's own noise lower.)
+    Where the noise is less than twice `gate_db` below them, frames that are nearer to the noise than to the loud frames
+    are left out too. What remains is speech, so silence and noise around the words, however long, change nothing. (The
+    gate of ITU-R BS.1770 is relative to a mean over time, which pauses of the recording's own noise lower. That the
+    quietest place shows the noise is the idea of minimum statistics: R. Martin, IEEE Trans. Speech Audio Process. 9,
+    2001.)
     """
     if gate_db is None:
         return frames
     decibel = 10 / math.log(10)
     power = torch.logsumexp(frames / decibel, dim=1) * decibel
     loud = power.topk(min(CLICK_FRAMES, len(power) - 1) + 1).values[-1]
-    return frames[power >= loud - gate_db]
+    audible = power[power >= loud - AUDIBLE_DB]
+    noise = audible.unfold(0, min(NOISE_FRAMES, len(audible)), 1).amax(dim=1).min()
+    return frames[power >= loud - ((loud - noise) / 2).clamp(max=gate_db)]
 
 
 def digital_silence(frames: torch.Tensor, fbank: Fbank) -> torch.Tensor:

@@ -172,7 +172,7 @@ OTHER_FEATURES: dict[str, dict[str, Any]] = {
     "win_ms": {"win_ms": 20},
     "hop_ms": {"hop_ms": 12},
     "subtract_mean": {"subtract_mean": True},
-    "mean_gate_db": {"subtract_mean": True, "mean_gate_db": 0.5},
+    "mean_gate_db": {"subtract_mean": True, "mean_gate_db": None},
 }
 
 
