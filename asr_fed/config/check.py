@@ -236,6 +236,10 @@ def _check_personalise(settings: Config) -> None:
 def _check_engine(settings: Config) -> None:
     if settings.engine.kind is EngineKind.deployment and settings.engine.address is None:
         raise UserError("engine=deployment needs the SuperLink: engine.address=HOST:PORT of its Control API.")
+    if settings.engine.kind is EngineKind.deployment and settings.federation.clients.wrong_transcripts:
+        raise UserError(
+            "federation.clients.wrong_transcripts is for simulations: nodes have transcripts of their own. Set it to 0."
+        )
 
 
 def _check_simulation(simulation: SimulationConfig, federation: FederationConfig) -> None:

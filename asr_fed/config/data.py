@@ -88,6 +88,10 @@ class ClientsConfig:
 
     Each client that has at least `dev_min_utterances` keeps `dev_fraction` of them, at least one and never
     all, as its own dev part.
+
+    `wrong_transcripts` is a corruption for experiments with weightings, never for a model that is to be used: that
+    share of the clients gets the transcripts of other utterances, to train on and in its own dev part
+    (`asr_fed.data.wrong_transcripts`).
     """
 
     count: int | None = setting(None, at_least=1)
@@ -98,6 +102,7 @@ class ClientsConfig:
     too_small: TooSmall = TooSmall.merge
     dev_fraction: float = setting(0.0, at_least=0, below=1)
     dev_min_utterances: int = setting(10, at_least=2)
+    wrong_transcripts: float = setting(0.0, at_least=0, at_most=1)
 
 
 @dataclass

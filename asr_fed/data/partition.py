@@ -41,6 +41,8 @@ class Partition:
     `dropped` holds what no part uses, by reason: `other_split` (other utterances of a speaker of test or dev),
     `too_long` (above `max_train_seconds`), `too_small` (the client had less than `min_seconds`), `too_many_tokens` and
     `nothing_to_train_on` (`asr_fed.data.alignable`).
+
+    `wrong_transcripts`: clients that were corrupted for an experiment (`asr_fed.data.wrong_transcripts`).
     """
 
     warm_up: tuple[Utterance, ...]
@@ -49,6 +51,7 @@ class Partition:
     test: tuple[Utterance, ...]
     clients: tuple[Client, ...]
     dropped: Mapping[str, tuple[Utterance, ...]] = field(default_factory=dict)
+    wrong_transcripts: frozenset[str] = frozenset()
 
     @property
     def server_parts(self) -> dict[str, tuple[Utterance, ...]]:
@@ -70,4 +73,6 @@ def describe(partition: Partition) -> str:
         f"{name.replace('_', '-')} {hours(part):.2f} h ({len({u.speaker for u in part})} speakers)"
         for name, part in parts.items()
     )
-    return f"{text}; {len(partition.clients)} clients"
+    wrong = partition.wrong_transcripts
+    corrupted = f", {len(wrong)} of them with wrong transcripts on purpose" if wrong else ""
+    return f"{text}; {len(partition.clients)} clients{corrupted}"

@@ -11,8 +11,11 @@ from asr_fed.data.identity import identity
 from asr_fed.data.manifest import COLUMNS, Utterance, hours, read_utterances
 from asr_fed.data.partition import Client, Partition
 from asr_fed.data.spread import spread
+from asr_fed.data.text_file import read_lines
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import replacing, write_text
+
+WRONG = "wrong_transcripts.txt"  # ids of the clients that were corrupted for an experiment, one a line
 
 
 def summarise(partition: Partition) -> dict[str, Any]:
@@ -32,7 +35,9 @@ def summarise(partition: Partition) -> dict[str, Any]:
         "hours": [client.seconds / 3600 for client in clients],
     }
     everyone = [utterance for client in clients for utterance in client.utterances]
+    wrong = sorted(partition.wrong_transcripts)
     return {
+        **({"clients_with_wrong_transcripts_on_purpose": wrong} if wrong else {}),
         "parts": {
             **{name: size(part) for name, part in partition.server_parts.items()},
             "clients": size(everyone),
@@ -49,12 +54,19 @@ def summarise(partition: Partition) -> dict[str, Any]:
 def write_partition(partition: Partition, folder: str | Path) -> None:
     """Write `summary.json` and `partition.csv` to `folder`.
 
+    Where clients have wrong transcripts on purpose, `wrong_transcripts.txt` lists them.
+
     `partition.csv` is the manifest with three more columns: `part` (warm_up, held_out, dev, test, client or dropped),
     `client` (its id), `subset` (train or dev of a client, or the reason for dropping). Each file is written whole or
     not at all, partition.csv last.
     """
     folder = Path(folder)
+    wrong = "".join(f"{client}\n" for client in sorted(partition.wrong_transcripts))
     folder.mkdir(parents=True, exist_ok=True)
+    if wrong:
+        write_text(folder / WRONG, wrong)
+    else:
+        (folder / WRONG).unlink(missing_ok=True)
     write_text(folder / "summary.json", json.dumps(summarise(partition), indent=2) + "\n")
     with replacing(folder / "partition.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -110,8 +122,10 @@ def read_partition(folder: str | Path) -> Partition:
     for name, subsets in clients.items():
         if not subsets["train"]:
             raise UserError(f"{path}: {name} has nothing to train on. Make the partition again.")
+    wrong = Path(folder) / WRONG
     return Partition(
         **{name: tuple(own) for name, own in parts.items()},
         clients=tuple(Client(name, tuple(own["train"]), tuple(own["dev"])) for name, own in clients.items()),
         dropped={reason: tuple(own) for reason, own in dropped.items()},
+        wrong_transcripts=frozenset(read_lines(wrong) if wrong.is_file() else ()),
     )

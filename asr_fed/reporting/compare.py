@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 FIELDS = (
     *("overrides", "warm_start_wer", "test_wer", "wer_low", "wer_high"),
     *("difference", "difference_low", "difference_high", "paired_t_p", "matched_pairs_p"),  # to the first
-    *("test_cer", "decoder", "best_round", "rounds", "clients", "audio_hours", "mb_up", "mb_down", "seconds"),
+    *("test_cer", "decoder", "best_round", "rounds", "clients", "effective_clients"),
+    *("audio_hours", "mb_up", "mb_down", "seconds"),
     *("wh", "g_co2e", "g_co2e_low", "g_co2e_high", "of_central", "g_per_point"),  # modelled
     *("run_dir", "failed"),
 )
@@ -37,7 +38,8 @@ AXES = (
 def describe_run(overrides: Sequence[str], run_dir: str | None, result: dict[str, Any]) -> dict[str, Any]:
     """A run as one record, with the keys of FIELDS; what does not apply to it is None.
 
-    `audio_hours` counts the clients' speech once for each time that they trained on it. MB are 10^6 bytes.
+    `effective_clients` is the mean over the rounds. `audio_hours` counts the clients' speech once for each time that
+    they trained on it. MB are 10^6 bytes.
     """
     rounds = [] if run_dir is None or "failed" in result else read_history(Path(run_dir))
 
@@ -45,6 +47,7 @@ def describe_run(overrides: Sequence[str], run_dir: str | None, result: dict[str
         return sum(getattr(record, key) for record in rounds) / unit if rounds else None
 
     sums: dict[str, Any] = {
+        "effective_clients": sum(record.effective_clients for record in rounds) / len(rounds) if rounds else None,
         "audio_hours": total("audio_seconds", 3600),
         "mb_up": total("bytes_up", 1e6),
         "mb_down": total("bytes_down", 1e6),

@@ -45,6 +45,7 @@ RESULT: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("p speakers", _number("paired_t_p", ".2g")),
     ("p segments", _number("matched_pairs_p", ".2g")),
     ("CER\u00a0%", _number("test_cer", ".2f")),
+    ("effective clients", _amount("effective_clients", ".1f")),
 )
 COST: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("start WER\u00a0%", _number("warm_start_wer", ".2f")),

@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from asr_fed.config.check import check_decoder
-from asr_fed.config.schema import Config, Decoder, EngineKind, FeatureConfig, Mode, Start
+from asr_fed.config.schema import Config, Decoder, EngineKind, Mode, Start
 from asr_fed.data.alignable import alignable, keep_alignable
 from asr_fed.data.features import FeatureCache, build_features, feature_statistics
 from asr_fed.data.manifest import Utterance, read_manifest
@@ -22,11 +22,12 @@ from asr_fed.data.partition import Partition
 from asr_fed.data.partition_files import read_partition, write_partition
 from asr_fed.data.split import partition_speakers
 from asr_fed.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
+from asr_fed.data.wrong_transcripts import with_wrong_transcripts
 from asr_fed.interop.open_recogniser import open_recogniser
 from asr_fed.model.encoder import stride
 from asr_fed.model.recogniser import Recogniser, config_keys
 from asr_fed.model.state import freeze
-from asr_fed.runs.run_dir import CONFIG, has_begun, load_config
+from asr_fed.runs.run_dir import CONFIG, complete_config, has_begun
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import available_cores
 from asr_fed.system.randomness import seed_everything
@@ -102,6 +103,7 @@ def prepare_experiment(config: Config) -> Experiment:
     partition = partition_speakers(
         utterances, config.data.parts, config.federation.clients, config.seed, clients_elsewhere=elsewhere
     )
+    partition = with_wrong_transcripts(partition, config.federation.clients.wrong_transcripts, config.seed)
     tokenizer_path = run_dir / "tokenizer.model"
     run_dir.mkdir(parents=True, exist_ok=True)
     begun = has_begun(run_dir)  # if not, what is there is left of a preparation that failed
@@ -137,10 +139,7 @@ def read_config(run_dir: Path) -> Config:
     """The resolved config of a run. Raises UserError where there is none."""
     if not has_begun(run_dir):
         raise UserError(f"{run_dir} is not a run directory: it has no config.yaml.")
-    content = load_config(run_dir / CONFIG)
-    if "features" in content:
-        content.features = asdict(FeatureConfig.saved(content.features))
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), content))  # type: ignore[return-value]
+    return OmegaConf.to_object(complete_config(run_dir / CONFIG))  # type: ignore[return-value]
 
 
 def check_trained(recogniser: Recogniser, decoder: Decoder, beam_ctc_weight: float, run_dir: Path | None) -> None:

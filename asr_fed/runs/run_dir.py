@@ -5,6 +5,7 @@ import platform
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from glob import glob
 from importlib.metadata import version
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from asr_fed.config.paths import PATHS, TABLES, same_place
-from asr_fed.config.schema import SEARCH, Config, Decoder
+from asr_fed.config.schema import SEARCH, Config, Decoder, FeatureConfig
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import cannot_be_written, write_text
 
@@ -118,8 +120,11 @@ def _check_continues(config: Config, path: Path) -> None:
     run_dir = path.parent
     if not config.resume:
         raise UserError(f"{run_dir} holds a run already: add resume=true to continue it, or give another run_dir.")
-    resolved = OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True))
-    old, new = flat(load_config(path)), flat(resolved)
+    try:
+        old = flat(OmegaConf.create(OmegaConf.to_yaml(complete_config(path), resolve=True)))
+    except OmegaConfBaseException:
+        old = flat(load_config(path))
+    new = flat(OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)))
     differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     differing = [key for key in differing if not (key in (*PATHS, *TABLES) and same_place(new.get(key), old.get(key)))]
     if differing := [key for key in differing if not may_change(key, config)]:
@@ -137,6 +142,17 @@ def load_config(path: Path) -> Any:
     if (mu := content.get("federation", {}).pop("prox", 0.0)) > 0:  # 0.1.0 had FedProx as a setting of its own
         content.algorithm = {"_target_": "asr_fed.algorithms.fed_prox.FedProx", "mu": mu}
     return content
+
+
+def complete_config(path: Path) -> Any:
+    """The same with the default of each setting that the run's version did not have yet.
+
+    Raises OmegaConfBaseException where it has settings that are no more.
+    """
+    content = load_config(path)
+    if "features" in content:
+        content.features = asdict(FeatureConfig.saved(content.features))
+    return OmegaConf.merge(OmegaConf.structured(Config), content)
 
 
 def with_current_names(text: str) -> str:

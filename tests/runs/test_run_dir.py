@@ -94,6 +94,16 @@ def test_a_run_of_version_0_1_keeps_the_mean_of_every_frame(tmp_path: Path) -> N
     claim(run_dir, "resume=true", "features.subtract_mean=true", "features.mean_gate_db=null")
 
 
+def test_a_setting_that_an_older_run_does_not_know_has_its_default(tmp_path: Path) -> None:
+    run_dir = claim(tmp_path / "run")
+    config = OmegaConf.load(run_dir / "config.yaml")
+    del config.federation["freeze_batch_norm"]
+    OmegaConf.save(config, run_dir / "config.yaml")
+    with pytest.raises(UserError, match=r"federation\.freeze_batch_norm"):
+        claim(run_dir, "resume=true", "federation.freeze_batch_norm=true")
+    claim(run_dir, "resume=true")
+
+
 def test_a_run_that_fails_before_it_begins_leaves_the_directory_to_others(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), claim_run_dir(typed_config({"run_dir": str(tmp_path)})):
         raise ZeroDivisionError
