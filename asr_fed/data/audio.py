@@ -120,7 +120,7 @@ class Recording:
                 count += len(block)
                 yield mono
         if self.stated and abs(count - self.stated) > self._slack:
-            how = "breaks off" if count < self.stated else "goes on behind its end"
+            how = "breaks off" if count < self.stated else "goes on after its end"
             stated, there = self.stated / self.rate, count / self.rate
             raise Unfit(f"{how}: it should have {stated:.2f} s, and {there:.2f} s can be read. Convert it again.")
         if not count:
