@@ -6,7 +6,7 @@ the text belongs to another recording.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from asr_fed.data.features import FeatureCache
 from asr_fed.data.manifest import Utterance
@@ -46,13 +46,15 @@ def keep_alignable(partition: Partition, fits: Alignable, most: float = MOST) ->
     Raises UserError if that is more than the share `most` of the training speech, all of warm-up, or all clients.
     """
     speech = _to_train_on(partition)
-    dropped = tuple(utterance for utterance in speech if not fits(utterance, 1.0))
-    if not dropped:
+    # In the order of the cache, which reads where a shard's utterances lie once then.
+    by_id = sorted(speech, key=lambda utterance: utterance.id)
+    impossible = {utterance.id for utterance in by_id if not fits(utterance, 1.0)}
+    if not impossible:
         return partition
-    impossible = set(dropped)
+    dropped = tuple(utterance for utterance in speech if utterance.id in impossible)
 
     def keep(utterances: tuple[Utterance, ...]) -> tuple[Utterance, ...]:
-        return tuple(utterance for utterance in utterances if utterance not in impossible)
+        return tuple(utterance for utterance in utterances if utterance.id not in impossible)
 
     clients = [replace(client, train=keep(client.train), dev=keep(client.dev)) for client in partition.clients]
     gone = [client for client in clients if not client.train]
@@ -73,6 +75,12 @@ def keep_alignable(partition: Partition, fits: Alignable, most: float = MOST) ->
         clients=tuple(client for client in clients if client.train),
         dropped={**partition.dropped, **why},
     )
+
+
+def speech_to_examine(partition: Partition) -> list[Utterance]:
+    """All whose features are needed: what is used, and what `keep_alignable` could only tell by them."""
+    by_features = (partition.dropped.get(reason, ()) for reason in (TOO_MANY_TOKENS, NOTHING_TO_TRAIN_ON))
+    return [*partition.kept, *chain.from_iterable(by_features)]
 
 
 def describe_impossible(partition: Partition) -> str:

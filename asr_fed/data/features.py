@@ -12,13 +12,16 @@ import functools
 import hashlib
 import json
 import os
+from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock
@@ -28,7 +31,7 @@ from asr_fed.config.schema import FeatureConfig
 from asr_fed.data.audio import read_audio
 from asr_fed.data.manifest import Utterance
 from asr_fed.system.errors import UserError
-from asr_fed.system.files import replacing
+from asr_fed.system.files import replacing, write_text
 from asr_fed.system.processes import deaf_to_ctrl_c, start_worker
 
 if TYPE_CHECKING:
@@ -36,65 +39,100 @@ if TYPE_CHECKING:
 
 SHARD_UTTERANCES = 256
 VERSION = 3  # of the file format and of the computation below
+OWN = 1.0  # the playback speed of a recording as it is
+
+Shards = list[tuple[str, str]]  # of one speed: first utterance and file name of each, in the order of utterance ids
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Frames of every utterance, for every playback speed: `cache[utterance_id, speed]` is [frames, n_mels].
+    """Frames of utterances, by playback speed: `cache[utterance_id, speed]` is [frames, n_mels].
 
-    offsets: shard, first frame, and the frame of digital silence behind the last one.
+    It holds a line for each shard; where an utterance lies in its shard is read when it is asked for.
     """
 
-    offsets: dict[tuple[str, float], tuple[Path, int, int]]
+    folder: Path
+    shards: dict[float, Shards]
 
     def __getitem__(self, key: tuple[str, float]) -> np.ndarray:
-        shard, start, stop = self.offsets[key]
+        shard, start, stop = self._place(*key)
         return _mapped(shard)[start:stop]
 
     def silence(self, utterance_id: str, speed: float) -> np.ndarray:
         """What digital silence in this recording would read: [n_mels]."""
-        shard, _, stop = self.offsets[utterance_id, speed]
+        shard, _, stop = self._place(utterance_id, speed)
         x: np.ndarray = _mapped(shard)[stop]
         return x
 
     def frames(self, utterance_id: str, speed: float) -> int:
-        """How many there are, without reading them."""
-        _, start, stop = self.offsets[utterance_id, speed]
+        """How many there are, without reading them. Many are quickest in the order of their ids."""
+        _, start, stop = self._place(utterance_id, speed)
         return stop - start
+
+    def _place(self, utterance_id: str, speed: float) -> tuple[Path, int, int]:
+        """Shard, first frame, and the frame of digital silence behind the last one."""
+        shard = self.folder / self.shards[speed][self.number(utterance_id, speed)][1]
+        start, stop = _rows(shard)[utterance_id]
+        return shard, start, stop - 1
+
+    def number(self, utterance_id: str, speed: float) -> int:
+        """Of the shard that holds the utterance, if any does."""
+        return max(0, bisect_right(self.shards[speed], utterance_id, key=itemgetter(0)) - 1)
+
+    def save(self, path: Path) -> None:
+        """What `open_features` needs to open this cache without a look at the recordings."""
+        write_text(path, json.dumps({str(speed): shards for speed, shards in self.shards.items()}))
+
+
+def open_features(path: Path, folder: Path) -> FeatureCache:
+    """The cache in `folder` that was saved to `path`. Raises UserError where that or a shard is not there."""
+    again = "Continue the run with resume=true: its features are computed again."
+    if not path.is_file() or not folder.is_dir():
+        raise UserError(f"There is no {folder if path.is_file() else path}. {again}")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    shards = {float(speed): [(first, name) for first, name in listed] for speed, listed in content.items()}
+    if gone := {name for listed in shards.values() for _, name in listed}.difference(os.listdir(folder)):
+        raise UserError(f"{len(gone)} files of features are gone from {folder}. {again}")
+    return FeatureCache(folder, shards)
 
 
 def build_features(
-    utterances: Iterable[Utterance],
-    config: FeatureConfig,
-    folder: Path,
-    *,
-    speeds: Sequence[float] = (1.0,),
-    processes: int = 1,
+    utterances: Iterable[Utterance], config: FeatureConfig, folder: Path, *, processes: int = 1
 ) -> FeatureCache:
     """Open the cache in `folder`, first computing what it lacks (in parallel, with a progress bar).
 
-    Args:
-        speeds: playback speeds to hold besides the recording's own 1.0 (speed perturbation).
-
-    Raises UserError where a recording cannot be read.
+    It holds the recordings at their own speed; see `add_speeds`. Raises UserError where a recording cannot be read.
     """
     ordered = sorted(set(utterances), key=lambda utterance: utterance.id)
     folder.mkdir(parents=True, exist_ok=True)
+    parts = [tuple(ordered[start : start + SHARD_UTTERANCES]) for start in range(0, len(ordered), SHARD_UTTERANCES)]
+    jobs = [_Job(part, config, OWN, folder / _name(part, config)) for part in parts]
+    return FeatureCache(folder, {OWN: _build(jobs, processes)})
+
+
+def add_speeds(
+    cache: FeatureCache,
+    utterances: Iterable[Utterance],
+    speeds: Sequence[float],
+    config: FeatureConfig,
+    *,
+    processes: int = 1,
+) -> FeatureCache:
+    """The same cache, with `utterances` of it at further playback speeds (speed perturbation)."""
+    parts: defaultdict[int, list[Utterance]] = defaultdict(list)  # by the shard of their own speed
+    for utterance in sorted(set(utterances), key=lambda utterance: utterance.id):
+        parts[cache.number(utterance.id, OWN)].append(utterance)
     jobs = [
-        _Job(tuple(ordered[start : start + SHARD_UTTERANCES]), config, speed, folder)
-        for speed in sorted({1.0, *speeds})
-        for start in range(0, len(ordered), SHARD_UTTERANCES)
+        # The name of the other shard says all of the recordings: they are not looked at again.
+        _Job(tuple(part), config, speed, cache.folder / _digest([speed, cache.shards[OWN][number][1], *_ids(part)]))
+        for speed in sorted(set(speeds) - {OWN})
+        for number, part in sorted(parts.items())
     ]
-    missing = [job for job in jobs if not job.path.with_suffix(".json").is_file()]
-    if missing:
-        shards = _build_shards(missing, min(processes, len(missing)))
-        for _ in track(shards, description="Features", total=len(missing)):
-            pass
-    offsets = {}
+    _build(jobs, processes)
+    shards = dict(cache.shards)
     for job in jobs:
-        for utterance_id, start, stop in json.loads(job.path.with_suffix(".json").read_text()):
-            offsets[utterance_id, job.speed] = (job.path, start, stop - 1)
-    return FeatureCache(offsets)
+        shards[job.speed] = [*shards.get(job.speed, []), (job.utterances[0].id, job.path.name)]
+    return FeatureCache(cache.folder, shards)
 
 
 @dataclass(frozen=True)
@@ -102,21 +140,40 @@ class _Job:
     utterances: tuple[Utterance, ...]
     config: FeatureConfig
     speed: float
-    folder: Path
+    path: Path
 
-    @functools.cached_property
-    def path(self) -> Path:
-        content = [VERSION, asdict(self.config), self.speed]
-        for utterance in self.utterances:
-            try:
-                stat = os.stat(utterance.wav)
-            except OSError as error:
-                raise UserError(
-                    f"The recording {utterance.wav} ({utterance.id}) cannot be read: {error.strerror}. "
-                    "Prepare the corpus again, or correct the manifest."
-                ) from None
-            content.append([utterance.id, utterance.wav, stat.st_size, stat.st_mtime_ns])
-        return self.folder / f"{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]}.npy"
+
+def _name(utterances: Sequence[Utterance], config: FeatureConfig) -> str:
+    content: list[Any] = [VERSION, asdict(config), OWN]
+    for utterance in utterances:
+        try:
+            stat = os.stat(utterance.wav)
+        except OSError as error:
+            raise UserError(
+                f"The recording {utterance.wav} ({utterance.id}) cannot be read: {error.strerror}. "
+                "Prepare the corpus again, or correct the manifest."
+            ) from None
+        content.append([utterance.id, utterance.wav, stat.st_size, stat.st_mtime_ns])
+    return _digest(content)
+
+
+def _ids(utterances: Sequence[Utterance]) -> list[str]:
+    return [utterance.id for utterance in utterances]
+
+
+def _digest(content: list[Any]) -> str:
+    """The file name of a shard of this content."""
+    return f"{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]}.npy"
+
+
+def _build(jobs: Sequence[_Job], processes: int) -> Shards:
+    """Compute the shards that are not there; returns all."""
+    missing = [job for job in jobs if not job.path.with_suffix(".json").is_file()]
+    if missing:
+        shards = _build_shards(missing, min(processes, len(missing)))
+        for _ in track(shards, description="Features", total=len(missing)):
+            pass
+    return [(job.utterances[0].id, job.path.name) for job in jobs]
 
 
 def _build_shards(jobs: Sequence[_Job], processes: int) -> Iterator[None]:
@@ -189,6 +246,13 @@ def filterbank(config: FeatureConfig) -> "Callable[..., torch.Tensor]":
     return functools.partial(log_mel, fbank=fbank, subtract_mean=config.subtract_mean, mean_gate_db=config.mean_gate_db)
 
 
+@functools.lru_cache(maxsize=128)  # some 100 kB each, so that a process needs about 10 MB whatever the corpus
+def _rows(shard: Path) -> dict[str, tuple[int, int]]:
+    """First frame of each utterance, and the end of its frames with the one of silence."""
+    rows = json.loads(shard.with_suffix(".json").read_text())
+    return {utterance_id: (start, stop) for utterance_id, start, stop in rows}
+
+
 @functools.lru_cache(maxsize=4096)
 def _mapped(shard: Path) -> np.ndarray:
     """Torch maps a file without keeping it open, as numpy does: a process has 1,024 open files, and may need more."""
@@ -210,7 +274,7 @@ def feature_statistics(cache: FeatureCache, utterances: Iterable[Utterance]) -> 
     rows = [
         np.concatenate([[len(frames)], frames.sum(axis=0), (frames**2).sum(axis=0)])
         for utterance in sorted(utterances, key=lambda utterance: utterance.id)
-        for frames in [cache[utterance.id, 1.0].astype(np.float64)]
+        for frames in [cache[utterance.id, OWN].astype(np.float64)]
     ]
     total = np.sum(rows, axis=0)
     mean, mean_square = np.split(total[1:] / total[0], 2)

@@ -78,10 +78,17 @@ def read_utterances(path: str | Path, more: Sequence[str] = ()) -> Iterator[tupl
     path = Path(path)
     if not path.is_file():
         raise UserError(f"There is no manifest at {path}. Prepare the corpus first (see asr_fed/data_prep/).")
+    yield from parse_utterances(read_table(path, (*REQUIRED, *more)), path)
+
+
+def parse_utterances(
+    rows: Iterable[tuple[int, dict[str, str]]], path: Path
+) -> Iterator[tuple[Utterance, dict[str, str], str]]:
+    """As `read_utterances`, of rows that have been read from `path`, each with its line."""
     folder = path.parent.absolute()
     ids: set[str] = set()
     speakers: set[str] = set()
-    for line, row in read_table(path, (*REQUIRED, *more)):
+    for line, row in rows:
         where = f"{path}, line {line}"
         try:
             duration = float(row["duration"])

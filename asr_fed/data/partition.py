@@ -61,9 +61,18 @@ class Partition:
     @property
     def utterances(self) -> tuple[Utterance, ...]:
         """All utterances, also the dropped ones."""
+        return (*self.kept, *(utterance for part in self.dropped.values() for utterance in part))
+
+    @property
+    def kept(self) -> tuple[Utterance, ...]:
+        """What belongs to a part or a client."""
         owned = (utterance for client in self.clients for utterance in client.utterances)
-        kept = (utterance for part in self.server_parts.values() for utterance in part)
-        return (*kept, *owned, *(utterance for part in self.dropped.values() for utterance in part))
+        return (*(utterance for part in self.server_parts.values() for utterance in part), *owned)
+
+    @property
+    def trained_on(self) -> tuple[Utterance, ...]:
+        """What models may be trained on: not dev, test, nor the clients' own dev."""
+        return (*self.warm_up, *self.held_out, *(utterance for client in self.clients for utterance in client.train))
 
 
 def describe(partition: Partition) -> str:

@@ -1,21 +1,42 @@
-"""A partition on disk: partition.csv, and summary.json with its sizes."""
+"""A partition on disk: partition.csv, summary.json with its sizes, and clients.csv, by which one client is read alone.
+
+A worker trains some clients of many. It holds a line of clients.csv for each, and reads the utterances of a client from
+partition.csv when it is to train it.
+"""
 
 import csv
+import io
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
+from math import fsum
 from pathlib import Path
 from typing import Any
 
 from asr_fed.data.identity import identity
-from asr_fed.data.manifest import COLUMNS, Utterance, hours, read_utterances
+from asr_fed.data.manifest import COLUMNS, Utterance, hours, parse_utterances, read_utterances
 from asr_fed.data.partition import Client, Partition
 from asr_fed.data.spread import spread
-from asr_fed.data.text_file import read_lines
+from asr_fed.data.text_file import parse_table, read_lines, read_table
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import replacing, write_text
 
+CLIENTS = "clients.csv"
 WRONG = "wrong_transcripts.txt"  # ids of the clients that were corrupted for an experiment, one a line
+PLACE = ("part", "client", "subset")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRows:
+    """A line of clients.csv: how much speech a client has, and where its rows are in partition.csv, in bytes."""
+
+    client: str
+    examples: int
+    train_seconds: float
+    dev_seconds: float
+    start: int
+    bytes: int
 
 
 def summarise(partition: Partition) -> dict[str, Any]:
@@ -52,13 +73,13 @@ def summarise(partition: Partition) -> dict[str, Any]:
 
 
 def write_partition(partition: Partition, folder: str | Path) -> None:
-    """Write `summary.json` and `partition.csv` to `folder`.
+    """Write `summary.json`, `clients.csv` and `partition.csv` to `folder`.
 
     Where clients have wrong transcripts on purpose, `wrong_transcripts.txt` lists them.
 
     `partition.csv` is the manifest with three more columns: `part` (warm_up, held_out, dev, test, client or dropped),
-    `client` (its id), `subset` (train or dev of a client, or the reason for dropping). Each file is written whole or
-    not at all, partition.csv last.
+    `client` (its id), `subset` (train or dev of a client, or the reason for dropping). `clients.csv` has a line of
+    `ClientRows` for each client. Each file is written whole or not at all, partition.csv last.
     """
     folder = Path(folder)
     wrong = "".join(f"{client}\n" for client in sorted(partition.wrong_transcripts))
@@ -68,21 +89,74 @@ def write_partition(partition: Partition, folder: str | Path) -> None:
     else:
         (folder / WRONG).unlink(missing_ok=True)
     write_text(folder / "summary.json", json.dumps(summarise(partition), indent=2) + "\n")
-    with replacing(folder / "partition.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*COLUMNS, "part", "client", "subset"])
-
-        def write(utterances: Sequence[Utterance], *place: str) -> None:
-            # csv writes floats with all digits; the four digits of a manifest would lose some.
-            writer.writerows([*(getattr(u, name) for name in COLUMNS.values()), *place] for u in utterances)
-
+    with replacing(folder / "partition.csv") as temporary, temporary.open("wb") as file:
+        file.write(_lines([[*COLUMNS, *PLACE]]))
         for part, utterances in partition.server_parts.items():
-            write(utterances, part, "", "")
+            file.write(_lines(_rows(utterances, part, "", "")))
+        own = []
         for client in partition.clients:
-            write(client.train, "client", client.id, "train")
-            write(client.dev, "client", client.id, "dev")
+            start = file.tell()
+            file.write(_lines(_rows(client.train, "client", client.id, "train")))
+            file.write(_lines(_rows(client.dev, "client", client.id, "dev")))
+            train, dev = (fsum(utterance.duration for utterance in part) for part in (client.train, client.dev))
+            own.append(ClientRows(client.id, len(client.train), train, dev, start, file.tell() - start))
         for reason, utterances in partition.dropped.items():
-            write(utterances, "dropped", "", reason)
+            file.write(_lines(_rows(utterances, "dropped", "", reason)))
+        names = [each.name for each in fields(ClientRows)]
+        with replacing(folder / CLIENTS) as clients_file:
+            clients_file.write_bytes(_lines([names, *(astuple(each) for each in own)]))
+
+
+def _rows(utterances: Sequence[Utterance], *place: str) -> Iterator[list[Any]]:
+    # csv writes a float so that it reads back the same, which the four digits of a manifest do not.
+    return ([*(getattr(u, name) for name in COLUMNS.values()), *place] for u in utterances)
+
+
+def _lines(rows: Iterable[Iterable[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()
+
+
+def read_client_rows(folder: Path) -> dict[str, ClientRows]:
+    """The clients of a partition, by id, without their utterances. Raises UserError where they cannot be read."""
+    names = [each.name for each in fields(ClientRows)]
+    return {
+        row["client"]: ClientRows(
+            row["client"],
+            int(row["examples"]),
+            float(row["train_seconds"]),
+            float(row["dev_seconds"]),
+            int(row["start"]),
+            int(row["bytes"]),
+        )
+        for _, row in read_table(folder / CLIENTS, names)
+    }
+
+
+def read_client(folder: Path, rows: ClientRows) -> Client:
+    """One client of `partition.csv`: the same object that was written.
+
+    Raises UserError where its rows are not there any more: the file was written to since.
+    """
+    path = folder / "partition.csv"
+    with path.open("rb") as file:
+        header = file.readline()
+        file.seek(rows.start)
+        lines = (header + file.read(rows.bytes)).decode("utf-8", "replace")
+    changed = UserError(f"{path} has changed since {CLIENTS} was written beside it: make the partition again.")
+    subsets: dict[str, list[Utterance]] = {"train": [], "dev": []}
+    try:
+        for utterance, row, _ in parse_utterances(parse_table(io.StringIO(lines, ""), path, PLACE), path):
+            if row["client"] != rows.client or row["part"] != "client" or row["subset"] not in subsets:
+                raise changed
+            subsets[row["subset"]].append(utterance)
+    except UserError as error:
+        raise changed from error
+    client = Client(rows.client, tuple(subsets["train"]), tuple(subsets["dev"]))
+    if len(client.train) != rows.examples:
+        raise changed
+    return client
 
 
 def read_partition(folder: str | Path) -> Partition:
@@ -98,7 +172,7 @@ def read_partition(folder: str | Path) -> Partition:
     clients: defaultdict[str, dict[str, list[Utterance]]] = defaultdict(lambda: {"train": [], "dev": []})
     dropped: defaultdict[str, list[Utterance]] = defaultdict(list)
     home: dict[str, str] = {}
-    for utterance, row, where in read_utterances(path, ("part", "client", "subset")):
+    for utterance, row, where in read_utterances(path, PLACE):
         part, client, subset = row["part"], identity(row["client"]), row["subset"]
         if part == "dropped" and subset:
             dropped[subset].append(utterance)

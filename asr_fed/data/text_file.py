@@ -6,7 +6,7 @@ file in an older encoding is refused, because the file does not show which one.
 
 import codecs
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from asr_fed.system.errors import UserError
@@ -47,28 +47,34 @@ def read_table(
     fewer fields than the header.
     """
     path = Path(path)
-    encoding = encoding_of(path)
-    with path.open(encoding=encoding, newline="") as file:
-        reader = csv.reader(file)
-        columns: list[str] = []
-        try:
-            for fields in reader:
-                if comment is not None and fields and fields[0].startswith(comment):
-                    continue
-                if not columns:
-                    columns = [name.strip() for name in fields]
-                    check_columns(path, columns, needed)
-                elif len(fields) == len(columns):
-                    yield reader.line_num, dict(zip(columns, fields, strict=True))
-                elif fields:
-                    raise UserError(
-                        f"{path}, line {reader.line_num}: {len(fields)} fields, but the header has {len(columns)}. "
-                        'A field that holds a comma stands in quotation marks: "..."'
-                    )
-        except UnicodeError as error:
-            raise UserError(f"{path} is not UTF-8 (line {reader.line_num + 1} or later). {CONVERT}") from error
-        except csv.Error as error:
-            raise UserError(f"{path}, after line {reader.line_num}: the table cannot be read ({error}).") from error
+    with path.open(encoding=encoding_of(path), newline="") as file:
+        yield from parse_table(file, path, needed, comment)
+
+
+def parse_table(
+    lines: Iterable[str], path: Path, needed: Sequence[str], comment: str | None = None
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """As `read_table`, of lines that have been read from `path`."""
+    reader = csv.reader(lines)
+    columns: list[str] = []
+    try:
+        for fields in reader:
+            if comment is not None and fields and fields[0].startswith(comment):
+                continue
+            if not columns:
+                columns = [name.strip() for name in fields]
+                check_columns(path, columns, needed)
+            elif len(fields) == len(columns):
+                yield reader.line_num, dict(zip(columns, fields, strict=True))
+            elif fields:
+                raise UserError(
+                    f"{path}, line {reader.line_num}: {len(fields)} fields, but the header has {len(columns)}. "
+                    'A field that holds a comma stands in quotation marks: "..."'
+                )
+    except UnicodeError as error:
+        raise UserError(f"{path} is not UTF-8 (line {reader.line_num + 1} or later). {CONVERT}") from error
+    except csv.Error as error:
+        raise UserError(f"{path}, after line {reader.line_num}: the table cannot be read ({error}).") from error
     if not columns:
         raise UserError(f"{path} is empty; needed are the columns {', '.join(needed)}.")
 

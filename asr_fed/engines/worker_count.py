@@ -22,7 +22,7 @@ from asr_fed.data.manifest import Utterance
 from asr_fed.data.partition import Client
 from asr_fed.model.recogniser import load_recogniser
 from asr_fed.model.state import freeze, read_state
-from asr_fed.runs.experiment import Experiment, open_experiment, pick_device
+from asr_fed.runs.experiment import Experiment, open_run, pick_device
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import available_cores, peak_rss_mb, start_worker
 from asr_fed.training.local import LocalTask, train_client
@@ -56,11 +56,12 @@ def pick_workers(experiment: Experiment) -> int:
         return default_workers(device, threads)
     gpus = torch.cuda.device_count() if config.device in ("auto", "cuda") else 1  # assumed to be alike: one is measured
     free = torch.cuda.mem_get_info(device)[0]
-    alone = probe(str(experiment.run_dir), 1, threads, device)
+    run_dir, client = str(experiment.run_dir), longest_clips(experiment)
+    alone = probe(run_dir, client, 1, threads, device)
     most = min(fits(free, alone.bytes_per_worker), available_cores() // gpus) if alone else 1
 
     def measure(workers: int) -> float | None:
-        measured = alone if workers == 1 else probe(str(experiment.run_dir), workers, threads, device)
+        measured = alone if workers == 1 else probe(run_dir, client, workers, threads, device)
         return measured.clips_per_second if measured else None
 
     return gpus * measured_workers(measure, most)
@@ -108,13 +109,15 @@ def measured_workers(measure: Callable[[int], float | None], most: int) -> int:
     return workers
 
 
-def probe(run_dir: str, workers: int, threads: int, device: torch.device, seconds: float = 3.0) -> Probe | None:
-    """Let `workers` processes train at the same time for `seconds`, like the workers of a run. None: out of memory.
+def probe(
+    run_dir: str, client: Client, workers: int, threads: int, device: torch.device, seconds: float = 3.0
+) -> Probe | None:
+    """Let `workers` processes train `client` at the same time for `seconds`. None: out of memory.
 
     Raises UserError where a worker fails for another reason.
     """
     free = _free_bytes(device)
-    with closing(_Probes(run_dir, workers, threads, device, seconds)) as probes:
+    with closing(_Probes(workers, run_dir, client, threads, device, seconds)) as probes:
         if probes.ask() is None:  # wait until all have loaded everything and trained once
             return None
         measured = probes.ask("go")
@@ -127,13 +130,13 @@ def probe(run_dir: str, workers: int, threads: int, device: torch.device, second
 class _Probes:
     """Processes that run the same measurement at the same time."""
 
-    def __init__(self, run_dir: str, workers: int, *arguments: Any) -> None:
+    def __init__(self, workers: int, *arguments: Any) -> None:
         context = get_context("spawn")
         self._pipes: list[Connection] = []
         self._processes = []
         for _ in range(workers):
             here, there = context.Pipe()
-            process = context.Process(target=_train_for, args=(there, run_dir, *arguments), daemon=True)
+            process = context.Process(target=_train_for, args=(there, *arguments), daemon=True)
             process.start()
             there.close()
             self._pipes.append(here)
@@ -169,17 +172,18 @@ class _Probes:
             process.join()
 
 
-def _train_for(pipe: Connection, run_dir: str, threads: int, device: torch.device, seconds: float) -> None:
+def _train_for(
+    pipe: Connection, run_dir: str, client: Client, threads: int, device: torch.device, seconds: float
+) -> None:
     """The work of one probe: load, wait for the start signal, train, report rate and memory."""
     start_worker()
     torch.set_num_threads(threads)
     try:
-        experiment = open_experiment(run_dir)
-        recogniser = load_recogniser(experiment.checkpoints / "warm_start.pt")
-        freeze(recogniser.model, experiment.config.federation.frozen)
-        training = experiment.recognition(recogniser, device)
-        weights, config = read_state(recogniser.model), experiment.config
-        client = longest_clips(experiment)
+        run = open_run(run_dir)
+        recogniser = load_recogniser(run.checkpoints / "warm_start.pt")
+        freeze(recogniser.model, run.config.federation.frozen)
+        training = run.recognition(recogniser, device)
+        weights, config = read_state(recogniser.model), run.config
         settings = replace(config.federation, local_epochs=1, local_steps=None)
 
         def train() -> None:

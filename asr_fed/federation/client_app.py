@@ -22,11 +22,12 @@ from asr_fed.aggregation.update import Update, UpdateRefused, add_client, empty,
 from asr_fed.aggregation.weighting import Measured, Weighting
 from asr_fed.algorithms.algorithm import Algorithm, Vectors
 from asr_fed.data.partition import Client
+from asr_fed.data.partition_files import read_client, read_client_rows
 from asr_fed.federation.client_store import ClientStore
 from asr_fed.federation.shared_config import shared_config
 from asr_fed.model.recogniser import Recogniser, load_recogniser
 from asr_fed.model.state import freeze, frozen_sha256, layout, load_frozen
-from asr_fed.runs.experiment import Experiment, open_experiment, pick_device
+from asr_fed.runs.experiment import OpenRun, open_run, pick_device
 from asr_fed.tasks.personalise import personalise_client
 from asr_fed.tasks.recognition import Recognition
 from asr_fed.training.local import ClientResult, LocalTask
@@ -68,23 +69,23 @@ def open_worker(
     run_dir: str, worker: int, on_client: Callable[[str, float], None], superseded: Callable[[], bool]
 ) -> Callable[[Message], Message]:
     """The message handler of worker number `worker`, with the experiment of `run_dir` resident."""
-    experiment = open_experiment(run_dir)
-    config = experiment.config
-    recogniser = without_weights(experiment)
-    training = experiment.recognition(recogniser, pick_device(config.device, worker))
-    clients = {client.id: client for client in experiment.partition.clients}
+    run = open_run(run_dir)
+    config, partition = run.config, run.run_dir / "partition"
+    recogniser = without_weights(run)
+    training = run.recognition(recogniser, pick_device(config.device, worker))
+    clients = read_client_rows(partition)
     algorithm: Algorithm = instantiate(config.algorithm)
     weighting: Weighting = instantiate(config.weighting)
-    store = ClientStore(experiment.run_dir / "clients")
-    sizes = {name: client_size(client) for name, client in clients.items()}
-    setup = shared_config(experiment, frozen_sha256(recogniser.model))
+    store = ClientStore(run.run_dir / "clients")
+    sizes = {name: ClientSize(own.examples, own.train_seconds, own.dev_seconds) for name, own in clients.items()}
+    setup = shared_config(run, frozen_sha256(recogniser.model))
     report = Report(f"worker {worker + 1}", own=False, setup=setup.sha256, clients=sizes)
 
     def train(name: str, order: Order) -> Contribution:
-        return train_speech(experiment, training, algorithm, weighting, clients[name], order, store)
+        return train_speech(run, training, algorithm, weighting, read_client(partition, clients[name]), order, store)
 
     def personalise(name: str, order: Order) -> Gained:
-        return personalise_speech(experiment, training, clients[name], order.weights)
+        return personalise_speech(run, training, read_client(partition, clients[name]), order.weights)
 
     shape = shape_of(algorithm, recogniser)
     app = build_client_app(train, report, shape, on_client, superseded, personalise if config.personalise else None)
@@ -92,13 +93,13 @@ def open_worker(
     return lambda message: app(message, context)
 
 
-def without_weights(experiment: Experiment) -> Recogniser:
+def without_weights(run: OpenRun) -> Recogniser:
     """A recogniser to train. Its trainable weights come with orders; its frozen ones are those of the warm start."""
-    config = experiment.config
-    recogniser = Recogniser.create(config.model, config.features, experiment.tokenizer)
+    config = run.config
+    recogniser = Recogniser.create(config.model, config.features, run.tokenizer)
     if config.federation.frozen:
         freeze(recogniser.model, config.federation.frozen)
-        load_frozen(recogniser.model, load_recogniser(experiment.checkpoints / "warm_start.pt").model.state_dict())
+        load_frozen(recogniser.model, load_recogniser(run.checkpoints / "warm_start.pt").model.state_dict())
     return recogniser
 
 
@@ -204,7 +205,7 @@ def shape_of(algorithm: Algorithm, recogniser: Recogniser) -> Shape:
 
 
 def train_speech(
-    experiment: Experiment,
+    run: OpenRun,
     training: Task[Any],
     algorithm: Algorithm,
     weighting: Weighting,
@@ -216,7 +217,7 @@ def train_speech(
 
     What the algorithm keeps for the client is written to `store`, under this round.
     """
-    config = experiment.config
+    config = run.config
     if not client.train:
         raise UpdateRefused("no speech to train on")
     terms = order.terms.get(client.id, WHOLE)
@@ -243,9 +244,9 @@ def train_speech(
     return Contribution(delta, weight * terms.weight, totals, step.summed)
 
 
-def personalise_speech(experiment: Experiment, training: Recognition, client: Client, weights: np.ndarray) -> Gained:
+def personalise_speech(run: OpenRun, training: Recognition, client: Client, weights: np.ndarray) -> Gained:
     """Fine-tune a client's own copy. Raises UpdateRefused where it has too little speech for that."""
-    config = experiment.config
+    config = run.config
     if not client.train or not client.dev:
         raise UpdateRefused(TOO_LITTLE)
     gain = personalise_client(

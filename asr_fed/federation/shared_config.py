@@ -2,7 +2,7 @@
 
 from omegaconf import OmegaConf
 
-from asr_fed.runs.experiment import Experiment
+from asr_fed.runs.experiment import OpenRun
 from asr_fed.wire.messages import SharedConfig
 
 # No section that names a path or a machine. The node adds its own data, device and engine.
@@ -12,11 +12,11 @@ SHARED = (
 )
 
 
-def shared_config(experiment: Experiment, base: str = "") -> SharedConfig:
-    """The same for every process that opened the same experiment, on any machine.
+def shared_config(run: OpenRun, base: str = "") -> SharedConfig:
+    """The same for every process that opened the same run, on any machine.
 
     `base` is the hash of what is frozen in the model; empty where nothing is.
     """
-    config = OmegaConf.structured(experiment.config)
+    config = OmegaConf.structured(run.config)
     shared = OmegaConf.create({name: config[name] for name in SHARED})
-    return SharedConfig(OmegaConf.to_yaml(shared, resolve=True, sort_keys=True), experiment.tokenizer.proto, base)
+    return SharedConfig(OmegaConf.to_yaml(shared, resolve=True, sort_keys=True), run.tokenizer.proto, base)

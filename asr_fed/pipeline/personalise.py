@@ -60,7 +60,7 @@ def personalise_speakers(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from asr_fed.data.alignable import alignable, describe_impossible, keep_alignable
-    from asr_fed.data.features import build_features
+    from asr_fed.data.features import add_speeds, build_features
     from asr_fed.data.partition import Partition
     from asr_fed.data.tokenizer import describe_unknown
     from asr_fed.interop.open_recogniser import open_recogniser
@@ -80,9 +80,8 @@ def personalise_speakers(
     weights = read_state(recogniser.model)
     recogniser.model.to(place)
     speech = [utterance for client in clients for utterance in client.utterances]
-    cache = build_features(
-        speech, recogniser.features, features, speeds=config.augment.speeds, processes=available_cores()
-    )
+    cores = available_cores()
+    cache = build_features(speech, recogniser.features, features, processes=cores)
     console = Console(highlight=False)
     if config.loss.ctc_weight > 0:  # of what is trained on; what is held back stays whole
         speakers = Partition((), (), (), (), tuple(replace(client, dev=()) for client in clients))
@@ -92,6 +91,8 @@ def personalise_speakers(
             console.print(impossible, soft_wrap=True, markup=False)
         held_back = {client.id: client.dev for client in clients}
         clients = [replace(client, dev=held_back[client.id]) for client in speakers.clients]
+    trained_on = [utterance for client in clients for utterance in client.train]
+    cache = add_speeds(cache, trained_on, config.augment.speeds, recogniser.features, processes=cores)
     context = Recognition(recogniser, cache, config.augment, config.loss, config.evaluation, Precision.fp32, place)
     about = {
         "recogniser": str(model),

@@ -1,11 +1,12 @@
 """An experiment: one resolved config and all that it determines before training starts.
 
 `prepare_experiment` makes it (corpus -> manifest -> partition -> tokenizer -> features) in a run directory;
-`open_experiment` opens it again, in the same process, in a worker, or after a kill.
+`open_experiment` opens it again, in another process or after a kill; `open_run` does so for workers, without the lists
+of its speech.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,11 +16,11 @@ from omegaconf import OmegaConf
 
 from asr_fed.config.check import check_decoder
 from asr_fed.config.schema import Config, Decoder, EngineKind, Mode, Start
-from asr_fed.data.alignable import alignable, keep_alignable
-from asr_fed.data.features import FeatureCache, build_features, feature_statistics
+from asr_fed.data.alignable import MOST, alignable, keep_alignable, speech_to_examine
+from asr_fed.data.features import FeatureCache, add_speeds, build_features, feature_statistics, open_features
 from asr_fed.data.manifest import Utterance, read_manifest
 from asr_fed.data.partition import Partition
-from asr_fed.data.partition_files import read_partition, write_partition
+from asr_fed.data.partition_files import CLIENTS, read_partition, write_partition
 from asr_fed.data.split import partition_speakers
 from asr_fed.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from asr_fed.data.wrong_transcripts import with_wrong_transcripts
@@ -33,26 +34,21 @@ from asr_fed.system.processes import available_cores
 from asr_fed.system.randomness import seed_everything
 from asr_fed.tasks.recognition import Recognition
 
+FEATURES = "features.json"  # the shards that the run reads
+
 
 @dataclass(frozen=True)
-class Experiment:
+class OpenRun:
+    """A prepared run directory as a worker opens it: it does not grow with the corpus, whose speech stays on disk."""
+
     config: Config
     run_dir: Path
-    partition: Partition
     tokenizer: Tokenizer
     cache: FeatureCache
 
     @property
     def checkpoints(self) -> Path:
         return self.run_dir / "checkpoints"
-
-    def fresh_recogniser(self) -> Recogniser:
-        """Seeded initial weights; normaliser statistics from warm-up speech."""
-        config = self.config
-        seed_everything(config.seed, "initial weights")
-        recogniser = Recogniser.create(config.model, config.features, self.tokenizer)
-        recogniser.model.set_normaliser(*feature_statistics(self.cache, self.partition.warm_up))
-        return recogniser
 
     def recognition(self, recogniser: Recogniser, device: torch.device) -> Recognition:
         """The task of training `recogniser`, on that device."""
@@ -61,6 +57,21 @@ class Experiment:
         return Recognition(
             recogniser, self.cache, config.augment, config.loss, config.evaluation, config.precision, device
         )
+
+
+@dataclass(frozen=True)
+class Experiment(OpenRun):
+    """The same with a list of all speech: who holds which."""
+
+    partition: Partition
+
+    def fresh_recogniser(self) -> Recogniser:
+        """Seeded initial weights; normaliser statistics from warm-up speech."""
+        config = self.config
+        seed_everything(config.seed, "initial weights")
+        recogniser = Recogniser.create(config.model, config.features, self.tokenizer)
+        recogniser.model.set_normaliser(*feature_statistics(self.cache, self.partition.warm_up))
+        return recogniser
 
 
 def systems(config: Config) -> list[str]:
@@ -109,30 +120,59 @@ def prepare_experiment(config: Config) -> Experiment:
     begun = has_begun(run_dir)  # if not, what is there is left of a preparation that failed
     if not (begun and tokenizer_path.is_file()):
         save_tokenizer(_tokenizer(config, partition.warm_up), tokenizer_path)
-    if config.federation.frozen:
-        freeze(
-            Recogniser.create(config.model, config.features, load_tokenizer(tokenizer_path)).model,
-            config.federation.frozen,
-        )
-    experiment = _open(config, run_dir, partition, available_cores())
-    if config.loss.ctc_weight > 0:
-        fits = alignable(experiment.cache, experiment.tokenizer, stride(config.model))
-        experiment = replace(experiment, partition=keep_alignable(partition, fits))
-    if not (begun and (run_dir / "partition" / "partition.csv").is_file()):
-        write_partition(experiment.partition, run_dir / "partition")
-    elif read_partition(run_dir / "partition") != experiment.partition:
+    tokenizer = load_tokenizer(tokenizer_path)
+    if frozen := config.federation.frozen:  # a misspelt one is refused before any work
+        freeze(Recogniser.create(config.model, config.features, tokenizer).model, frozen)
+    cache, partition = prepare_features(config, run_dir, partition, tokenizer, available_cores())
+    kept = run_dir / "partition"
+    if begun and (kept / "partition.csv").is_file() and read_partition(kept) != partition:
         raise UserError(
             f"The corpus behind {manifest} has changed since {run_dir} was begun: its partition is another one now. "
             "Restore the corpus to resume, or start a new run_dir."
         )
-    return experiment
+    if not (begun and all((kept / name).is_file() for name in ("partition.csv", CLIENTS))):  # 0.1.0 wrote no CLIENTS
+        write_partition(partition, kept)
+    return Experiment(config, run_dir, tokenizer, cache, partition)
+
+
+def prepare_features(
+    config: Config, run_dir: Path, partition: Partition, tokenizer: Tokenizer, processes: int, most: float = MOST
+) -> tuple[FeatureCache, Partition]:
+    """Features of the speech of `partition`, and the partition without what CTC cannot align (see `keep_alignable`).
+
+    Playback speeds are for what is trained on alone. Each recording is looked at once; workers rely on
+    RUN_DIR/features.json, which is written here.
+    """
+    folder = Path(config.data.prepared) / "features"
+    cache = build_features(speech_to_examine(partition), config.features, folder, processes=processes)
+    if config.loss.ctc_weight > 0:
+        partition = keep_alignable(partition, alignable(cache, tokenizer, stride(config.model)), most)
+    cache = add_speeds(cache, partition.trained_on, config.augment.speeds, config.features, processes=processes)
+    cache.save(run_dir / FEATURES)
+    return cache, partition
 
 
 def open_experiment(run_dir: str | Path) -> Experiment:
-    """Open a prepared run directory. Raises UserError where it is not one."""
+    """Open a prepared run directory. Features that are not there any more are computed.
+
+    Raises UserError where it is not one.
+    """
+    run_dir = Path(run_dir)
+    config, tokenizer = read_config(run_dir), load_tokenizer(run_dir / "tokenizer.model")
+    partition = read_partition(run_dir / "partition")
+    try:
+        cache = open_features(run_dir / FEATURES, Path(config.data.prepared) / "features")
+    except UserError:
+        cache, _ = prepare_features(config, run_dir, partition, tokenizer, processes=1)
+    return Experiment(config, run_dir, tokenizer, cache, partition)
+
+
+def open_run(run_dir: str | Path) -> OpenRun:
+    """Open a run directory whose preparation has ended. Raises UserError where it is not one."""
     run_dir = Path(run_dir)
     config = read_config(run_dir)
-    return _open(config, run_dir, read_partition(run_dir / "partition"), processes=1)
+    cache = open_features(run_dir / FEATURES, Path(config.data.prepared) / "features")
+    return OpenRun(config, run_dir, load_tokenizer(run_dir / "tokenizer.model"), cache)
 
 
 def read_config(run_dir: Path) -> Config:
@@ -187,14 +227,3 @@ def _tokenizer(config: Config, warm_up: Sequence[Utterance]) -> Tokenizer:
         key = f"warm_start.checkpoint={config.warm_start.checkpoint}: evaluation.{name}"
         check_decoder(getattr(evaluation, name), evaluation.beam_ctc_weight, given.ctc_weight, key)
     return given.tokenizer
-
-
-def _open(config: Config, run_dir: Path, partition: Partition, processes: int) -> Experiment:
-    cache = build_features(
-        partition.utterances,
-        config.features,
-        Path(config.data.prepared) / "features",
-        speeds=config.augment.speeds,
-        processes=processes,
-    )
-    return Experiment(config, run_dir, partition, load_tokenizer(run_dir / "tokenizer.model"), cache)

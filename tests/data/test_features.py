@@ -18,7 +18,14 @@ from speechbrain.lobes.features import Fbank
 
 from asr_fed.config.schema import FeatureConfig
 from asr_fed.data import features
-from asr_fed.data.features import FeatureCache, build_features, feature_statistics, read_audio
+from asr_fed.data.features import (
+    FeatureCache,
+    add_speeds,
+    build_features,
+    feature_statistics,
+    open_features,
+    read_audio,
+)
 from asr_fed.data.manifest import Utterance, write_manifest
 from asr_fed.system.errors import UserError
 from tests.waiting import PATIENCE, wait_until
@@ -71,7 +78,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cache(recordings: list[Utterance], folder: Path) -> FeatureCache:
-    return build_features(recordings, CONFIG, folder, speeds=(1.0, 1.25), processes=1)
+    return add_speeds(build_features(recordings, CONFIG, folder), recordings, (1.0, 1.25), CONFIG)
 
 
 def test_values_are_the_filterbanks(cache: FeatureCache, recordings: list[Utterance]) -> None:
@@ -121,9 +128,66 @@ def test_digital_silence_is_kept_beside_each_recording(
 
 def test_a_second_build_computes_nothing(cache: FeatureCache, recordings: list[Utterance], folder: Path) -> None:
     before = shards(folder)
-    again = build_features(recordings[::-1], CONFIG, folder, speeds=(1.25,), processes=1)
+    again = add_speeds(build_features(recordings[::-1], CONFIG, folder), recordings[::-1], (1.25,), CONFIG)
     assert shards(folder) == before
-    assert again.offsets == cache.offsets
+    assert again == cache
+
+
+def test_each_recording_is_looked_at_once_and_a_list_of_shards_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    stat = os.stat
+
+    def noting(path: Any, **more: Any) -> os.stat_result:
+        looked.append(str(path))
+        return stat(path, **more)
+
+    monkeypatch.setattr(features, "SHARD_UTTERANCES", 4)
+    utterances = record(tmp_path / "recordings", 10, seconds=0.1)
+    folder, saved = tmp_path / "features", tmp_path / "features.json"
+    add_speeds(build_features(utterances, CONFIG, folder), utterances[3:], (0.9, 1.0, 1.1), CONFIG)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", noting)
+        cache = add_speeds(build_features(utterances, CONFIG, folder), utterances[3:], (0.9, 1.0, 1.1), CONFIG)
+    wavs = {utterance.wav for utterance in utterances}
+    assert sorted(path for path in looked if path in wavs) == sorted(wavs)
+    assert {speed: len(listed) for speed, listed in cache.shards.items()} == {1.0: 3, 0.9: 3, 1.1: 3}
+    for utterance in utterances[3:]:
+        for speed in (0.9, 1.1):
+            frames = cache[utterance.id, speed]
+            assert (
+                len(frames)
+                == cache.frames(utterance.id, speed)
+                == pytest.approx(len(cache[utterance.id, 1.0]) / speed, abs=1)
+            )
+    for utterance_id in ("u000", "a before all", "u0035", "z behind all"):
+        with pytest.raises(KeyError):
+            cache[utterance_id, 1.1]
+
+    cache.save(saved)
+    for utterance in utterances:
+        Path(utterance.wav).unlink()
+    again = open_features(saved, folder)
+    assert again == cache
+    np.testing.assert_array_equal(again["u005", 0.9], cache["u005", 0.9])
+    (folder / cache.shards[0.9][1][1]).unlink()
+    with pytest.raises(UserError, match=r"1 files of features are gone .* resume=true"):
+        open_features(saved, folder)
+    with pytest.raises(UserError, match=r"no .*other\.json"):
+        open_features(tmp_path / "other.json", folder)
+
+
+def test_a_changed_recording_is_another_one_at_every_speed(tmp_path: Path) -> None:
+    utterances = record(tmp_path / "recordings", 2)
+    folder = tmp_path / "features"
+    first = add_speeds(build_features(utterances, CONFIG, folder), utterances, (1.1,), CONFIG)
+    frames = first["u000", 1.1].copy()
+    samples, rate = soundfile.read(utterances[0].wav)
+    soundfile.write(utterances[0].wav, samples[::-1][:-800], rate)
+    second = add_speeds(build_features(utterances, CONFIG, folder), utterances, (1.1,), CONFIG)
+    assert len(second["u000", 1.1]) < len(frames)
+    np.testing.assert_array_equal(first["u000", 1.1], frames)
 
 
 def test_statistics_are_those_of_all_frames(cache: FeatureCache, recordings: list[Utterance]) -> None:
@@ -268,7 +332,7 @@ def test_there_may_be_more_shards_than_a_process_may_have_open_files(
     monkeypatch.setattr(features, "SHARD_UTTERANCES", 1)
     utterances = record(tmp_path / "recordings", 40, seconds=0.1)
     cache = build_features(utterances, CONFIG, tmp_path / "features")
-    assert len({shard for shard, _, _ in cache.offsets.values()}) == 40
+    assert len(cache.shards[1.0]) == 40
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(name) for name in os.listdir("/proc/self/fd"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 10, hard))

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from asr_fed.config.schema import ClientsConfig, Deal, GroupBy, PartsConfig, TooSmall, WarmUpRule
 from asr_fed.data.manifest import Utterance
 from asr_fed.data.partition import Partition, describe
-from asr_fed.data.partition_files import read_partition, summarise, write_partition
+from asr_fed.data.partition_files import read_client, read_client_rows, read_partition, summarise, write_partition
 from asr_fed.data.split import partition_speakers
 from asr_fed.data.spread import gini, spread
 from asr_fed.reporting.partition_report import draw_histogram
@@ -148,6 +148,12 @@ def test_round_trip_to_disk(tmp_path, utterances, parts, clients, seed):
         assume(False)
     write_partition(partition, tmp_path)
     assert read_partition(tmp_path) == partition
+    rows = read_client_rows(tmp_path)
+    assert [read_client(tmp_path, rows[name]) for name in rows] == list(partition.clients)
+    for client in partition.clients:
+        assert rows[client.id].examples == len(client.train)
+        for seconds, part in ((rows[client.id].train_seconds, client.train), (rows[client.id].dev_seconds, client.dev)):
+            assert seconds == fsum(utterance.duration for utterance in part)
 
 
 @slow_is_fine
@@ -437,7 +443,7 @@ def test_files_of_a_partition(tmp_path):
     partition = partition_speakers(utterances, PartsConfig(warm_up_speakers=0), ClientsConfig(), seed=0)
     write_partition(partition, tmp_path / "new" / "folder")
     folder = tmp_path / "new" / "folder"
-    assert sorted(path.name for path in folder.iterdir()) == ["partition.csv", "summary.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["clients.csv", "partition.csv", "summary.json"]
 
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     assert summary == summarise(partition)
@@ -474,6 +480,30 @@ def test_a_damaged_partition_is_refused(tmp_path, old, new, message):
     path.write_text(text.replace(old, new, times), encoding="utf-8")
     with pytest.raises(UserError, match=message):
         read_partition(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("\r\n", "\r\n\r\n"),  # all that follows is elsewhere
+        (",client,client_0000,train", ",client,client_0001,train"),
+        (",client,client_0000,train", ",dev,,"),
+        ("client_0000,train", "client_0000,tests"),
+        ("part,client,subset", "part,owner,subset"),
+        ("hello", "hell"),
+    ],
+)
+def test_a_client_whose_rows_have_moved_is_refused(tmp_path, old, new):
+    speech = [replace(utterance, text="hello, you") for utterance in equal_speakers(5)]
+    partition = partition_speakers(speech, EASY, ClientsConfig(), seed=0)
+    write_partition(partition, tmp_path)
+    rows = read_client_rows(tmp_path)
+    path = tmp_path / "partition.csv"
+    text = path.read_bytes().decode()
+    assert old in text
+    path.write_bytes(text.replace(old, new).encode())
+    with pytest.raises(UserError, match=r"has changed since clients\.csv"):
+        read_client(tmp_path, rows["client_0000"])
 
 
 def test_a_missing_partition_is_named(tmp_path):

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from asr_fed.data.partition import Client
 from asr_fed.engines import worker_count
 from asr_fed.engines.worker_count import (
     default_workers,
@@ -98,7 +99,7 @@ def test_the_probe_trains_on_the_longest_clips_of_all_clients(warm: Experiment) 
 
 
 def test_workers_are_measured_by_training(warm: Experiment) -> None:
-    measured = probe(str(warm.run_dir), 2, 1, CPU, seconds=0.2)
+    measured = probe(str(warm.run_dir), longest_clips(warm), 2, 1, CPU, seconds=0.2)
     assert measured is not None
     assert measured.clips_per_second > 0
     assert 100e6 < measured.bytes_per_worker < 4e9
@@ -123,13 +124,13 @@ def killing(signal_number: int) -> Iterator[None]:
 
 def test_a_worker_that_the_system_kills_has_run_out_of_memory(warm: Experiment) -> None:
     with killing(signal.SIGKILL):
-        assert probe(str(warm.run_dir), 2, 1, CPU, seconds=0.2) is None
+        assert probe(str(warm.run_dir), longest_clips(warm), 2, 1, CPU, seconds=0.2) is None
     assert multiprocessing.active_children() == []
 
 
 def test_a_worker_that_fails_says_why(warm: Experiment, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"(?s)engine\.workers by hand.*not a run directory"):
-        probe(str(tmp_path), 1, 1, CPU)
+        probe(str(tmp_path), longest_clips(warm), 1, 1, CPU)
     assert multiprocessing.active_children() == []
 
 
@@ -155,7 +156,7 @@ def test_on_a_gpu_memory_and_throughput_decide(warm: Experiment, monkeypatch: py
     speeds = {1: 10.0, 2: 18.0, 4: 30.0, 8: 31.0}
     tried: list[int] = []
 
-    def probe(run_dir: str, workers: int, threads: int, device: torch.device) -> worker_count.Probe:
+    def probe(run_dir: str, client: Client, workers: int, threads: int, device: torch.device) -> worker_count.Probe:
         tried.append(workers)
         return worker_count.Probe(speeds[workers], bytes_per_worker=10)
 

@@ -96,7 +96,7 @@ def test_interrupted_in_the_middle_of_an_epoch_it_repeats_that_epoch(experiment:
     expected = run(experiment, fresh(experiment), config, tmp_path / "straight.pt")
     broken = fresh(experiment)
     one_epoch = len(experiment.partition.warm_up) + len(experiment.partition.dev)
-    cache = FailingCache(experiment.cache.offsets, allow=one_epoch + 5)
+    cache = FailingCache(**vars(experiment.cache), allow=one_epoch + 5)
     with pytest.raises(Interrupted):
         run(experiment, Recognition(**{**vars(broken), "cache": cache}), config, tmp_path / "resumed.pt")
     assert load_checkpoint(tmp_path / "resumed.pt")["epoch"] == 1

@@ -93,7 +93,7 @@ def test_training_hears_speech_as_the_normaliser_makes_it(context: Recognition, 
     plain = run(context, speech).loss
     load_state(model, before)
     model.set_normaliser(2 * mean, 2 * deviation.copy())
-    assert run(replace(context, cache=Doubled(context.cache.offsets)), speech).loss == pytest.approx(plain, rel=1e-4)
+    assert run(replace(context, cache=Doubled(**vars(context.cache))), speech).loss == pytest.approx(plain, rel=1e-4)
 
 
 def test_training_draws_a_speed_for_each_utterance(context: Recognition, speech: Sequence[Utterance]) -> None:
@@ -105,8 +105,8 @@ def test_training_draws_a_speed_for_each_utterance(context: Recognition, speech:
             heard.append(key[1])
             return super().__getitem__(key)
 
-    speeds, offsets = [0.9, 1.1], context.cache.offsets
-    cache = Noting({(name, speed): place for (name, _), place in offsets.items() for speed in speeds})
+    speeds = [0.9, 1.1]
+    cache = Noting(context.cache.folder, dict.fromkeys(speeds, context.cache.shards[1.0]))
     run(replace(context, cache=cache, augment=replace(STILL, speeds=speeds)), speech)
     assert set(heard) == {0.9, 1.1} and len(heard) == len(speech)
 

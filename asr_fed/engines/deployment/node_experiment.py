@@ -18,9 +18,8 @@ from asr_fed.config.check import check_shared
 from asr_fed.config.explain import explain
 from asr_fed.config.schema import Config
 from asr_fed.config.trust import check_trust
-from asr_fed.data.alignable import alignable, describe_impossible, keep_alignable
+from asr_fed.data.alignable import describe_impossible
 from asr_fed.data.deal import make_client
-from asr_fed.data.features import build_features
 from asr_fed.data.manifest import read_manifest
 from asr_fed.data.partition import Client, Partition
 from asr_fed.data.partition_files import read_partition, write_partition
@@ -28,9 +27,9 @@ from asr_fed.data.tokenizer import Tokenizer, describe_unknown, save_tokenizer
 from asr_fed.engines.deployment.settings import Clients, NodeSettings
 from asr_fed.federation.client_app import Shape, shape_of
 from asr_fed.federation.shared_config import SHARED
-from asr_fed.model.encoder import stride
 from asr_fed.model.recogniser import Recogniser, load_recogniser, save_recogniser
 from asr_fed.model.state import freeze, frozen_sha256, load_frozen
+from asr_fed.runs.experiment import prepare_features
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import write_text
 from asr_fed.system.processes import available_cores
@@ -77,16 +76,9 @@ def prepare(setup: SharedConfig, settings: NodeSettings) -> NodeExperiment:
     save_tokenizer(tokenizer, run_dir / "tokenizer.model")
     if setup.base:  # for the workers
         save_recogniser(recogniser, run_dir / "checkpoints" / "warm_start.pt")
-    cache = build_features(
-        partition.utterances,
-        config.features,
-        Path(config.data.prepared) / "features",
-        speeds=config.augment.speeds,
-        processes=settings.workers or available_cores(),
-    )
-    if config.loss.ctc_weight > 0:
-        partition = keep_alignable(partition, alignable(cache, tokenizer, stride(config.model)), most=1.0)
-        remarks.append(describe_impossible(partition))
+    processes = settings.workers or available_cores()
+    _, partition = prepare_features(config, run_dir, partition, tokenizer, processes, most=1.0)
+    remarks.append(describe_impossible(partition))
     write_partition(partition, run_dir / "partition")
     experiment = NodeExperiment(setup, run_dir, config, partition.clients, shape, " ".join(filter(None, remarks)))
     # The setup is written last: it marks the folder as complete.
