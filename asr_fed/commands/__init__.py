@@ -1,1 +1,1 @@
-"""What a user types: parsing, and how a command ends. Nothing imports this room but the commands themselves."""
+"""Command lines: parsing, and how a command ends. Only the commands themselves import this room."""

@@ -25,7 +25,7 @@ def compare(runs: Sequence[Path], output: Path) -> None:
     Raises UserError where a run has not ended.
     """
     summaries = [read_summary(run) for run in runs]
-    # train_fed.py's own command line: python, train_fed.py, the experiment's file and what is changed of it
+    # the command line of train_fed.py: python, train_fed.py, the experiment's file, and overrides
     words = [shlex.split(summary.get("command", ""))[2:] for summary in summaries]
     records = against_first([describe_run(*each) for each in zip(words, map(str, runs), summaries, strict=True)])
     make_folder(output)

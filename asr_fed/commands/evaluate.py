@@ -91,7 +91,7 @@ def _on_manifest(
     check_trained(recogniser, settings.test_decoder, settings.beam_ctc_weight, run_dir)
     recogniser.model.to(device)
     folder = (run_dir or chosen.model.parent) / "evaluation"
-    make_folder(chosen.output or folder)  # before the work, if it cannot be written
+    make_folder(chosen.output or folder)  # fails before the work if it cannot be written
     cache = chosen.features or (
         Path(config.data.prepared) / "features" if config else chosen.manifest.parent / "features"
     )
@@ -132,7 +132,7 @@ def _on_manifest(
 
 
 def _folder_name(model: str, chosen: argparse.Namespace, settings: EvaluationConfig) -> str:
-    """Of a manifest that is called manifest.csv, as every prepared corpus has one, the folder's name."""
+    """The manifest's name, or its folder's name if it is called manifest.csv, like that of every prepared corpus."""
     manifest = chosen.manifest.resolve()
     speech = manifest.parent.name if manifest.stem == "manifest" else manifest.stem
     return "-".join(part for part in (model, speech, chosen.split, settings.test_decoder.name) if part)

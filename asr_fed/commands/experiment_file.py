@@ -38,13 +38,13 @@ def find_experiment(name: str) -> Path:
 
 
 def register_config_files() -> None:
-    """From now on Hydra reads experiments, and the groups that come with asr_fed, by `ConfigFile`."""
+    """From now on Hydra reads experiments, and the groups of asr_fed, with `ConfigFile`."""
     Plugins.instance().register(ConfigFile)
     Plugins.instance().register(SearchPath)
 
 
 class SearchPath(SearchPathPlugin):
-    """An experiment of one's own, wherever its file lies, may use our groups."""
+    """Users' own experiments, in any folder, may use our groups."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for element in search_path.get_path():

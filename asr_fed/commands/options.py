@@ -1,4 +1,4 @@
-"""Options of a command that stand for a setting of the config, with its type and its range."""
+"""Command-line options for settings of the config, with the setting's type and range."""
 
 import argparse
 import typing
@@ -9,7 +9,7 @@ from asr_fed.config.setting import range_of
 
 
 def number_for(settings: type, name: str) -> Callable[[str], float]:
-    """For `type=` of an argument: reads what may stand in the field `name` of the dataclass `settings`."""
+    """For `type=` of an argument: reads a number that the field `name` of the dataclass `settings` may have."""
     good = range_of(next(each for each in fields(settings) if each.name == name))
     hint = typing.get_type_hints(settings)[name]
     kind = float if float in (hint, *typing.get_args(hint)) else int

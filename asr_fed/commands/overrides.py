@@ -1,7 +1,7 @@
 """Words of the command line, `key=value`, as Hydra reads them.
 
-Hydra has a grammar for values, in which = ( , ~ and accents mean something or are not allowed. What a path may hold is
-put in quotation marks for the user where the key takes text; elsewhere we say how to do it.
+In Hydra's grammar for values, = ( , ~ and accents have a meaning or are not allowed. If the key takes text, such as a
+path, the value is quoted here for the user; otherwise an error says how to quote it.
 """
 
 import shlex
@@ -16,11 +16,11 @@ from hydra.errors import HydraException
 from asr_fed.config.schema import Config
 from asr_fed.system.errors import UserError
 
-WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--info", "-i")  # flags that a word follows
+WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--info", "-i")  # flags with a value
 
 
 def hydra_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Flags and overrides of a command line, the latter as Hydra reads them.
+    """Flags and overrides of a command line; the overrides are in Hydra's grammar.
 
     Raises UserError for a word that is neither, and for a value that cannot be read.
     """
@@ -44,7 +44,7 @@ def _readable(word: str, sweep: bool) -> str:
     if _parse(f"{key}=1") is None or not key:
         raise UserError(f"There is no key {key!r} ({word}).")
     read = _parse(word)
-    if key.lstrip("+") == "warm_start" and not (read and isinstance(read.value(), dict)):  # short for its checkpoint
+    if key.lstrip("+") == "warm_start" and not (read and isinstance(read.value(), dict)):  # warm_start.checkpoint
         return _readable(f"{key}.checkpoint={value}", sweep)
     if _takes_text(key.lstrip("+")):
         literal = read is None or (not sweep if read.is_sweep_override() else not _is_text(read))
@@ -78,7 +78,7 @@ def _quoted(value: str) -> str:
 
 
 def _takes_text(key: str) -> bool:
-    """Whether the field of the schema with this dotted name is a str, or may be null."""
+    """Whether the field with this dotted name is a str (that may be null)."""
     kind: typing.Any = Config
     for name in key.split("."):
         if not is_dataclass(kind) or name not in (hints := typing.get_type_hints(kind)):

@@ -85,7 +85,7 @@ def _personalise(chosen: argparse.Namespace) -> None:
     if chosen.threads < 1:
         raise UserError(f"--threads {chosen.threads}: at least 1.")
     run_dir = run_of(chosen.model)
-    # A SpeechBrain folder always has an attention decoder; of a checkpoint of 0.1.0, alone, nobody knows.
+    # A SpeechBrain folder always has an attention decoder; for a lone checkpoint of 0.1.0 it is unknown.
     known = None if run_dir else open_recogniser(chosen.model).ctc_weight
     unknown = LossConfig() if (chosen.model / HYPERPARAMS).is_file() else LossConfig(ctc_weight=1.0)
     loss = unknown if known is None else LossConfig(ctc_weight=known)
@@ -126,7 +126,7 @@ def _check_trust(settings: PersonalisationConfig, more: list[str], run_dir: Path
 
 
 def _settings(chosen: argparse.Namespace, settings: PersonalisationConfig) -> PersonalisationConfig:
-    """Those of the run, or by default, and what the command line says of them."""
+    """Settings of the run, or defaults, changed by the command line."""
     if chosen.part is not None and PersonalPart[chosen.part] is not settings.part:
         settings.part, settings.lr = PersonalPart[chosen.part], None
     if chosen.epochs is not None:

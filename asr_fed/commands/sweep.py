@@ -1,4 +1,4 @@
-"""The runs of a sweep (`--multirun`) side by side: one comparison at its end."""
+"""At the end of a sweep (`--multirun`): a comparison of its runs."""
 
 import json
 import sys
@@ -15,7 +15,8 @@ from asr_fed.system.files import replacing
 
 
 class Sweep(Callback):
-    """Hydra's hooks. Each run leaves a record in the sweep's folder, in whatever process a launcher has it run."""
+    """Hooks of Hydra. Each run writes a record to the sweep's folder, because a launcher may run it in another
+    process."""
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Write the record of a run: `job_return.return_value` is its summary, or says why it `failed`."""

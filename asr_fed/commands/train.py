@@ -1,6 +1,6 @@
 """The command line: `python train_fed.py hparams/cv_fr.yaml [key=value ...]`, installed as `asr-fed`.
 
-Everything behind the config file is Hydra's: overrides, `--cfg job`, `--multirun`, `--help`.
+Everything after the config file is parsed by Hydra: overrides, `--cfg job`, `--multirun`, `--help`.
 """
 
 import os
@@ -38,7 +38,7 @@ from asr_fed.system.files import NoRoom, is_no_room
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PROGRAM = "asr-fed"
-PATIENCE = 15  # seconds for a clean stop; after that the process ends as it is, and its workers with it
+PATIENCE = 15  # seconds for a clean stop; after that the process is ended at once, with its workers
 NOW, ANY_TIME = re.compile(r"\$\{now:[^}]*\}"), "ANY-TIME"
 USAGE = """\
 Federated training of end-to-end speech recognisers.
@@ -76,7 +76,7 @@ def _hydra() -> None:
     sys.argv[1:] = hydra_arguments(sys.argv[1:])
     ConfigStore.instance().store("schema", Config)
     register_config_files()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # give us the exception, not a report of it
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise the exception instead of printing it
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     with _config_errors_in_words():
         hydra.main(version_base="1.3", config_path=None)(_run)()
@@ -93,19 +93,20 @@ def _config_errors_in_words() -> Iterator[None]:
 def stop_on_signals() -> None:
     """From now on the first Ctrl-C or SIGTERM raises Stopped in the main thread; a second ends the process at once."""
     for number in STOP_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and the background of a shell have it
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and background jobs of a shell ignore it
             signal.signal(number, _stop)
 
 
 def _stop(number: int, _frame: object) -> None:
     for each in STOP_SIGNALS:
         signal.signal(each, signal.SIG_DFL)
-    # Python may lose an exception that comes at a bad moment, or leave a lock behind that everybody waits for then.
+    # Python can lose an exception that is raised at a bad moment, or leave a lock that others then wait for.
     signal.signal(signal.SIGALRM, lambda *_: os._exit(Stopped(number).status))
     signal.alarm(PATIENCE)
-    for worker in active_children():  # else the way out may lead past somebody who waits for their work
+    for worker in active_children():  # otherwise the exit may wait for their work
         worker.terminate()
-    # Not print, which may be what was interrupted. A second signal leaves nobody to show the cursor again.
+    # Not print, because print may have been interrupted. After a second signal nothing else would show the cursor
+    # again.
     os.write(2, b"\nStopping. Once more to end at once.\n" + (b"\x1b[?25h" if os.isatty(2) else b""))
     raise Stopped(number)
 
@@ -116,7 +117,7 @@ def _run(config: DictConfig) -> dict[str, Any]:
         return _run_of_sweep(config)
     summaries: list[dict[str, Any]] = []
     status = exit_status(PROGRAM, lambda: summaries.append(_train(config)))
-    if status:  # here, since Hydra would print a line of its own about an exception
+    if status:  # here, because Hydra would print its own line about an exception
         sys.exit(status)
     return summaries[0]
 
@@ -124,7 +125,7 @@ def _run(config: DictConfig) -> dict[str, Any]:
 def _run_of_sweep(config: DictConfig) -> dict[str, Any]:
     number = HydraConfig.get().job.num
     try:
-        return _train(config, f"-{number}")  # the time of day in its name is that of the sweep
+        return _train(config, f"-{number}")  # the time in its name is that of the sweep
     except UserError as error:
         message = str(error)
     except Exception as error:
@@ -135,9 +136,9 @@ def _run_of_sweep(config: DictConfig) -> dict[str, Any]:
 
 
 def _train(config: DictConfig, suffix: str = "") -> dict[str, Any]:
-    """Train in run_dir + `suffix`, and where that is cut short say how to go on.
+    """Train in run_dir + `suffix`; if that is interrupted, print how to continue.
 
-    Raises UserError for what the user can put right.
+    Raises UserError for errors that the user can fix.
     """
     with _config_errors_in_words():
         check_config(config)
@@ -145,7 +146,7 @@ def _train(config: DictConfig, suffix: str = "") -> dict[str, Any]:
         resumed = config.resume and has_begun(Path(config.run_dir))
         settle_paths(config, load_config(Path(config.run_dir) / CONFIG) if resumed else None)
         settings: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
-    from asr_fed.pipeline.train import train  # torch, SpeechBrain and Flower: seconds that --help need not wait for
+    from asr_fed.pipeline.train import train  # torch, SpeechBrain and Flower take seconds: not for --help
 
     try:
         return train(settings, _command())
@@ -154,14 +155,14 @@ def _train(config: DictConfig, suffix: str = "") -> dict[str, Any]:
         raise
     except NoRoom as error:
         raise NoRoom(f"{error} Make room. {_how_to_go_on(config.run_dir)}") from error
-    except OSError as error:  # from a file that need not be whole, such as TensorBoard's
+    except OSError as error:  # from a file that is not written whole, such as TensorBoard's
         if not is_no_room(error):
             raise
         raise NoRoom(f"There is no room left: {error}. Make room. {_how_to_go_on(config.run_dir)}") from error
 
 
 def _run_dir(config: DictConfig, suffix: str) -> str:
-    """Where the run goes; with resume=true and the time of day in its name, the latest one that goes there.
+    """The run directory; with resume=true and a time in its name, the latest one that matches.
 
     Raises UserError where there is none.
     """
@@ -177,7 +178,7 @@ def _run_dir(config: DictConfig, suffix: str) -> str:
 
 
 def _command() -> str:
-    """What repeats this run, in a run directory of its own."""
+    """The command that repeats this run in a new run directory."""
     hydra_config = HydraConfig.get()
     changed = [word for word in hydra_config.overrides.task if word.split("=")[0] not in ("run_dir", "resume")]
     (folder,) = (source.path for source in hydra_config.runtime.config_sources if source.provider == "main")
@@ -196,7 +197,7 @@ def _how_to_go_on(run_dir: str) -> str:
 
 
 def hydra_arguments(arguments: list[str]) -> list[str]:
-    """Our command line in Hydra's words: the experiment's file first, its folder as Hydra's config path.
+    """Our command line as arguments of Hydra: the experiment's file first, its folder as Hydra's config path.
 
     Raises UserError where the file does not exist, or a word cannot be read.
     """
@@ -207,7 +208,7 @@ def hydra_arguments(arguments: list[str]) -> list[str]:
     path = find_experiment(arguments[0])
     flags, overrides = hydra_words(arguments[1:])
     return [
-        *flags,  # Hydra takes overrides only in one piece, behind the flags
+        *flags,  # Hydra takes overrides only in one sequence, after the flags
         "--config-path",
         str(path.parent.absolute()),
         "--config-name",

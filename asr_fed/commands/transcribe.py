@@ -16,8 +16,8 @@ SHORTEST_WINDOW = 1.0  # seconds
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exits with 1 where a recording could not be read, 2 where the user has something to correct before any work,
-    130 after Ctrl-C, 143 after SIGTERM.
+    """Exit status: 1 if a recording could not be read, 2 for an error that the user can fix before any work, 130 after
+    Ctrl-C, 143 after SIGTERM.
     """
     parser = argparse.ArgumentParser(
         prog="python -m asr_fed.transcribe",
@@ -120,7 +120,8 @@ def _run(chosen: argparse.Namespace) -> int:
 
 @contextmanager
 def _progress(recordings: list[Path]) -> Iterator[tuple[Callable[[Path], None], Callable[[float], None]]]:
-    """A bar in seconds of audio on stderr, if that is a terminal: what to call with each recording and with seconds."""
+    """A progress bar in seconds of audio on stderr, if that is a terminal; yields functions to call with each recording
+    and with seconds."""
     if not sys.stderr.isatty():
         yield lambda path: None, lambda seconds: None
         return
@@ -140,8 +141,8 @@ def _progress(recordings: list[Path]) -> Iterator[tuple[Callable[[Path], None], 
 
     total = 0.0
     for path in recordings:
-        with suppress(UserError):  # named when its turn comes
-            total += audio_seconds(path) if path.is_file() else 0.0  # a pipe can be read once
+        with suppress(UserError):  # reported when it is transcribed
+            total += audio_seconds(path) if path.is_file() else 0.0  # a pipe can be read only once
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     with Progress(
         *columns,
@@ -149,7 +150,7 @@ def _progress(recordings: list[Path]) -> Iterator[tuple[Callable[[Path], None], 
         TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # what is printed goes above the bar, but into a file it goes as it is
+        redirect_stdout=sys.stdout.isatty(),  # printed lines go above the bar; into a file they go unchanged
     ) as bars:
         task = bars.add_task("", total=total)
         yield (

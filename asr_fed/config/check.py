@@ -1,6 +1,7 @@
-"""Refuse a config that cannot be meant, before any work, naming the key.
+"""Refuse a contradictory config before any work, naming the key.
 
-The range of a single value stands beside its field (asr_fed.config.setting). Here is what one value says of another.
+The range of a single value is defined beside its field (asr_fed.config.setting). Here values are checked against each
+other.
 """
 
 from collections.abc import Iterator
@@ -34,12 +35,12 @@ from asr_fed.system.errors import UserError
 
 
 def check_config(config: DictConfig) -> None:
-    """Raises UserError where a value is missing or out of its range, where one contradicts another, and for a bad
-    `_target_` or argument of one.
+    """Raises UserError if a value is missing or out of range, if values contradict each other, or for a bad `_target_`
+    or argument.
     """
     if OmegaConf.get_type(config) is not Config:
         raise UserError("The experiment's file does not take the schema: its `defaults` begin with `- schema`.")
-    if unknown := next(_unknown(config, ""), None):  # added with +, which Hydra lets pass
+    if unknown := next(_unknown(config, ""), None):  # added with +, which Hydra accepts
         raise UserError(no_such_key(unknown))
     missing = sorted(_missing(config, ""))
     if missing:
@@ -61,7 +62,7 @@ def check_config(config: DictConfig) -> None:
 
 
 def check_shared(config: DictConfig) -> None:
-    """The same of all that a node of a deployment is told, which leaves out corpus and engine."""
+    """The same checks for the part that a node of a deployment receives, which has no corpus and no engine."""
     settings: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
     check_ranges(settings)
     check_targets(config)
@@ -126,9 +127,9 @@ def check_clients(clients: ClientsConfig) -> None:
 
 
 def check_decoder(decoder: Decoder, beam_ctc_weight: float, ctc_weight: float | None, key: str) -> None:
-    """Raises UserError, with the `key` that chose the decoder, where it needs a part that was not trained.
+    """Raises UserError, naming the `key` that chose the decoder, if the decoder needs a part that was not trained.
 
-    ctc_weight: of the loss that trains or trained the model; None where nobody knows.
+    ctc_weight: of the loss that trains or trained the model; None if unknown.
     """
     searches = decoder is Decoder.beam
     needs_ctc = decoder is Decoder.ctc_greedy or (searches and beam_ctc_weight > 0)

@@ -1,4 +1,4 @@
-"""Of the corpus: who goes where, and what is heard of it."""
+"""Settings of the corpus: which speakers go where, and which features are computed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from asr_fed.config.setting import setting
 
 
 class WarmUpRule(Enum):
-    """Which speakers of the training pool warm the model up."""
+    """Which speakers of the training pool are used for the warm-up."""
 
     most_audio = "most_audio"
     least_audio = "least_audio"
@@ -27,7 +27,7 @@ class Deal(Enum):
 
 
 class GroupBy(Enum):
-    """The column of the manifest that makes clients homogeneous."""
+    """The column of the manifest in which clients are homogeneous."""
 
     accent = "accent"
     gender = "gender"
@@ -43,23 +43,23 @@ class TooSmall(Enum):
 
 @dataclass
 class PartsConfig:
-    """Who goes where before there are clients.
+    """Which speakers go where, before the rest becomes clients.
 
-    The training pool is every speaker whom the corpus puts neither in its dev nor in its test set.
+    The training pool is every speaker who is in neither the dev nor the test set of the corpus.
 
-    Test, then dev: the corpus's own (`split` is `test` or `dev`) where it has one; otherwise
-    `test_speakers` speakers of the pool drawn at random, or where that is None as many as fit into
-    `test_share` of the pool's hours (at least one); the same for dev.
+    Test, then dev: the corpus's own (`split` is `test` or `dev`) if it has one. Otherwise `test_speakers` random
+    speakers of the pool, or if that is None, as many as fit into `test_share` of the pool's hours (at least one). The
+    same for dev.
 
-    Warm-up: in the order of `warm_up_rule`, speakers of the pool until there are `warm_up_speakers` of them
-    or they hold `warm_up_hours`, whichever comes first (None sets no bound); or exactly the speakers listed
-    in `warm_up_file`, one id a line. 0 speakers means no warm-up. The split of arXiv 2104.14297 is
-    `warm_up_speakers=117 warm_up_rule=most_audio`.
+    Warm-up: speakers of the pool, in the order of `warm_up_rule`, until there are `warm_up_speakers` of them or they
+    have `warm_up_hours`, whichever comes first (None: no bound); or exactly the speakers listed in `warm_up_file`, one
+    id per line. 0 speakers means no warm-up. The split of arXiv 2104.14297 is `warm_up_speakers=117
+    warm_up_rule=most_audio`.
 
-    Utterances of the pool longer than `max_train_seconds` are dropped; those of the corpus's own dev and test never.
+    Utterances of the pool longer than `max_train_seconds` are dropped; those of the corpus's own dev and test are not.
 
-    Held-out (what the server trains on after aggregation): `held_out_speakers` drawn at random from those
-    who remain. The rest are for the clients.
+    Held-out (the server trains on it after aggregation): `held_out_speakers` random speakers of the remaining ones. The
+    rest is for the clients.
     """
 
     warm_up_speakers: int | None = setting(None, at_least=0)
@@ -78,16 +78,16 @@ class PartsConfig:
 class ClientsConfig:
     """How the remaining speakers become clients.
 
-    `count` None gives each speaker a client (cross-device); K deals the speakers to K clients by `deal`:
-    `balanced` in hours; `dirichlet`, where the clients' shares of the hours are one draw of a symmetric
-    Dirichlet(`alpha`), more skewed the smaller alpha is; `group`, homogeneous in `group_by` as far as K
-    allows, hours balanced within a group.
+    `count` None makes one client per speaker (cross-device). A number K deals the speakers to K clients by `deal`:
+    `balanced` in hours; `dirichlet`: the clients' shares of the hours are a draw from a symmetric Dirichlet(`alpha`),
+    with more skew for smaller alpha; `group`: homogeneous in `group_by` as far as K allows, with balanced hours within
+    a group.
 
-    A client with less than `min_seconds` of audio is dropped, or merged with others as small (of its own
-    group first) until the minimum is reached, so that fewer than K clients may remain.
+    A client with less than `min_seconds` of audio is dropped, or merged with other small clients (of its own group
+    first) until the minimum is reached. So fewer than K clients may remain.
 
-    Each client that has at least `dev_min_utterances` keeps `dev_fraction` of them, at least one and never
-    all, as its own dev part.
+    Each client with at least `dev_min_utterances` utterances keeps `dev_fraction` of them (at least one, never all) as
+    its own dev part.
 
     `wrong_transcripts` is a corruption for experiments with weightings, never for a model that is to be used: that
     share of the clients gets the transcripts of other utterances, to train on and in its own dev part
@@ -124,12 +124,12 @@ class FeatureConfig:
     n_fft: int = setting(400, at_least=1)
     win_ms: int = setting(25, at_least=1)
     hop_ms: int = setting(10, at_least=1)
-    subtract_mean: bool = False  # of each utterance, per band: takes the microphone's colour out
+    subtract_mean: bool = False  # of each utterance, per band: removes the frequency response of the microphone
     # Frames farther below the loud ones, or nearer to the noise than to them, are pauses and do not count in that mean;
     # null: all count, as for recognisers of version 0.1.
     mean_gate_db: float | None = setting(15.0, above=0)
 
     @classmethod
     def saved(cls, content: Mapping[str, Any]) -> "FeatureConfig":
-        """The settings that a recogniser was saved with, of version 0.1 too."""
+        """The settings that a recogniser was saved with, also by version 0.1."""
         return cls(**{**({"mean_gate_db": None} if content.get("subtract_mean") else {}), **content})

@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf say of a config, in words of ours: which key, and which was probably meant."""
+"""Errors of Hydra and OmegaConf in plain words: which key is wrong, and which was probably meant."""
 
 import difflib
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from asr_fed.config.schema import CarbonConfig, Config, SimulationConfig
 
 
 def explain(error: Exception) -> str:
-    """A config error of Hydra or OmegaConf in words: which key, and which was probably meant."""
+    """A config error of Hydra or OmegaConf in plain words: which key is wrong, and which was probably meant."""
     cause: BaseException = error
     while isinstance(cause, HydraException) and (inner := cause.__cause__ or cause.__context__) is not None:
         cause = inner
@@ -54,7 +54,7 @@ def nearest(name: str, known: list[str]) -> str:
 
 
 def _all_keys() -> list[str]:
-    """Every key of the schema, and of the objects that come with asr_fed in hparams/GROUP/*.yaml."""
+    """Every key of the schema, and of the objects in hparams/GROUP/*.yaml."""
 
     def walk(node: DictConfig, prefix: str) -> Iterator[str]:
         for key in map(str, node):

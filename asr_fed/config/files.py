@@ -1,4 +1,4 @@
-"""Where the experiments that come with asr_fed lie."""
+"""The folder of the experiments that come with asr_fed."""
 
 from pathlib import Path
 

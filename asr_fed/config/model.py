@@ -1,4 +1,4 @@
-"""Of the recogniser and what it writes."""
+"""Settings of the recogniser, its tokens and its decoders."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -65,7 +65,7 @@ class ModelConfig:
         return self.conformer_neurons if self.encoder is EncoderKind.conformer else self.dnn_neurons
 
 
-# How the settings of EvaluationConfig begin that a beam search reads, and nothing else does.
+# Prefix of the settings in EvaluationConfig that only a beam search reads.
 SEARCH = "beam_"
 
 
@@ -76,11 +76,11 @@ class EvaluationConfig:
     test_decoder: Decoder = Decoder.beam
     beam_size: int = setting(10, at_least=1)
     beam_ctc_weight: float = setting(0.4, at_least=0, at_most=1)
-    # A hypothesis may end where log p(end) is at least so many times that of the likeliest token. null: anywhere,
-    # which label smoothing, with its floor under the end's probability, makes too short.
+    # A hypothesis may end if log p(end) >= this * log p of the likeliest token. null: anywhere; hypotheses then become
+    # too short, because label smoothing keeps the end's probability above a floor.
     beam_eos_threshold: float | None = setting(1.5, at_least=1)
-    beam_temperature: float = setting(1.0, above=0)  # of the attention decoder's softmax; above 1: a wider search
-    # How many encoder frames the attention's peak may move with a token. null: as far as it likes.
+    beam_temperature: float = setting(1.0, above=0)  # of the attention decoder's softmax; above 1 the search is wider
+    # How many encoder frames the attention's peak may move per token. null: no limit.
     beam_max_attention_shift: int | None = setting(None, at_least=1)
     max_seconds_per_batch: float = setting(200.0, above=0)
-    report_clips: int = setting(6, at_least=0)  # test recordings to listen to in report.html; 0: no speech in it
+    report_clips: int = setting(6, at_least=0)  # test recordings to listen to in report.html; 0: none

@@ -1,4 +1,4 @@
-"""The paths of a config: absolute, since other processes, with working directories of their own, read them too."""
+"""The paths of a config. They are made absolute, because processes with other working directories read them, too."""
 
 import os
 from pathlib import Path
@@ -22,8 +22,8 @@ TABLES = ("simulation.devices", "simulation.network", "simulation.availability")
 def settle_paths(config: DictConfig, begun: DictConfig | None = None) -> None:
     """Make the paths of `config` absolute, and expand ~, in place.
 
-    A relative one counts from here; in a run that is resumed it is the one in `begun`, the config it was begun with,
-    where that ends in it.
+    A relative path starts at the working directory. If a resumed run's path in `begun` (the config it was begun with)
+    ends in it, that path is taken.
     """
     config.run_dir = str(Path(config.run_dir).expanduser())
     for key in (*PATHS, *TABLES):
@@ -35,7 +35,7 @@ def settle_paths(config: DictConfig, begun: DictConfig | None = None) -> None:
 
 
 def same_place(given: Any, before: Any) -> bool:
-    """Whether one of two paths is relative, and the end of the other."""
+    """Whether one of the two paths is relative and the other one ends in it."""
     if not isinstance(given, str) or not isinstance(before, str):
         return False
     short, long = sorted((Path(os.path.normpath(each)) for each in (given, before)), key=lambda each: len(each.parts))

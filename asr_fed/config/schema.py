@@ -1,8 +1,8 @@
 """Every setting of a run, typed. The YAML files under hparams/ fill it in; nothing else adds keys.
 
-Fields typed `Any` hold a `_target_`: an object a user may swap for one of their own. Its other keys are
-checked against that object's own signature before any work starts (see `asr_fed.config.check`).
-Torch is not imported here, so that `--help` stays quick.
+Fields typed `Any` hold a `_target_`: an object that users can replace by their own. Its other keys are checked against
+the signature of that object before any work (see `asr_fed.config.check`). Torch is not imported here, so that `--help`
+is fast.
 """
 
 from dataclasses import dataclass, field
@@ -100,7 +100,7 @@ class Mode(Enum):
 
 
 class Tracking(Enum):
-    """Where a run's numbers go besides its directory and TensorBoard."""
+    """Where a run's numbers are sent besides its directory and TensorBoard."""
 
     mlflow = "mlflow"
     wandb = "wandb"
@@ -114,7 +114,7 @@ class Config:
     mode: Mode = Mode.federated
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     precision: Precision = Precision.fp32
-    tracking: Tracking | None = None  # to MLflow or Weights & Biases too; null: TensorBoard alone
+    tracking: Tracking | None = None  # also to MLflow or Weights & Biases; null: TensorBoard only
     data: DataConfig = field(default_factory=DataConfig)
     features: FeatureConfig = field(default_factory=FeatureConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -127,7 +127,7 @@ class Config:
     algorithm: Any = field(default_factory=lambda: {"_target_": "asr_fed.algorithms.fed_avg.FedAvg"})
     weighting: Any = field(default_factory=lambda: {"_target_": "asr_fed.aggregation.weighting.WerSoftmax"})
     server: Any = field(default_factory=lambda: {"_target_": "asr_fed.aggregation.server_optimizer.FedAvg"})
-    personalise: bool = False  # after the last round, each client fine-tunes its own copy and measures what it gains
+    personalise: bool = False  # after the last round each client fine-tunes its own copy and measures the gain
     personalisation: PersonalisationConfig = field(default_factory=PersonalisationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)

@@ -1,4 +1,4 @@
-"""A number's range stands beside its field, once; `check_ranges` holds a whole config to all of them."""
+"""The range of a number is defined once, beside its field; `check_ranges` checks a whole config."""
 
 from collections.abc import Iterator
 from dataclasses import Field, dataclass, field, fields, is_dataclass
@@ -14,10 +14,11 @@ RANGE = "range"  # of a field's metadata
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a setting may have; None where there is no such bound. Infinity and NaN are never in it.
+    """The numbers that a setting may have; a bound that is None does not apply. Infinity and NaN are never in the
+    range.
 
-    fraction: a number with a point is a share of something instead: above 0 and at most 1.
-    items: the setting is a list of at least so many numbers, each in the range; `most_items`: and at most so many.
+    fraction: a number with a decimal point is a share instead, above 0 and at most 1.
+    items, most_items: the setting is a list with at least and at most this many numbers, each in the range.
     """
 
     above: float | None = None
@@ -29,7 +30,7 @@ class Range:
     most_items: int | None = None
 
     def __contains__(self, value: Any) -> bool:
-        """None passes: whether a setting may be null is for its type to say."""
+        """None is accepted here: the type of a setting says whether it may be null."""
         if value is None:
             return True
         if self.items is not None:
@@ -48,7 +49,7 @@ class Range:
         )
 
     def __str__(self) -> str:
-        """What it must be: `at least 0 and below 1`."""
+        """The range in words: `at least 0 and below 1`."""
         words = {"above": "above", "at_least": "at least", "below": "below", "at_most": "at most"}
         bounds = [f"{words[name]} {getattr(self, name):g}" for name in words if getattr(self, name) is not None]
         text = " and ".join(bounds) or "a finite number"
@@ -84,9 +85,9 @@ def range_of(each: Field[Any]) -> Range | None:
 
 
 def check_ranges(settings: Any, prefix: str = "") -> None:
-    """Raises UserError that names every value out of its range, in the dataclass `settings` and those inside it.
+    """Raises UserError that names every value out of range, in the dataclass `settings` and in those inside it.
 
-    `prefix` stands before the names of its fields: `federation.`, for instance.
+    `prefix` is put before the names of its fields: `federation.`, for example.
     """
     wrong = list(_out_of_range(settings, prefix))
     if wrong:

@@ -1,4 +1,4 @@
-"""Objects that a config names by `_target_`: that they exist, and take what they are given."""
+"""Objects that a config names by `_target_`: do they exist, and do they accept their arguments?"""
 
 import inspect
 import types
@@ -21,9 +21,9 @@ METHODS = {
 
 
 def check_targets(config: DictConfig) -> None:
-    """Raises UserError for a `_target_` that cannot be imported, and for an argument that it does not take.
+    """Raises UserError for a `_target_` that cannot be imported, and for an argument that it does not accept.
 
-    Algorithm, weighting, server optimizer and the optimizers of local training are made once, to see that they can be.
+    Algorithm, weighting, server optimizer and the optimizers of local training are created once as a check.
     """
     for path, node in _targets(config, ""):
         _check_target(path, node)
@@ -37,7 +37,7 @@ def check_targets(config: DictConfig) -> None:
                     "federation.optimizer={_target_: torch.optim.SGD}, without momentum."
                 )
         elif path.endswith("optimizer"):
-            import torch  # with which the target has come
+            import torch  # it was imported with the target
 
             _make(path, node, [torch.nn.Parameter(torch.zeros(1))], lr=1.0)
 
@@ -97,7 +97,7 @@ def _check_target(path: str, node: DictConfig) -> None:
 
 
 def _arguments(target: Any) -> dict[str, Any] | None:
-    """Names and types of what a callable takes by keyword; None where it takes anything."""
+    """Names and types of the keyword arguments of a callable; None if it takes any."""
     hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
     accepted: dict[str, Any] = {}
     for name, parameter in inspect.signature(target).parameters.items():
@@ -111,7 +111,7 @@ def _arguments(target: Any) -> dict[str, Any] | None:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a config value has the annotated type, as far as plain types can tell."""
+    """Whether a config value has the annotated type; only plain types are checked."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return any(_fits(value, option) for option in typing.get_args(kind))
     if kind is float:

@@ -1,4 +1,4 @@
-"""Of training, wherever it takes place."""
+"""Settings of training, on the server and on clients."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -27,8 +27,8 @@ class Decay(Enum):
 
 
 class PersonalPart(Enum):
-    """What of the recogniser a client's own copy may change: all, the layers that write tokens, or all biases and
-    what normalisation learns."""
+    """The part of the recogniser that a client's own copy may change: all, the output layers, or all biases and the
+    parameters of normalisation."""
 
     full = "full"
     head = "head"
@@ -37,10 +37,11 @@ class PersonalPart(Enum):
 
 @dataclass
 class AugmentConfig:
-    """Pauses and SpecAugment at training time, and playback speeds whose features are cached.
+    """Pauses and SpecAugment in training, and playback speeds, whose features are cached.
 
-    A batch gets from `least_time_drops` to `time_drops` stretches, each utterance at its own places and each of
-    `least_time_drop_frames` to `time_drop_frames` frames, both ends included; of mel bands the same.
+    In a batch, `least_time_drops` to `time_drops` stretches of each utterance are set to zero, each with
+    `least_time_drop_frames` to `time_drop_frames` frames (bounds included). Their places differ between utterances. The
+    same holds for mel bands.
     """
 
     speeds: list[float] = setting([1.0], at_least=0.5, at_most=2, items=1)
@@ -59,7 +60,7 @@ class AugmentConfig:
 
 @dataclass
 class BatchConfig:
-    """A batch ends at `max_utterances` or where, padded, it would exceed `max_seconds` of audio."""
+    """A batch ends at `max_utterances`, or where it would exceed `max_seconds` of audio, including padding."""
 
     max_utterances: int = setting(8, at_least=1)
     max_seconds: float | None = setting(None, above=0)
@@ -75,10 +76,10 @@ class LossConfig:
 
 @dataclass
 class NewBobConfig:
-    """lr <- factor * lr where the WER's relative gain is under `threshold`, `patience` such WERs forgiven.
+    """lr <- factor * lr if the relative gain of the WER is below `threshold`; `patience` such WERs are tolerated.
 
-    It waits for the first WER below `ceiling`, in percent: above it nothing is recognised yet, and that a WER of 99
-    stands still says nothing about the rate.
+    It waits for the first WER below `ceiling`, in percent. Above that nothing is recognised yet, and a WER that stays
+    at 99 says nothing about the learning rate.
     """
 
     factor: float = setting(0.8, above=0, at_most=1)
@@ -92,11 +93,11 @@ class CentralConfig:
     """Training on pooled speech: the warm start and the centralised reference."""
 
     epochs: int = setting(20, at_least=0)
-    ctc_epochs: int | None = setting(None, at_least=0)  # CTC takes part in the first so many epochs; null: in all
+    ctc_epochs: int | None = setting(None, at_least=0)  # how many epochs (the first ones) use CTC; null: all
     optimizer: Any = field(default_factory=lambda: {"_target_": "torch.optim.Adam"})
     lr: float = setting(0.001, above=0)
     warmup_steps: int = setting(0, at_least=0)  # linear from 0
-    # part of the epochs after which lr falls to 0, times `annealing`; 1: never
+    # part of the epochs after which lr falls to 0, in addition to `annealing`; 1: never
     decay_from: float = setting(1.0, at_least=0, at_most=1)
     decay: Decay = Decay.linear
     clip: float = setting(5.0, above=0)
@@ -110,22 +111,22 @@ class CentralConfig:
 
 @dataclass
 class WarmStartConfig(CentralConfig):
-    checkpoint: str | None = None  # run directory, checkpoint or SpeechBrain folder: no warm-up training then
+    checkpoint: str | None = None  # run directory, checkpoint or SpeechBrain folder: replaces warm-up training
 
 
 @dataclass
 class ReferenceConfig(CentralConfig):
     start: Start = Start.scratch
-    after_federation: bool = False  # train it in a federated run too, and show it in the same table
+    after_federation: bool = False  # also train it in a federated run, and show it in the same table
 
 
 @dataclass
 class PersonalisationConfig:
-    """Fine-tuning of a copy of the recogniser for each client, on that client's own speech."""
+    """Fine-tuning of one copy of the recogniser per client, on the client's own speech."""
 
     part: PersonalPart = PersonalPart.full
     epochs: int = setting(10, at_least=0)
     optimizer: Any = field(default_factory=lambda: {"_target_": "torch.optim.Adam"})
-    lr: float | None = setting(None, above=0)  # null: the one that was found for the part, see docs/personalisation.md
+    lr: float | None = setting(None, above=0)  # null: the best one found for the part, see docs/personalisation.md
     clip: float = setting(5.0, above=0)
     batch: BatchConfig = field(default_factory=lambda: BatchConfig(max_utterances=4))

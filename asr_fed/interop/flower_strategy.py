@@ -3,8 +3,8 @@
     strategy = WeightedStrategy(WerSoftmax(), optimizer=FedAvgM(server_momentum=0.7), fraction_evaluate=0.0)
     strategy.start(grid=grid, initial_arrays=ArrayRecord(model.state_dict()), num_rounds=20)
 
-ClientApps are ordinary ones: each reply has one ArrayRecord, the local weights under the names that came, and one
-MetricRecord with `num-examples`, `wer` (a fraction) and `loss`. See docs/flower.md.
+ClientApps are ordinary ones: each reply has one ArrayRecord, the local weights under the same names as received, and
+one MetricRecord with `num-examples`, `wer` (a fraction) and `loss`. See docs/flower.md.
 """
 
 import logging
@@ -28,15 +28,15 @@ log = logging.getLogger(__name__)
 
 
 class WeightedStrategy(FlowerFedAvg):
-    """Global step: sum(a_k * delta_k) / sum(a_k), where a_k is what `weighting` makes of a reply's metrics.
+    """Global step: sum(a_k * delta_k) / sum(a_k), where `weighting` computes a_k from a reply's metrics.
 
-    Sampling, messages and federated evaluation are those of Flower's FedAvg. Sums are exact, so that the weights do not
-    depend on the order of the replies. Arrays of whole numbers, such as BatchNorm's counters, stay as they are.
+    Sampling, messages and federated evaluation are those of Flower's FedAvg. Sums are exact, so the weights do not
+    depend on the order of the replies. Integer arrays, such as BatchNorm's counters, are not changed.
 
     Args:
         weighting: such as WerSoftmax(), LossSoftmax() or NumExamples() of asr_fed.aggregation.weighting.
         optimizer: such as FedAvgM, FedAdam or Lamb of asr_fed.aggregation.server_optimizer.
-        plain: names of arrays that take the plain mean, whatever the optimizer: running means and variances.
+        plain: names of arrays that always take the plain mean: running means and variances.
         flower: arguments of Flower's FedAvg.
     """
 
@@ -51,7 +51,7 @@ class WeightedStrategy(FlowerFedAvg):
         self._weighting, self._optimizer, self._plain = weighting, optimizer or FedAvg(), frozenset(plain)
         self._arrays: dict[str, np.ndarray] = {}
         self._state: dict[str, Any] | None = None
-        self._loss = 0.0  # of the round before, the reference of loss weights
+        self._loss = 0.0  # of the previous round, the reference of loss weights
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -64,7 +64,7 @@ class WeightedStrategy(FlowerFedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The next global arrays, and the round's metrics; (None, None) where no reply can be added.
 
-        Raises Flower's InconsistentMessageReplies where replies have other records or names than one another.
+        Raises Flower's InconsistentMessageReplies if replies differ in their records or names.
         """
         valid, _ = self._check_and_log_replies(replies, is_train=True)
         layout = self._layout()
@@ -96,7 +96,7 @@ class WeightedStrategy(FlowerFedAvg):
         return self._unflat(following, layout), metrics
 
     def _layout(self) -> StateLayout:
-        """Arrays that the optimizer moves first, then those that take the plain mean."""
+        """Layout with the arrays that the optimizer changes first, then those that take the plain mean."""
         floating = [name for name, array in self._arrays.items() if np.issubdtype(array.dtype, np.floating)]
         moved = [name for name in floating if name not in self._plain]
         names = (*moved, *(name for name in floating if name in self._plain))
@@ -124,6 +124,6 @@ class WeightedStrategy(FlowerFedAvg):
 
 
 def _mean_finite(losses: Iterable[float]) -> float:
-    """A client that diverged has no say in what the others are weighed against; 0 where there is no other."""
+    """The mean of the finite values, without diverged clients; 0 if there are none."""
     finite = [loss for loss in losses if math.isfinite(loss)]
     return math.fsum(finite) / len(finite) if finite else 0.0

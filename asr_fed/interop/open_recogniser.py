@@ -1,4 +1,4 @@
-"""A trained recogniser from wherever a user has one: a run directory, a checkpoint, or a folder of SpeechBrain."""
+"""Open a trained recogniser: a run directory, a checkpoint, or a folder of SpeechBrain."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from asr_fed.interop.speechbrain.reader import HYPERPARAMS, open_speechbrain_fol
 from asr_fed.model.recogniser import Recogniser, load_recogniser
 from asr_fed.system.errors import UserError
 
-OF_A_RUN = ("federated.pt", "central.pt", "warm_start.pt")  # the first of these that a run has is its own
+OF_A_RUN = ("federated.pt", "central.pt", "warm_start.pt")  # a run's own recogniser is the first of these that exists
 
 
 def open_recogniser(path: str | Path) -> Recogniser:

@@ -1,4 +1,4 @@
-"""Personalise a recogniser for each speaker of a manifest, one copy each, and measure what that gains."""
+"""Personalise a recogniser for each speaker of a manifest, one copy each, and measure the gain."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ HEARD = "heard.jsonl"
 class Speech:
     """Rows of `manifest`: those of `split` (None: all) by `speakers` (None: all).
 
-    Of each speaker's utterances the share `held_back`, between 0 and 1, is for measuring.
+    The share `held_back` (between 0 and 1) of each speaker's utterances is for measuring.
     """
 
     manifest: Path
@@ -46,14 +46,14 @@ def personalise_speakers(
     device: str,
     threads: int,
 ) -> None:
-    """Write to `output` what `config.personalisation` gains for each speaker, and with `save` the copies.
+    """Write the gain of `config.personalisation` for each speaker to `output`, and with `save` the copies.
 
     Args:
         model: run directory, checkpoint or SpeechBrain folder.
         features: folder of the feature cache.
 
-    What an earlier call has written to `output` is not done again. Raises UserError where that was with other
-    settings, or where there is no such speech.
+    Speakers that an earlier call has written to `output` are not done again. Raises UserError if that call had other
+    settings, or if there is no such speech.
     """
     import torch
     from rich.console import Console
@@ -83,7 +83,7 @@ def personalise_speakers(
     cores = available_cores()
     cache = build_features(speech, recogniser.features, features, processes=cores)
     console = Console(highlight=False)
-    if config.loss.ctc_weight > 0:  # of what is trained on; what is held back stays whole
+    if config.loss.ctc_weight > 0:  # training speech only; held-back speech stays complete
         speakers = Partition((), (), (), (), tuple(replace(client, dev=()) for client in clients))
         fits = alignable(cache, recogniser.tokenizer, recogniser.model.encoder.stride)
         speakers = keep_alignable(speakers, fits, most=1.0)
@@ -140,7 +140,7 @@ def personalise_speakers(
 def speakers_of(spoken: Speech, seed: int) -> "list[Client]":
     """A client for each speaker, with the held-back utterances as its dev part.
 
-    Raises UserError where a speaker that was asked for is not there, or none has two utterances.
+    Raises UserError if a requested speaker is not there, or if no speaker has two utterances.
     """
     from asr_fed.data.deal import make_client
     from asr_fed.data.manifest import read_manifest
@@ -163,20 +163,20 @@ def speakers_of(spoken: Speech, seed: int) -> "list[Client]":
 
 
 def digest(client: "Client") -> str:
-    """Of what a speaker's copy is trained and judged on."""
+    """A hash of the speech that a speaker's copy is trained and evaluated on."""
     parts = [[(utterance.id, utterance.text) for utterance in part] for part in (client.train, client.dev)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def heard_before(path: Path, about: Mapping[str, Any], due: Mapping[str, str]) -> dict[str, dict[str, dict[str, str]]]:
-    """By speaker, what an earlier run of the same command has heard; a first line in `path` tells which command.
+    """Results of an earlier run of the same command, by speaker; the first line of `path` identifies the command.
 
-    What is about other speakers or utterances than `due` (a digest for each speaker) is dropped.
+    Results for other speakers or utterances than in `due` (a digest per speaker) are dropped.
 
-    Raises UserError where that was another one.
+    Raises UserError if it was another command.
     """
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    whole = [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may have cut the last
+    whole = [json.loads(line) for line in lines if line.endswith("\n")]  # the last line may be cut by a kill
     if whole and whole[0] != about:
         differing = ", ".join(sorted(key for key in about if whole[0].get(key) != about[key]))
         raise UserError(f"{path.parent} holds the result of another {differing}. Give another --output.")
@@ -202,7 +202,7 @@ def write_gains(
     about: Mapping[str, Any],
     console: "Console",
 ) -> None:
-    """before/, after/ and personalisation.csv, and the gist of them on `console`."""
+    """Write before/, after/ and personalisation.csv, and print a summary on `console`."""
     from asr_fed.evaluation.evaluate import Evaluation
     from asr_fed.evaluation.statistics import describe_pair, paired_test
     from asr_fed.evaluation.wer import score

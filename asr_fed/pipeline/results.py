@@ -1,4 +1,4 @@
-"""What a run found out: its recognisers on the test speakers, on paper."""
+"""The results of a run: its recognisers evaluated on the test speakers, written to files."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -30,11 +30,10 @@ OF_THE_PROCESS = ("seconds", "peak_rss_mb", "command", "versions", "git_commit")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the recognisers of a run make of its test speakers, by name.
+    """Evaluations of a run's recognisers on its test speakers, by name.
 
-    chosen: by `evaluation.test_decoder`.
-    ctc_greedy: by the decoder that training is steered by, for comparison; empty where it is the chosen one, or the
-        CTC head is not trained.
+    chosen: with `evaluation.test_decoder`.
+    ctc_greedy: with CTC greedy, for comparison; empty if that is the chosen decoder, or if the CTC head is not trained.
     """
 
     chosen: dict[str, Evaluation]
@@ -80,7 +79,7 @@ def write_results(
 ) -> dict[str, Any]:
     """summary.json, evaluation/NAME/ for each recogniser, the carbon account, and report.html; returns the summary.
 
-    `made`: what the summary says of the run that trained them (seconds, memory, command, versions, commit).
+    `made`: facts for the summary about the run that trained them (seconds, memory, command, versions, commit).
     """
     run_dir, evaluations = experiment.run_dir, tests.chosen
     summary = {**summarise(experiment, federation, tests), **made}
@@ -125,7 +124,7 @@ def carbon_account(
 
 
 def test_again(run_dir: Path, settings: EvaluationConfig) -> dict[str, Any]:
-    """Test the recognisers of a finished run with a decoder of one's choice, and write its results anew.
+    """Test the recognisers of a finished run with another decoder, and write its results again.
 
     Raises UserError where the run has not ended.
     """
@@ -148,7 +147,7 @@ def test_again(run_dir: Path, settings: EvaluationConfig) -> dict[str, Any]:
 
 
 def beside(ctc_greedy: Evaluation | None) -> dict[str, float | None]:
-    """The numbers of the cheap decoder that stand beside those of the chosen one."""
+    """The numbers of CTC greedy that are shown beside those of the chosen decoder."""
     return {
         "ctc_greedy_wer": ctc_greedy.wer if ctc_greedy else None,
         "ctc_greedy_cer": ctc_greedy.cer if ctc_greedy else None,
@@ -160,18 +159,18 @@ def compare_with_others(name: str, evaluations: Mapping[str, Evaluation]) -> dic
 
 
 def made_by(seconds: float, command: str) -> dict[str, Any]:
-    """What a summary says of this process."""
+    """Facts about this process for the summary."""
     return dict(zip(OF_THE_PROCESS, (seconds, peak_rss_mb(), command, versions(), git_commit()), strict=True))
 
 
 def summarise(experiment: Experiment, federation: FederationState | None, tests: Outcome) -> dict[str, Any]:
-    """What summary.json says of the result. Its `test_*` and `weights_sha256` are those of the run's own recogniser."""
+    """The result for summary.json. `test_*` and `weights_sha256` are about the run's own recogniser."""
     config, evaluations = experiment.config, tests.chosen
     own = "central" if config.mode is Mode.central else "federated"
     model = load_recogniser(experiment.checkpoints / f"{own}.pt").model
     weights_sha256 = state_sha256(read_state(model))
     freeze(model, config.federation.frozen)
-    federated_sha256 = state_sha256(read_state(model))  # of what clients are sent
+    federated_sha256 = state_sha256(read_state(model))  # of the weights that clients are sent
     pooled = [utterance for client in experiment.partition.clients for utterance in client.train]
     return {
         "mode": config.mode.name,

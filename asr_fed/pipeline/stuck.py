@@ -1,4 +1,4 @@
-"""What to try where central training has learned nothing: a federation cannot mend its start."""
+"""What to try if central training has learned nothing: a federation cannot repair a bad warm start."""
 
 from asr_fed.config.schema import Config
 from asr_fed.training.central import EpochReport
@@ -7,7 +7,7 @@ FEW_STEPS = 3000  # a small model from scratch needs about as many
 
 
 def describe_stuck(name: str, report: EpochReport, config: Config) -> str:
-    """What to change, the likeliest first; empty where a dev WER has come below the annealing's ceiling.
+    """What to change, the most likely first; empty if a dev WER was below the annealing's ceiling.
 
     `name` is warm_start or central, `report` of the last epoch so far.
     """

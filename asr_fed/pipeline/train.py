@@ -38,13 +38,13 @@ from asr_fed.system.errors import UserError
 from asr_fed.system.processes import keep_freed_memory
 from asr_fed.training.central import EpochReport, train_central
 
-LONG = 10  # epochs of a training that says halfway already that it learns nothing
+LONG = 10  # trainings of at least this many epochs report already halfway that they learn nothing
 
 
 def train(config: Config, command: str = "") -> dict[str, Any]:
     """Run `config` to its end and return the summary that is also in the run directory.
 
-    `command` is what the summary says that it was started by. Raises UserError for what the user can put right.
+    `command` is the command line for the summary. Raises UserError for errors that the user can fix.
     """
     started = time.perf_counter()
     keep_freed_memory()
@@ -54,7 +54,7 @@ def train(config: Config, command: str = "") -> dict[str, Any]:
         str(Path(path).absolute()) for path in (config.run_dir, config.data.prepared)
     )
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    pick_device(config.device)  # before any work, if it is not there
+    pick_device(config.device)  # fails before any work if it is not there
     check_tracking(config)
     check_engine(config)
     if config.simulation is not None:
@@ -65,7 +65,7 @@ def train(config: Config, command: str = "") -> dict[str, Any]:
         experiment = prepare_experiment(config)
         if owners := experiment.partition.clients:
             draw_histogram(experiment.run_dir / "partition" / "clients.png", [owner.seconds for owner in owners])
-        if config.engine.kind is not EngineKind.deployment:  # refused now rather than later
+        if config.engine.kind is not EngineKind.deployment:  # refuse now rather than later
             check_virtual_time(experiment)
             cohort_size(config.federation.cohort, len(experiment.partition.clients))
             if config.personalise and not any(client.dev for client in experiment.partition.clients):
@@ -95,7 +95,7 @@ def train(config: Config, command: str = "") -> dict[str, Any]:
 
 
 def train_models(experiment: Experiment, progress: RunProgress) -> FederationState | None:
-    """Train `systems`, each where it is not there yet; returns the federation's state, where there is one."""
+    """Train those of `systems` that do not exist yet; returns the federation's state, if there is one."""
     federation = None
     for name in systems(experiment.config):
         if name == "warm_start":
@@ -121,7 +121,7 @@ def warm_start(experiment: Experiment, progress: RunProgress) -> None:
 
 
 def reference(experiment: Experiment, progress: RunProgress) -> None:
-    """checkpoints/central.pt: what pooling the speech would have given."""
+    """checkpoints/central.pt: the reference, trained on pooled speech."""
     if (experiment.checkpoints / "central.pt").is_file():
         return
     settings = experiment.config.central
@@ -201,7 +201,7 @@ def federate(experiment: Experiment, progress: RunProgress) -> FederationState:
                 keep_and_show,
                 lambda total: progress.bars.reset(clients, total=total, description="clients that personalise"),
             )
-    write_history(experiment.run_dir, state.history)  # a kill may have come between the last checkpoint and this
+    write_history(experiment.run_dir, state.history)  # after a kill between the last checkpoint and the history
     progress.bars.remove_task(rounds)
     progress.bars.remove_task(clients)
     return state

@@ -1,1 +1,1 @@
-"""What people read of a run: progress, tables, figures, pages, trackers."""
+"""Output of a run for people: progress, tables, figures, pages, trackers."""

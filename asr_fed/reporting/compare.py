@@ -1,4 +1,4 @@
-"""Runs side by side: `python -m asr_fed.compare RUN RUN ...`, and the end of every sweep."""
+"""Comparison of runs: `python -m asr_fed.compare RUN RUN ...`, also at the end of every sweep."""
 
 import csv
 from collections.abc import Sequence
@@ -17,16 +17,16 @@ from asr_fed.system.files import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# What is known of a run, and the columns of comparison.csv.
+# Fields of a run's record, which are the columns of comparison.csv.
 FIELDS = (
     *("overrides", "warm_start_wer", "test_wer", "wer_low", "wer_high"),
-    *("difference", "difference_low", "difference_high", "paired_t_p", "matched_pairs_p"),  # to the first
+    *("difference", "difference_low", "difference_high", "paired_t_p", "matched_pairs_p"),  # from the first run
     *("test_cer", "decoder", "best_round", "rounds", "clients", "effective_clients"),
     *("audio_hours", "mb_up", "mb_down", "seconds"),
     *("wh", "g_co2e", "g_co2e_low", "g_co2e_high", "of_central", "g_per_point"),  # modelled
     *("run_dir", "failed"),
 )
-# What dev WER is drawn against: the axis, the keys of a round that are added up, and the unit.
+# Axes for the dev WER: name, keys of a round that are summed, and unit.
 AXES = (
     ("rounds", (), 1.0),
     ("seconds", ("round_seconds",), 1.0),
@@ -80,7 +80,7 @@ def _carbon(account: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def write_comparison(folder: Path, records: Sequence[dict[str, Any]]) -> None:
-    """comparison.md and comparison.html for people, .csv for programs, .png: WER on the way."""
+    """comparison.md and comparison.html for people, .csv for programs, .png: the WER over the rounds."""
     from asr_fed.reporting.figures import data_uri
     from asr_fed.reporting.page import render
 
@@ -112,7 +112,7 @@ def show_comparison(folder: Path, records: Sequence[dict[str, Any]], console: Co
 
 
 def against_first(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records with the difference of each from the first, and how sure it is, where both had the same test."""
+    """The records, with the difference of each run from the first and its interval, if both have the same test set."""
     first, *others = records
     return [first, *(record | _against(record, first) for record in others)]
 
@@ -127,7 +127,7 @@ def _against(record: dict[str, Any], first: dict[str, Any]) -> dict[str, Any]:
             for each in (record, first)
         )
         found = paired_test(own, other)
-    except (UserError, ValueError, TypeError):  # a run that failed or is gone, or another test set
+    except (UserError, ValueError, TypeError):  # a failed or missing run, or another test set
         return {}
     return {
         "difference": found.difference,
@@ -139,7 +139,7 @@ def _against(record: dict[str, Any], first: dict[str, Any]) -> dict[str, Any]:
 
 
 def plot(records: Sequence[dict[str, Any]]) -> "Figure | None":
-    """Dev WER against rounds, seconds, bytes and hours of audio; None where no run has rounds."""
+    """Dev WER over rounds, seconds, bytes and hours of audio; None if no run has rounds."""
     from matplotlib.figure import Figure
 
     head, labels = run_labels([record["overrides"] for record in records])

@@ -1,4 +1,4 @@
-"""An evaluation on disk: wer_report.txt for reading, wer.json, per_utterance.csv and per_speaker.csv for programs."""
+"""An evaluation on disk: wer_report.txt for people, wer.json, per_utterance.csv and per_speaker.csv for programs."""
 
 import csv
 import itertools
@@ -28,8 +28,8 @@ def write_evaluation(
     """Write the four files.
 
     Args:
-        about: what was evaluated and how, by name.
-        against: by the name of another recogniser, the comparison of this one with it.
+        about: names and values that describe the evaluation.
+        against: comparisons of this recogniser with others, by their names.
     """
     folder.mkdir(parents=True, exist_ok=True)
     against = against or {}
@@ -44,7 +44,7 @@ def write_evaluation(
 
 
 def own_folder(parent: Path, name: str, about: Mapping[str, Any]) -> Path:
-    """Where an evaluation goes: `name` in `parent`, or name-2, -3, ... where that holds one that was not the same."""
+    """The folder of an evaluation: `name` in `parent`, or name-2, -3, ... if that holds a different evaluation."""
     folders = (parent / (f"{name}-{number}" if number > 1 else name) for number in itertools.count(1))
     return next(folder for folder in folders if not folder.exists() or _is_about(folder, about))
 
@@ -58,9 +58,9 @@ def _is_about(folder: Path, about: Mapping[str, Any]) -> bool:
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """What `write_evaluation` wrote, with as much of the utterances as per_utterance.csv tells.
+    """Read what `write_evaluation` wrote; utterances have only the fields in per_utterance.csv.
 
-    Raises UserError where it is not there or not whole.
+    Raises UserError if it is missing or incomplete.
     """
     path = folder / UTTERANCES
     try:
@@ -75,7 +75,7 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 
 def numbers(evaluation: Evaluation) -> dict[str, Any]:
-    """WER with its interval, CER and counts; `wer_low` and `wer_high` are null where `wer_interval` has none."""
+    """WER with its interval, CER and counts; `wer_low` and `wer_high` are null if `wer_interval` gives None."""
     words, interval = evaluation.words, wer_interval(list(evaluation.speakers.values()))
     return {
         "wer": evaluation.wer,
@@ -93,7 +93,7 @@ def numbers(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def details(evaluation: Evaluation) -> dict[str, Any]:
-    """For whom and on what it errs, in JSON types."""
+    """Breakdown of the errors, in JSON types."""
     return {
         "spread": asdict(speaker_spread(evaluation)) if evaluation.scored else None,
         "by_group": {
@@ -108,7 +108,8 @@ def details(evaluation: Evaluation) -> dict[str, Any]:
 def _write_report(
     file: TextIO, evaluation: Evaluation, about: Mapping[str, Any], against: Mapping[str, Paired]
 ) -> None:
-    """Summary as Kaldi has it, then who and what, then every alignment, worst first, as SpeechBrain has it."""
+    """A summary in Kaldi's format, the breakdown of errors, then every alignment in SpeechBrain's format, worst
+    first."""
     for name, value in about.items():
         print(f"{name}: {value}", file=file)
     found = numbers(evaluation)
@@ -168,7 +169,7 @@ def _rates(words: ErrorCounts) -> dict[str, Any]:
 
 
 def _alignment(each: Scored) -> dict[str, Any]:
-    """In the words of SpeechBrain's printer."""
+    """An alignment in the format of SpeechBrain's printer."""
     return {
         "key": each.utterance.id,
         "scored": True,

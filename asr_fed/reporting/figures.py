@@ -1,4 +1,4 @@
-"""The pictures of a report, each small enough for a phone, as SVG in a data URI."""
+"""The figures of a report, small enough for a phone, as SVG in a data URI."""
 
 import base64
 import io
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 COLOURS = {"warm_start": "#8a8a8a", "federated": "#1f6fb4", "central": "#d2691e"}
 SIZE = (4.2, 2.8)  # inches
-DUMBBELLS = 40  # more speakers than these are drawn as curves
+DUMBBELLS = 40  # with more speakers, curves are drawn instead
 
-# What a round trained with, and what NewBob on the dev WER alone would have given.
+# The rate of the round, and the rate by NewBob on the dev WER alone.
 LEARNING_RATES = {"lr": "with the planned fall", "annealed_lr": "by the dev WER alone"}
 
 History = Sequence[RoundRecord]
@@ -27,13 +27,13 @@ def data_uri(figure: "Figure") -> str:
     import matplotlib
 
     picture = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "asr_fed"}):  # the same picture from the same numbers
+    with matplotlib.rc_context({"svg.hashsalt": "asr_fed"}):  # the same numbers give the same file
         figure.savefig(picture, format="svg", metadata={"Date": None, "Creator": None})
     return f"data:image/svg+xml;base64,{base64.b64encode(picture.getvalue()).decode()}"
 
 
 def round_figures(history: History) -> dict[str, str]:
-    """By what they show: WER, loss, learning rate, weights, traffic and time over the rounds."""
+    """Figures by name: WER, loss, learning rate, weights, traffic and time over the rounds."""
     wer = _curve(history, {"wer": "dev speakers", "client_wer": "clients, own dev part"}, "WER %")
     return {
         "WER over rounds": wer,
@@ -61,12 +61,12 @@ def interval_figure(systems: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def hours_figure(seconds: Sequence[float]) -> str:
-    """How much speech the clients hold."""
+    """How much speech the clients have."""
     return data_uri(histogram(seconds, SIZE))
 
 
 def speaker_figure(before: Mapping[str, float], after: Mapping[str, float], names: tuple[str, str]) -> str:
-    """WER of each test speaker with two recognisers; many speakers as two curves, each in an order of its own."""
+    """WER of each test speaker with two recognisers; with many speakers as two curves, each sorted by itself."""
     figure, axes = _axes((5.5, 3.4))
     colours = [COLOURS.get(name, "#444") for name in names]
     labels = [name.replace("_", " ") for name in names]
@@ -127,7 +127,8 @@ def _curve(history: History, keys: Mapping[str, str], label: str) -> str:
 
 
 def _weights(history: History) -> str:
-    """From the sums alone, which are all that leaves a node: sum of a, and (sum of a)^2 over the sum of a^2."""
+    """Mean and effective number from the sums, because only sums leave a node: sum of a, and (sum of a)^2 / sum of
+    a^2."""
     figure, axes = _axes()
     rounds = [record.round for record in history]
     means = [record.weight_sum / record.clients for record in history]

@@ -1,4 +1,4 @@
-"""HTML pages in one file, from the templates beside this module."""
+"""Self-contained HTML pages, from the templates beside this module."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
 def render(template: str, **values: Any) -> str:
-    """All of `values` is text: what is markup in it is escaped."""
+    """All `values` are text: markup in them is escaped."""
     environment = Environment(
         loader=PackageLoader("asr_fed.reporting", "."),
         autoescape=True,

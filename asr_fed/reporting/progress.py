@@ -1,4 +1,4 @@
-"""What a person sees while a run lasts: bars below, one readable line a step above them."""
+"""Terminal output of a run: progress bars, and above them one line per step."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from asr_fed.training.central import EpochReport
 
 
 class RunProgress:
-    """Terminal of one run; its numbers go to `track` too. A context manager."""
+    """Terminal output of one run; numbers also go to `track`. A context manager."""
 
     def __init__(self, track: Track = lambda name, value, step: None) -> None:
         self.console = Console(highlight=False)
@@ -71,7 +71,8 @@ class RunProgress:
 
 
 def result_table(systems: dict[str, dict[str, Any]], title: str) -> Table:
-    """WER and CER of each system on the test speakers; beside a beam's WER that of CTC greedy, where there is one."""
+    """WER and CER of each system on the test speakers; beside the WER of a beam search that of CTC greedy, if there is
+    one."""
     table = Table(title=title)
     both = any(result.get("ctc_greedy_wer") is not None for result in systems.values())
     for column in ("", "WER %", "95 % interval", *(["CTC greedy"] * both), "CER %", "sub", "del", "ins", "words"):
@@ -85,5 +86,5 @@ def result_table(systems: dict[str, dict[str, Any]], title: str) -> Table:
 
 
 def interval(result: Mapping[str, Any]) -> str:
-    """That of the WER over test speakers, empty where there is one speaker."""
+    """Interval of the WER over test speakers; empty if there is only one speaker."""
     return "" if result["wer_low"] is None else f"{result['wer_low']:.1f} to {result['wer_high']:.1f}"

@@ -1,4 +1,4 @@
-"""report.html: a run on one self-contained page, which needs no network to be read, and can be printed."""
+"""report.html: a run on one self-contained page, which can be read without a network, and printed."""
 
 import base64
 import html
@@ -29,14 +29,15 @@ from asr_fed.system.files import replacing
 SAMPLES = 12
 CLIP_SECONDS = 15.0  # longer recordings have no player
 CLIP_RATE = 16000
-CLIP_BYTES = 200_000  # of one recording; all of them together are at most `report_clips` times as large
+CLIP_BYTES = 200_000  # of one recording; all together are at most `report_clips` times as large
 COMMON = 10  # confusions of each kind
-TOO_MANY_SPEAKERS = 60  # for a table with a row each
+TOO_MANY_SPEAKERS = 60  # for a table with one row per speaker
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A test utterance: who, what was said, a player's data URI or None, and what each recogniser heard, as HTML."""
+    """A test utterance: speaker, reference, data URI of the player or None, and the hypothesis of each recogniser as
+    HTML."""
 
     utterance: Utterance
     audio: str | None
@@ -91,7 +92,7 @@ def write_report(
 
 
 def describe_gains(personalisation: Mapping[str, Any]) -> str:
-    """What a summary says of personalisation, in a line."""
+    """The summary of personalisation in one line."""
     few, failed = personalisation["too_little_speech"], len(personalisation["failures"])
     left_out = (f"; {few} had too little speech to hold some back" if few else "") + (
         f"; {failed} failed" if failed else ""
@@ -107,7 +108,7 @@ def describe_gains(personalisation: Mapping[str, Any]) -> str:
 
 
 def samples(evaluations: Mapping[str, Evaluation], own: str, clips: int) -> list[Sample]:
-    """From the best to the worst understood, evenly; `clips` of them with a player."""
+    """Utterances evenly spread from the lowest to the highest WER; `clips` of them with a player."""
     ranked = sorted(evaluations[own].scored, key=lambda each: (each.words.rate, each.utterance.id))
     chosen = _evenly(ranked, SAMPLES)
     heard = {name: {each.utterance.id: each for each in e.scored} for name, e in evaluations.items()}
@@ -123,7 +124,7 @@ def samples(evaluations: Mapping[str, Evaluation], own: str, clips: int) -> list
 
 
 def marked(scored: Scored) -> Markup:
-    """What was heard with its errors marked: <b> a wrong word, <ins> one too many, <del> one that is missing."""
+    """The hypothesis with marked errors: <b> a wrong word, <ins> an inserted word, <del> a missing word."""
     said, heard = scored.utterance.text.split(), scored.hypothesis.split()
     parts = []
     for step in scored.alignment:
@@ -140,7 +141,7 @@ def _evenly(items: Sequence[Scored], count: int) -> list[Scored]:
 
 
 def _player(utterance: Utterance) -> str | None:
-    """The recording as MP3 in a data URI; None where it is too long, or no longer there."""
+    """The recording as MP3 in a data URI; None if it is too long, or has been removed."""
     import soundfile
 
     if utterance.duration > CLIP_SECONDS:

@@ -1,4 +1,5 @@
-"""Where the numbers of a run go besides its own files: TensorBoard always, MLflow or Weights & Biases if asked for."""
+"""Trackers, which get the numbers of a run besides its own files: always TensorBoard; MLflow or Weights & Biases if
+chosen."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -12,14 +13,14 @@ from asr_fed.runs.run_dir import flat
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import write_text
 
-# Told of a number: its name ("federation/wer"), value and step (a round or epoch, counted by what stands before the /).
+# Called with a number: its name ("federation/wer"), value and step (the round or epoch of the part before the /).
 Track = Callable[[str, float, int], None]
 INSTALL = {Tracking.mlflow: "mlflow", Tracking.wandb: "wandb"}
 
 
 @contextmanager
 def open_tracking(config: Config) -> Iterator[Track]:
-    """Send numbers to all trackers while the context lasts; a resumed run goes on in the same record of each.
+    """Send numbers to all trackers while the context lasts; a resumed run continues the same record in each.
 
     Raises UserError where the package of `config.tracking` is not installed.
     """
@@ -51,13 +52,13 @@ def _tensorboard(_config: Config, run_dir: Path) -> Iterator[Track]:
     try:
         yield board.add_scalar
     finally:
-        with suppress(OSError):  # a full disk has been told of by then, with the name of the file
+        with suppress(OSError):  # a full disk has already been reported, with the name of the file
             board.close()
 
 
 @contextmanager
 def _mlflow(config: Config, run_dir: Path) -> Iterator[Track]:
-    """To the server of MLFLOW_TRACKING_URI, or a local store."""
+    """Track to the server of MLFLOW_TRACKING_URI, or to a local store."""
     import mlflow
 
     mlflow.set_experiment(config.data.name)
@@ -71,7 +72,7 @@ def _mlflow(config: Config, run_dir: Path) -> Iterator[Track]:
 
 @contextmanager
 def _wandb(config: Config, run_dir: Path) -> Iterator[Track]:
-    """To the account of WANDB_API_KEY, or with WANDB_MODE=offline to files in the run directory."""
+    """Track to the account of WANDB_API_KEY, or with WANDB_MODE=offline to files in the run directory."""
     import wandb
 
     begun = _begun(run_dir).get("wandb")
@@ -82,7 +83,7 @@ def _wandb(config: Config, run_dir: Path) -> Iterator[Track]:
         counted: set[str] = set()
 
         def track(name: str, value: float, step: int) -> None:
-            part = name.split("/")[0]  # its one step of its own would have to grow over all parts of a run
+            part = name.split("/")[0]  # its own step would have to grow over all parts of a run
             if part not in counted:
                 counted.add(part)
                 run.define_metric(f"{part}/*", step_metric=f"{part}/step")
@@ -98,7 +99,7 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _begun(run_dir: Path) -> Mapping[str, str]:
-    """Ids that an earlier process of this run was given, by tracker."""
+    """Ids that trackers gave to earlier processes of this run."""
     path = run_dir / "tracking.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 

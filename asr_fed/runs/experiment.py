@@ -1,4 +1,4 @@
-"""An experiment: one resolved config and all that it determines before training starts.
+"""An experiment: a resolved config and everything that it determines before training starts.
 
 `prepare_experiment` makes it (corpus -> manifest -> partition -> tokenizer -> features) in a run directory;
 `open_experiment` opens it again, in another process or after a kill; `open_run` does so for workers, without the lists
@@ -98,14 +98,14 @@ def pooled_speech(experiment: Experiment) -> list[Utterance]:
 def prepare_experiment(config: Config) -> Experiment:
     """Prepare what is not prepared yet and write it to the run directory.
 
-    Raises UserError where corpus or config do not permit it.
+    Raises UserError if corpus or config do not allow it.
     """
     run_dir = Path(config.run_dir)
     manifest = Path(config.data.prepared) / "manifest.csv"
     if config.data.prepare is not None:
         try:
             instantiate(config.data.prepare, manifest=str(manifest))
-        except InstantiationException as error:  # what Hydra makes of any exception in there
+        except InstantiationException as error:  # Hydra wraps any exception of the call
             if isinstance(error.__cause__, UserError | OSError):
                 raise error.__cause__ from None
             raise
@@ -117,7 +117,7 @@ def prepare_experiment(config: Config) -> Experiment:
     partition = with_wrong_transcripts(partition, config.federation.clients.wrong_transcripts, config.seed)
     tokenizer_path = run_dir / "tokenizer.model"
     run_dir.mkdir(parents=True, exist_ok=True)
-    begun = has_begun(run_dir)  # if not, what is there is left of a preparation that failed
+    begun = has_begun(run_dir)  # if not, the files are from a failed preparation
     if not (begun and tokenizer_path.is_file()):
         save_tokenizer(_tokenizer(config, partition.warm_up), tokenizer_path)
     tokenizer = load_tokenizer(tokenizer_path)
@@ -185,7 +185,7 @@ def read_config(run_dir: Path) -> Config:
 def check_trained(recogniser: Recogniser, decoder: Decoder, beam_ctc_weight: float, run_dir: Path | None) -> None:
     """Raises UserError where a decoder chosen on the command line needs what was not trained.
 
-    A checkpoint of 0.1.0 does not note it: its `run_dir` does, where there is one.
+    A checkpoint of 0.1.0 does not store it, but its `run_dir` does, if there is one.
     """
     trained = recogniser.ctc_weight
     if trained is None and run_dir is not None:
@@ -194,7 +194,8 @@ def check_trained(recogniser: Recogniser, decoder: Decoder, beam_ctc_weight: flo
 
 
 def pick_device(name: str, worker: int = 0) -> torch.device:
-    """`auto` is CUDA (workers dealt over the GPUs in turn), then MPS, then CPU. Raises UserError for one not there."""
+    """`auto` is CUDA (workers are distributed over the GPUs), else MPS, else CPU. Raises UserError for a device that is
+    not there."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", worker % torch.cuda.device_count())

@@ -1,4 +1,4 @@
-"""What a run leaves for programs to read: a line of history.jsonl for each round. One writer and one reader."""
+"""Records of a run for programs: history.jsonl has one line per round. One writer and one reader."""
 
 import json
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ class NodeRecord:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One round. WER and CER are percentages, None where the round was not evaluated; times are in seconds.
+    """One round. WER and CER are percentages, None if the round was not evaluated; times are in seconds.
 
     docs/numbers.md says what each number means.
     """
@@ -56,14 +56,14 @@ class RoundRecord:
     wer: float | None = None
     cer: float | None = None
     client_wer_deviation: float | None = None  # between clients, without the noise of counting
-    annealed_lr: float | None = None  # what NewBob on the dev WER alone would have given
+    annealed_lr: float | None = None  # the rate by NewBob on the dev WER alone
     fleet_seconds: float | None = None  # of the simulated fleet's clock; None without one
     workers: list[NodeRecord] = field(default_factory=list)
     version: int = VERSION
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "RoundRecord":
-        """From a line of any version so far. Raises ValueError where a number is missing."""
+        """Read a line of any version so far. Raises ValueError if a number is missing."""
         known = {each.name for each in fields(cls)}
         workers = [NodeRecord(**worker) for worker in content.get("workers", [])]
         try:

@@ -1,4 +1,4 @@
-"""The run directory: what a run leaves behind, and the rules for going on in it."""
+"""The run directory: its files, and the rules for continuing a run in it."""
 
 import json
 import platform
@@ -53,7 +53,7 @@ PACKAGES = ("torch", "torchaudio", "speechbrain", "flwr", "sentencepiece", "jiwe
 
 
 def run_of(model: Path) -> Path | None:
-    """The run directory that `model` is, or whose checkpoint it is."""
+    """The run directory: `model` itself, or the one that has `model` as a checkpoint."""
     for folder in (model, model.parent.parent):
         if has_begun(folder):
             return folder
@@ -62,12 +62,12 @@ def run_of(model: Path) -> Path | None:
 
 @contextmanager
 def claim_run_dir(config: Config) -> Iterator[Path]:
-    """Create or reopen the run directory, and keep other processes out of it while the context lasts.
+    """Create or reopen the run directory, and lock it against other processes while the context lasts.
 
-    It is a run's own only from `begin_run` on: what fails before, in preparation, leaves it to whoever comes next.
+    The directory belongs to a run only after `begin_run`: if preparation fails before, another run may use it.
 
-    Raises UserError where another process runs there, where results would be overwritten, where there is nothing
-    to resume, or where the config to resume with is another one.
+    Raises UserError if another process runs there, if results would be overwritten, if there is nothing to resume, or
+    if the config differs from that of the run to resume.
     """
     run_dir = Path(config.run_dir)
     path = run_dir / CONFIG
@@ -94,7 +94,7 @@ def has_begun(run_dir: Path) -> bool:
 
 
 def latest_run(pattern: str) -> Path | None:
-    """The run directory begun or continued last, of those whose paths fit this pattern of `glob`."""
+    """The run directory that was begun or continued last, among those that match this `glob` pattern."""
     found = [Path(path).parent for path in glob(f"{pattern}/{CONFIG}")]  # noqa: PTH207 a whole path
     return max(found, key=lambda run_dir: (run_dir / CONFIG).stat().st_mtime_ns, default=None)
 
@@ -137,7 +137,7 @@ def _check_continues(config: Config, path: Path) -> None:
 
 
 def load_config(path: Path) -> Any:
-    """The config.yaml of a run, with today's names of what has moved since it was written."""
+    """The config.yaml of a run, with today's names of modules that have moved since."""
     content: Any = OmegaConf.create(with_current_names(path.read_text(encoding="utf-8")))
     if (mu := content.get("federation", {}).pop("prox", 0.0)) > 0:  # 0.1.0 had FedProx as a setting of its own
         content.algorithm = {"_target_": "asr_fed.algorithms.fed_prox.FedProx", "mu": mu}

@@ -1,1 +1,1 @@
-"""What any program needs: errors for users, whole files, processes, checkpoints, randomness. Nothing of speech."""
+"""General parts: errors for users, whole files, processes, checkpoints, randomness. Nothing about speech."""

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent, and that execute nothing when they are read."""
+"""Checkpoints that are whole or absent, and that execute no code when they are read."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ def save_checkpoint(content: Any, path: Path) -> None:
     with replacing(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save(_pack(content), file)
-        except RuntimeError as error:  # torch closes its archive after a failed write, and complains of that only
+        except RuntimeError as error:  # after a failed write, torch reports only the failure to close its archive
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise

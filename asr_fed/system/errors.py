@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Something the user can put right: the message says what is wrong, where, and what to do.
+    """An error that the user can fix: the message says what is wrong, where, and what to do.
 
     The command line prints the message without a traceback and exits with status 2.
     """

@@ -1,7 +1,7 @@
-"""How every command ends: its exit status, and the one line that says why.
+"""How every command ends: its exit status, and one line with the reason.
 
-0: done. 1: done in part, or another answer than expected. 2: there is something that the user can put right.
-130: Ctrl-C. 141: nobody reads the output any more, as behind `| head`. 143: SIGTERM.
+0: done. 1: done in part, or not with the expected answer. 2: an error that the user can fix. 130: Ctrl-C. 141: nobody
+    reads the output any more, as with `| head`. 143: SIGTERM.
 """
 
 import os
@@ -16,7 +16,7 @@ from asr_fed.system.files import in_words
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal that ends the command, raised wherever the main thread is. `status` is what to exit with."""
+    """A signal that ends the command, raised in the main thread. `status` is the exit status."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
@@ -24,15 +24,14 @@ class Stopped(KeyboardInterrupt):
 
 
 def exit_status(program: str, action: Callable[[], object]) -> int:
-    """Call `action` and return the status to exit with: what it returns if that is a number, else 0.
+    """Call `action` and return the exit status: its result if that is a number, else 0.
 
-    A UserError, and what the system says of a file that cannot be used, is printed in one line on stderr, after the
-    name of the program.
+    A UserError, or a system error about a file, is printed in one line on stderr, after the name of the program.
     """
     try:
         with _stopped_by(signal.SIGTERM):
             returned = action()
-        sys.stdout.flush()  # here, where a reader that is gone is no surprise, rather than while Python ends
+        sys.stdout.flush()  # here a closed pipe is handled; at the exit of Python it is not
         return returned if isinstance(returned, int) else 0
     except UserError as error:
         print(f"{program}: {error}", file=sys.stderr)
@@ -53,7 +52,7 @@ def exit_status(program: str, action: Callable[[], object]) -> int:
 
 @contextmanager
 def _stopped_by(number: signal.Signals) -> Iterator[None]:
-    """Where nobody else handles this signal, it raises Stopped while the context lasts."""
+    """While the context lasts, this signal raises Stopped, unless it has another handler."""
     if signal.getsignal(number) is not signal.SIG_DFL:
         yield
         return
@@ -69,7 +68,7 @@ def _stopped_by(number: signal.Signals) -> Iterator[None]:
 
 
 def _reader_is_gone() -> bool:
-    """Whether stdout is the pipe that broke; if so, what is left in its buffer goes nowhere."""
+    """Whether stdout is the broken pipe; if so, the rest of its buffer is discarded."""
     try:
         descriptor = sys.stdout.fileno()
     except OSError:  # as in a test, not a file

@@ -19,13 +19,13 @@ class NoRoom(UserError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes `path`'s place when the context ends without an exception.
+    """A temporary path beside `path`; it replaces `path` when the context ends without an exception.
 
-    The content is flushed to disk before the rename: a kill or a power cut at any moment leaves the old file or the
-    new one.
+    The content is flushed to disk before the rename: after a kill or a power failure there is either the old file or
+    the new one.
 
-    Raises NoRoom where the disk is full, UserError where it cannot be written to for another reason. What had been
-    written is removed then, and `path` is as it was.
+    Raises NoRoom if the disk is full, UserError if writing fails for another reason. The temporary file is then
+    removed, and `path` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -34,15 +34,15 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        if is_no_room(error) or error.errno is None:  # numpy gives no number where a write was cut short
-            raise NoRoom(f"There is no room left for {path} ({error}). What was there before is whole.") from error
+        if is_no_room(error) or error.errno is None:  # numpy gives no errno for an incomplete write
+            raise NoRoom(f"There is no room left for {path} ({error}). The previous version is intact.") from error
         raise cannot_be_written(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def is_no_room(error: OSError) -> bool:
-    """Whether this failure to write means a full disk, a full quota or a limit on the size of files."""
+    """Whether a write failed because of a full disk, a full quota or a limit on file sizes."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -53,7 +53,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """A header and the rows, which all have the same keys; whole or not at all."""
+    """Write a header and rows, which all have the same keys; whole or not at all."""
     rows = list(rows)
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0] if rows else [], lineterminator="\n")
@@ -64,7 +64,7 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make it where it is not there, and see that files can be made in it. Raises UserError where not."""
+    """Make the folder if it does not exist, and check that files can be created in it. Raises UserError if not."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=path):
@@ -74,14 +74,14 @@ def make_folder(path: Path) -> None:
 
 
 def cannot_be_written(path: Path, error: OSError) -> UserError:
-    """What to raise where writing to this file or folder failed."""
+    """The error for a failed write to this file or folder."""
     if is_no_room(error):
         return NoRoom(f"There is no room left for {path}.")
     return UserError(f"{path} cannot be written: {error.strerror or error}.")
 
 
 def in_words(error: OSError) -> UserError | None:
-    """The same of any file or folder that the system did not let us use; None for an error of another kind."""
+    """The same for any file or folder that the system refused; None for an error of another kind."""
     if error.filename is None or error.errno is None:
         return None
     path = Path(os.fsdecode(error.filename))

@@ -1,4 +1,4 @@
-"""Manners and size of a process."""
+"""Processes: signals, memory, cores."""
 
 import ctypes
 import os
@@ -17,8 +17,9 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 @contextmanager
 def deaf_to_ctrl_c() -> Iterator[None]:
-    """Processes started inside never hear Ctrl-C, not even before `start_worker`; this one hears it afterwards."""
-    resource_tracker.ensure_running()  # started later, it would lift the block
+    """Processes started in this context never receive Ctrl-C, not even before `start_worker`; this one receives it
+    afterwards."""
+    resource_tracker.ensure_running()  # started later, it would remove the block
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -27,7 +28,8 @@ def deaf_to_ctrl_c() -> Iterator[None]:
 
 
 def start_worker() -> None:
-    """Call first in a worker: leave Ctrl-C to the parent, and end when the parent does, however it ends."""
+    """Call this first in a worker: Ctrl-C is left to the parent, and the worker ends with the parent, even if that is
+    killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     if parent is not None:
@@ -40,15 +42,15 @@ def _end_with(parent: BaseProcess) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed for the next step: given back, its pages would be faulted in again in each step."""
-    with suppress(OSError, AttributeError):  # another C library
+    """Let glibc keep freed memory for the next step: otherwise its pages would be mapped again in each step."""
+    with suppress(OSError, AttributeError):  # not glibc
         libc = ctypes.CDLL(None)
         for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
             libc.mallopt(option, 1 << 30)
 
 
 def available_cores() -> int:
-    """Cores this process may use (not every system can say so)."""
+    """Cores that this process may use (or all, if the system cannot say)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,8 +1,8 @@
 """Random numbers without hidden state.
 
-Every random choice of a run is drawn from a generator made on the spot out of the run's seed and the name of
-the place where it is needed: ("client", round, client id), ("epoch", 3). A run that is resumed, or whose
-clients are trained in another order or process, draws the same numbers, and no random state has to be saved.
+Every random choice of a run comes from a new generator, made from the run's seed and the name of the place where it is
+needed: ("client", round, client id), ("epoch", 3). A run that is resumed, or whose clients are trained in another order
+or process, draws the same numbers, and no random state has to be saved.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""When each word of a hypothesis was said, by the CTC head."""
+"""The time of each word of a hypothesis, from the CTC head."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ WORD_MARK = "▁"  # SentencePiece's, before the first letter of a word
 
 @dataclass(frozen=True)
 class Word:
-    """Seconds from the beginning of the recording; score: mean probability of its tokens where they are aligned.
+    """Start and end in seconds from the beginning of the recording; score: mean probability of its aligned tokens.
 
-    All three are None where the hypothesis does not fit into CTC's frames.
+    All three are None if the hypothesis does not fit into CTC's frames.
     """
 
     word: str
@@ -34,7 +34,7 @@ def align_words(
     end: float,
     frame_seconds: float,
 ) -> list[Word]:
-    """The words of a hypothesis with the times of CTC's best path that spells them.
+    """The words of a hypothesis, with times from CTC's best path for its tokens.
 
     Args:
         log_probs: of CTC, float32 [frames, vocabulary] on the CPU, for the seconds from `start` to `end`.
@@ -42,7 +42,7 @@ def align_words(
     tokens = [token for token in tokens if token > EOS]
     words = split_into_words(tokens, tokenizer)
     repetitions = sum(one == following for one, following in pairwise(tokens))
-    if len(tokens) + repetitions > len(log_probs):  # CTC needs a blank between two that are the same
+    if len(tokens) + repetitions > len(log_probs):  # CTC needs a blank between two equal tokens
         return [Word(word, None, None, None) for word, _ in words]
     if not words:
         return []
@@ -60,7 +60,7 @@ def align_words(
 
 
 def split_into_words(tokens: Sequence[int], tokenizer: Tokenizer) -> list[tuple[str, list[int]]]:
-    """Each word with the places, in `tokens`, of those that spell it; a lone word mark belongs to none."""
+    """Each word with the positions of its tokens in `tokens`; a single word mark belongs to no word."""
     words: list[list[int]] = [[]]
     for place, token in enumerate(tokens):
         piece = tokenizer.processor.id_to_piece(token)

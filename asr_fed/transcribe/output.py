@@ -15,9 +15,10 @@ LINE_START = b'{"path": '
 
 
 def as_json(transcript: Transcript, settings: dict[str, Any]) -> str:
-    """One line; `settings` say what made the transcript. Times are rounded to milliseconds.
+    """One line; `settings` describe how the transcript was made. Times are rounded to milliseconds.
 
-    Only a file name that is not UTF-8 leaves characters that cannot be encoded; `backslashreplace` makes JSON of them.
+    Only file names that are not UTF-8 have characters that cannot be encoded; `backslashreplace` makes valid JSON of
+    them.
     """
     windows = [asdict(window) for window in transcript.windows]
     words = [word for window in windows for word in window.pop("words")]
@@ -35,10 +36,10 @@ def _rounded(value: Any) -> Any:
 
 @contextmanager
 def json_lines_file(path: Path, settings: dict[str, Any]) -> Iterator[tuple[set[str], Callable[[Transcript], None]]]:
-    """The recordings that have a line in the file already, and the function that adds the line of a transcript.
+    """The recordings that already have a line in the file, and a function that adds the line of a transcript.
 
-    Raises UserError where the file holds something else, or transcripts made with other settings, and leaves it as it
-    is then; or where it cannot be written to.
+    Raises UserError, and leaves the file unchanged, if it holds something else or transcripts with other settings. Also
+    raises UserError if it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +58,7 @@ def json_lines_file(path: Path, settings: dict[str, Any]) -> Iterator[tuple[set[
 
 
 def _cut_to_whole_lines(file: BinaryIO, settings: dict[str, Any], path: Path) -> set[str]:
-    """The paths of the recordings that `file` holds. What a full disk or a kill has left of a line is cut off."""
+    """The paths of the recordings in `file`. An incomplete last line (after a full disk or a kill) is removed."""
     file.seek(0)
     lines = file.read().splitlines(keepends=True)
     torn = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""

@@ -11,12 +11,12 @@ from asr_fed.system.errors import UserError
 
 
 def find_recordings(named: Iterable[Path], listed_in: Path | None = None) -> list[Path]:
-    """Each recording once, in the order given; those of a folder and its subfolders, linked ones too, by name.
+    """Each recording once, in the given order; recordings of a folder and its subfolders (also linked ones) by name.
 
     Args:
-        listed_in: a text file with a path a line, relative to where the command is given.
+        listed_in: a text file with one path per line, relative to the working directory.
 
-    Raises UserError where there is none at all, or no list, or where a folder cannot be read.
+    Raises UserError if there is no recording, no such list, or if a folder cannot be read.
     """
     named = list(named)
     if listed_in is not None:

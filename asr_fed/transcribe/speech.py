@@ -1,4 +1,4 @@
-"""Where somebody speaks, by the voice activity detector silero-vad, which brings its model in its package."""
+"""Voice activity detection with silero-vad, whose package contains the model."""
 
 import functools
 from typing import Any
@@ -6,18 +6,18 @@ from typing import Any
 import torch
 from torchaudio.functional import resample
 
-RATE, STEP = 16_000, 512  # what the detector hears: Hz, and samples that it judges at a time
+RATE, STEP = 16_000, 512  # of the detector: sample rate in Hz, and samples per decision
 STEP_SECONDS = STEP / RATE
 PROBABLE = (
-    0.3  # probability from which a step is speech; lower than silero's 0.5: a pause too few costs less than a word
+    0.3  # probability from which a step is speech; below silero's 0.5: a lost word costs more than a missed pause
 )
-# A block is judged in so many rows at once, each from so many steps before its own on (0.5 s), in which the detector
-# finds its way: four times as fast as step by step, and 3 in 1,000 steps differ.
+# A block is processed as this many rows at once. Each row starts this many steps early (0.5 s), in which the detector
+# settles. That is four times as fast as step by step; 3 in 1,000 steps differ.
 ROWS, BEFORE = 8, 16
 
 
 class SpeechDetector:
-    """Told a recording block by block, it says of each STEP_SECONDS whether there is speech in it."""
+    """Gets a recording block by block, and says for each STEP_SECONDS whether it has speech."""
 
     def __init__(self, sample_rate: int) -> None:
         self.sample_rate = sample_rate

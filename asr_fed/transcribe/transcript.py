@@ -56,14 +56,14 @@ def transcribe(
     window_seconds: float = 20.0,
     on_progress: Callable[[float], None] = lambda seconds: None,
 ) -> Transcript:
-    """Transcribe a recording of any length on the device that the model is on, in memory that does not grow with it.
+    """Transcribe a recording of any length, on the device of the model, with memory that does not depend on the length.
 
-    A recording that is no longer than a window gets the hypothesis that evaluation gives it. Of a longer one only
-    what a detector takes for speech is decoded, stretch by stretch.
+    A recording that fits into a window gets the same hypothesis as in evaluation. Of a longer recording only the parts
+    with detected speech are decoded, one after another.
 
     Args:
         config: for the beam search, and how much audio to decode at once (`max_seconds_per_batch`).
-        on_progress: is told how many seconds of audio were transcribed since it was last told.
+        on_progress: called with the seconds of audio that were transcribed since the last call.
 
     Raises UserError where the recording cannot be read.
     """
@@ -101,7 +101,7 @@ def transcribe(
 
 
 def _windows(blocks: Iterator[torch.Tensor], rate: int, seconds: float) -> Iterator[tuple[int, torch.Tensor]]:
-    """What is to be decoded at once, and the sample that it begins with: the whole recording where it fits a window."""
+    """Each window and its first sample; the whole recording if it fits into one window."""
     first, second = next(blocks, torch.empty(0)), next(blocks, None)
     if second is not None or len(first) > seconds * rate:
         rest = [] if second is None else [second]

@@ -1,4 +1,4 @@
-"""A long recording cut into windows in its pauses; of a pause hardly more than its edges is left."""
+"""Cut a long recording into windows at its pauses; only the edges of a pause are kept."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -8,9 +8,9 @@ from torch.nn import functional
 from asr_fed.transcribe.speech import STEP_SECONDS
 
 STEPS_PER_SECOND = 100
-QUIET = 0.3  # seconds over which quiet is measured: a pause between words, longer than the silence in a stop consonant
+QUIET = 0.3  # seconds over which energy is measured: a pause between words, longer than the silence of a stop
 PAUSE = 0.5  # seconds without speech that end a window
-EDGE = 0.25  # seconds of a pause that stay before and after the words, as utterances of training have them
+EDGE = 0.25  # seconds of a pause that are kept before and after words, as in training utterances
 
 
 def cut_into_windows(
@@ -19,17 +19,17 @@ def cut_into_windows(
     seconds: float,
     detect: Callable[[torch.Tensor], torch.Tensor],
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """The first sample, and the float32 [samples], of each window: at most so many seconds with speech in them.
+    """The first sample of each window, and its samples, float32. A window has speech and is at most `seconds` long.
 
-    A window lasts from one pause to the next. Speech that goes on for longer is cut at the quietest place of what would
-    be the second half of a window.
+    A window lasts from one pause to the next. Longer speech is cut at the quietest place in the second half of a
+    window.
 
     Args:
         blocks: the recording, mono, in pieces of any length.
-        detect: says of each STEP_SECONDS of a block whether there is speech (`SpeechDetector`).
+        detect: says for each STEP_SECONDS of a block whether there is speech (`SpeechDetector`).
     """
     longest, pause, edge = (round(each * sample_rate) for each in (seconds, PAUSE, EDGE))
-    held, first = torch.empty(0), 0  # what may still be needed of the recording, from which sample on
+    held, first = torch.empty(0), 0  # samples that may still be needed, and the position of the first of them
     start, end = -1, 0  # of the speech that is not cut yet: where its window begins (-1: there is none), where it ends
 
     def cut(stop: int, rest: int) -> Iterator[tuple[int, torch.Tensor]]:
@@ -66,7 +66,7 @@ def cut_into_windows(
 
 
 def quietest_place(signal: torch.Tensor, sample_rate: int) -> int:
-    """The sample in the middle of the QUIET seconds with the least energy; of several such the one in their middle."""
+    """The middle sample of the QUIET seconds with the least energy; the middle one if there are several."""
     step = sample_rate // STEPS_PER_SECOND
     energies = functional.avg_pool1d(signal[None] ** 2, step)[0] if len(signal) >= step else signal[:0]
     steps = min(round(QUIET * STEPS_PER_SECOND), len(energies))

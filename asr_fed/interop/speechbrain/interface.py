@@ -1,7 +1,7 @@
 """The two modules that SpeechBrain's EncoderDecoderASR asks for, computing what our decoder computes.
 
-An exported folder carries this file's source behind those of log_mel.py and encoder.py, in one module; so their names
-are there when it runs, and nothing of asr_fed is imported.
+An exported folder contains the source of this file after those of log_mel.py and encoder.py, in one module. So their
+names are defined when it runs, and nothing of asr_fed is imported.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class SpeechEncoder(nn.Module):
     """Waveforms [batch, samples] and their relative lengths [batch] -> states [batch, time, neurons].
 
-    States are zero behind each utterance's end: that is how the decoder knows it.
+    States are zero after each utterance's end, by which the decoder recognises the end.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class SpeechEncoder(nn.Module):
 
     def forward(self, wavs: torch.Tensor, wav_lens: torch.Tensor) -> torch.Tensor:
         samples = (wav_lens * wavs.shape[1]).round().int()
-        # One after the other, as when the recogniser was trained: their frames do not depend on their neighbours.
+        # One after another, as in training: the frames of an utterance do not depend on the others.
         frames = [
             log_mel(wav[:count], self.compute_features, self.subtract_mean, self.mean_gate_db).float()
             for wav, count in zip(wavs, samples, strict=True)
@@ -50,7 +50,7 @@ class SpeechEncoder(nn.Module):
 
 
 class TokenDecoder(nn.Module):
-    """States -> the tokens of the text: each utterance alone, without the tokens that stand for no text.
+    """States -> tokens of the text, each utterance by itself, without special tokens.
 
     `search` is one of SpeechBrain's searchers, or CtcGreedy.
     """
@@ -61,7 +61,7 @@ class TokenDecoder(nn.Module):
         self.first_spoken = first_spoken
 
     def forward(self, states: torch.Tensor, wav_lens: torch.Tensor) -> tuple[list[list[int]], None, None, None]:
-        """The four things that EncoderDecoderASR takes apart: tokens, and nothing else."""
+        """The tuple of four that EncoderDecoderASR expects: tokens, and None three times."""
         hypotheses = []
         for one in states:
             real = one.any(dim=-1).nonzero()
@@ -72,7 +72,7 @@ class TokenDecoder(nn.Module):
 
 
 class CtcGreedy(nn.Module):
-    """A searcher by the CTC head alone."""
+    """A greedy search with the CTC head alone."""
 
     def __init__(self, ctc_lin: Callable[[torch.Tensor], torch.Tensor], blank_index: int) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class CtcGreedy(nn.Module):
         self.blank_index = blank_index
 
     def forward(self, states: torch.Tensor, wav_len: torch.Tensor) -> tuple[list[list[int]], Any]:
-        """Of states without padding."""
+        """Search in states without padding."""
         path = self.ctc_lin(states).float().log_softmax(-1).argmax(-1)
         merged = [torch.unique_consecutive(one) for one in path]
         return [one[one != self.blank_index].tolist() for one in merged], wav_len

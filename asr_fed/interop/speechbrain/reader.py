@@ -1,4 +1,5 @@
-"""A CRDNN recogniser as SpeechBrain publishes them, and as `asr_fed.export` writes them, opened as one of ours.
+"""A CRDNN recogniser as SpeechBrain publishes them, and as `asr_fed.export` writes them, opened as a recogniser of
+asr_fed.
 
 The folder holds hyperparams.yaml, asr.ckpt, normalizer.ckpt and tokenizer.ckpt.
 """
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 HYPERPARAMS = "hyperparams.yaml"
 # asr.ckpt is a list of modules: encoder, embedding, decoder, CTC head, decoder head.
 OUR_NAMES = {"0": "encoder.crdnn", "1": "embedding", "2": "decoder", "3": "ctc_head", "4": "decoder_head"}
-# What our model has always: class, argument, SpeechBrain's default, ours.
+# Arguments with a fixed value in our model: class, argument, SpeechBrain's default, our value.
 OURS = (
     ("CRDNN", "rnn_class", "LiGRU", "LSTM"),
     ("CRDNN", "rnn_bidirectional", True, True),
@@ -40,16 +41,16 @@ OURS = (
     ("InputNormalization", "mean_norm", True, True),
     ("InputNormalization", "std_norm", True, True),
 )
-LISTED = 12  # tensors of an error message
+LISTED = 12  # tensors named in an error message
 
 
 def open_speechbrain_folder(folder: Path) -> Recogniser:
-    """The recogniser of a folder; an LM beside it is left out.
+    """The recogniser of a folder; a language model in it is ignored.
 
-    Published recognisers use token 0 as blank, unknown, beginning and end alike. Ours need 1 and 2 for the latter
-    two, so theirs are given two tokens more (`widen_tokenizer`, `widen_weights`).
+    Published recognisers use token 0 for blank, unknown, beginning and end. Ours need 1 and 2 for beginning and end, so
+    two tokens are added (`widen_tokenizer`, `widen_weights`).
 
-    Raises UserError where the folder is not whole, or is of a model that asr_fed does not have.
+    Raises UserError if the folder is incomplete, or has a model that asr_fed does not have.
     """
     recipe = read_recipe(folder / HYPERPARAMS)
     for owner, argument, default, ours in OURS:
@@ -106,13 +107,14 @@ def _normaliser(path: Path, n_mels: int) -> dict[str, torch.Tensor]:
     if not mean.shape == deviation.shape == (n_mels,):
         raise UserError(
             f"{path}: mean and deviation have shapes {tuple(mean.shape)} and {tuple(deviation.shape)}, not "
-            f"{(n_mels,)}. asr_fed opens recognisers that are normalised with one mean and deviation a band."
+            f"{(n_mels,)}. asr_fed opens recognisers that are normalised with one mean and deviation per band."
         )
     return {"feature_mean": mean, "feature_deviation": deviation}
 
 
 def _check_fit(recogniser: Recogniser, state: dict[str, torch.Tensor], folder: Path) -> None:
-    """Raises UserError where tensors are missing, too many, or of other shapes, with all that was understood."""
+    """Raises UserError if tensors are missing, unknown, or of other shapes. The message lists the settings that were
+    read."""
     ours = recogniser.model.state_dict()
     wrong = [
         f"{name}: {_shape(state, name)} in the folder, {_shape(ours, name)} in asr_fed"

@@ -1,4 +1,4 @@
-"""hyperparams.yaml of SpeechBrain read as data: what it would import and call is neither imported nor called."""
+"""SpeechBrain's hyperparams.yaml read as data: nothing that it names is imported or called."""
 
 import ast
 import itertools
@@ -18,7 +18,7 @@ from asr_fed.system.errors import UserError
 
 @dataclass(frozen=True)
 class Tagged:
-    """A node that SpeechBrain would make something of: `!new:package.Class` and its arguments, `!ref <key>`."""
+    """A node with a tag of SpeechBrain: `!new:package.Class` and its arguments, `!ref <key>`."""
 
     tag: str
     value: Any
@@ -37,14 +37,14 @@ class Recipe:
     tree: dict[str, Any]
 
     def arguments(self, owner: str) -> dict[str, Any]:
-        """What the class `owner` is called with, references resolved. Raises UserError where it is not in use."""
+        """The arguments of the class `owner`, with references resolved. Raises UserError if the class is not used."""
         for node in _nodes(self.tree):
             if node.tag.startswith("!new:") and node.name == owner and isinstance(node.value, dict):
                 return {name: self._plain(value) for name, value in node.value.items()}
         raise UserError(f"{self.path} has no {owner}: it is not of a recogniser that asr_fed can open.")
 
     def anywhere(self, argument: str, default: Any) -> Any:
-        """The value of this name, at the top or among anyone's arguments."""
+        """The value of this name, at the top level or among the arguments of any class."""
         for node in (Tagged("", self.tree), *_nodes(self.tree)):
             if isinstance(node.value, dict) and argument in node.value:
                 return self._plain(node.value[argument])
@@ -57,12 +57,12 @@ class Recipe:
     def _plain(self, value: Any, seen: tuple[str, ...] = ()) -> Any:
         if isinstance(value, Tagged) and value.tag in ("!ref", "!copy"):
             key = str(value.value).strip("<> ")
-            if key in seen or key not in self.tree:  # also an expression, which we need none of
+            if key in seen or key not in self.tree:  # expressions are not supported: we need none
                 raise UserError(f"{self.path}: the reference {value.value} leads nowhere that asr_fed understands.")
             return self._plain(self.tree[key], (*seen, key))
         if isinstance(value, Tagged):
             return value.name
-        if isinstance(value, str) and re.fullmatch(r"\([\d\s,.-]*\)", value):  # their notation of tuples
+        if isinstance(value, str) and re.fullmatch(r"\([\d\s,.-]*\)", value):  # SpeechBrain's notation of tuples
             return list(ast.literal_eval(value))
         return value
 
@@ -117,7 +117,7 @@ def feature_config(recipe: Recipe) -> FeatureConfig:
 
 
 def model_config(recipe: Recipe, weights: dict[str, torch.Tensor], folder: Path) -> ModelConfig:
-    """What tensors show is read from them, the rest (pooling, dropout) from the recipe."""
+    """Sizes are read from the tensors, the rest (pooling, dropout) from the recipe."""
 
     def size(name: str, dimension: int) -> int:
         if name not in weights or weights[name].dim() <= dimension:

@@ -1,8 +1,8 @@
 """A recogniser as a folder that SpeechBrain opens without asr_fed: `python -m asr_fed.export` does it.
 
-The folder has the files of the CRDNN recognisers that SpeechBrain publishes. Its hyperparams.yaml carries the Python
-source of what stock SpeechBrain computes otherwise (`asr_fed.model.encoder` says what), because SpeechBrain's
-`from_hparams` fetches no other source.
+The folder has the files of the CRDNN recognisers that SpeechBrain publishes. Its hyperparams.yaml contains Python
+source for the parts that SpeechBrain computes differently (see `asr_fed.model.encoder`), because SpeechBrain's
+`from_hparams` loads no other source.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from asr_fed.system.checkpoint import save_checkpoint
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import make_folder, write_text
 
-FIXED = 10**9  # frames behind the normaliser's statistics, for SpeechBrain: so many that training does not move them
+FIXED = 10**9  # frame count of the normaliser's statistics: so large that training in SpeechBrain does not change them
 
 
 def export_recogniser(
@@ -35,7 +35,7 @@ def export_recogniser(
     evaluation: EvaluationConfig | None = None,
     summary: dict[str, Any] | None = None,
 ) -> None:
-    """Write the folder. hyperparams.yaml comes last: a folder that is not whole does not open.
+    """Write the folder. hyperparams.yaml is written last, so an incomplete folder cannot be opened.
 
     Args:
         evaluation: settings of the beam search.
@@ -92,5 +92,5 @@ def folder_texts(
 
 
 def carried_source() -> str:
-    """Python that needs SpeechBrain alone: our encoder, and what SpeechBrain's interface asks for around it."""
+    """Python source that needs only SpeechBrain: our encoder, and the modules that SpeechBrain's interface expects."""
     return "\n\n".join(inspect.getsource(module) for module in (log_mel, encoder, beam, interface))
