@@ -29,7 +29,8 @@ from asr_fed.data.partition import Partition
 from asr_fed.data.partition_files import read_partition, write_partition
 from asr_fed.engines.deployment.credentials import make_certificates, make_node_key
 from asr_fed.engines.deployment.engine import federate_in_deployment
-from asr_fed.engines.deployment.superlink import SuperLink, register, running
+from asr_fed.engines.deployment.operate import Operator
+from asr_fed.engines.deployment.superlink import SuperLink, running
 from asr_fed.runs.experiment import open_experiment
 
 # Model groups of hparams/model, with what is changed in them. The tiny one has about 1 M parameters.
@@ -43,6 +44,7 @@ def measure(folder: Path, model: str, rounds: int) -> tuple[int, list[dict[str, 
     """Parameters, and the seconds of each round but the first, by what they went into."""
     group, changes = MODELS[model]
     federation = {"rounds": rounds, "local_steps": 1, "evaluate_every": rounds}
+    federation |= {"round_timeout": 600, "client_timeout": 600}
     port, control, certificates = free_port(), free_port(), folder / "certificates"
     address = f"127.0.0.1:{control}"
     engine = {"kind": "deployment", "address": address, "certificates": str(certificates), "nodes": 2}
@@ -55,7 +57,7 @@ def measure(folder: Path, model: str, rounds: int) -> tuple[int, list[dict[str, 
             home = folder / f"node{number}"
             write_partition(Partition((), (), (), (), (client,)), home / "partition")
             key = make_node_key(home / "key")
-            register(address, certificates, key, home.name)
+            Operator(address, certificates).register(key, home.name)
             settings = {"name": home.name, "superlink": f"127.0.0.1:{port}", "partition": "partition", "workers": 1}
             settings |= {"certificate": "../certificates/ca.crt", "key": "key", "folder": "state"}
             (home / "node.yaml").write_text(yaml.safe_dump(settings))

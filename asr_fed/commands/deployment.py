@@ -1,7 +1,9 @@
 """The commands of a deployment: `python -m asr_fed.deployment --help`."""
 
 import argparse
+import os
 from pathlib import Path
+from typing import Any
 
 from asr_fed.data.identity import identity
 from asr_fed.system.exit_status import exit_status
@@ -18,6 +20,10 @@ def main(arguments: list[str] | None = None) -> int:
     make.add_argument("folder", type=Path)
     make.add_argument("--host", nargs="*", default=[], help="names and addresses under which nodes reach the server")
 
+    renew = commands.add_parser("renew", help="server: a new certificate of the same CA; nodes have nothing to do")
+    renew.add_argument("folder", type=Path)
+    renew.add_argument("--host", nargs="*", default=[], help="as for certificates")
+
     key = commands.add_parser("key", help="node: make its key pair, FILE and FILE.pub")
     key.add_argument("file", type=Path)
 
@@ -30,27 +36,41 @@ def main(arguments: list[str] | None = None) -> int:
         "--control-port", type=int, default=8000, help="port of this machine alone, for train_fed.py"
     )
 
-    register = commands.add_parser("register", help="server: admit a node by its public key")
+    register = _of_operator(commands, "register", "admit a node by its public key, or change its limits")
     register.add_argument("key", type=Path, help="the node's FILE.pub")
     register.add_argument("name", type=identity)
-    register.add_argument("--certificates", type=Path, required=True)
-    register.add_argument("--control-port", type=int, default=8000)
+    register.add_argument("--clients", type=int, default=1, help="how many it may report at most (%(default)s)")
+    register.add_argument("--utterances", type=int, default=100_000, help="and to train on (%(default)s)")
+    unregister = _of_operator(commands, "unregister", "remove a node: its key opens nothing from now on")
+    unregister.add_argument("name", type=identity)
+    _of_operator(commands, "nodes", "who is registered, and who is connected")
+    _of_operator(commands, "status", "the runs that have not ended, and the nodes")
+    _of_operator(commands, "stop", "stop the runs that have not ended; they can be resumed")
 
     node = commands.add_parser("node", help="node: take part until interrupted")
     node.add_argument("settings", type=Path, help="NODE.yaml")
 
     chosen = parser.parse_args(arguments)
+    os.umask(0o077)  # speech, transcripts, keys and databases: for their owner alone
     return exit_status("asr_fed.deployment", lambda: _run(chosen))
+
+
+def _of_operator(commands: Any, name: str, does: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=f"server: {does}")
+    parser.add_argument("--certificates", type=Path, required=True)
+    parser.add_argument("--control-port", type=int, default=8000)
+    return parser
 
 
 def _run(chosen: argparse.Namespace) -> None:
     # Imported as needed: torch and Flower take seconds.
     match chosen.command:
         case "certificates":
-            from asr_fed.engines.deployment.credentials import make_certificates
+            from asr_fed.engines.deployment.credentials import ca_folder, make_certificates
 
             make_certificates(chosen.folder, chosen.host)
-            print(f"{chosen.folder}: ca.crt is for the nodes, server.* stay here, ca.key is kept offline.")
+            print(f"{chosen.folder}: ca.crt is for the nodes, server.* stay here.")
+            print(f"{ca_folder(chosen.folder) / 'ca.key'} is kept offline.")
         case "key":
             from asr_fed.engines.deployment.credentials import make_node_key
 
@@ -59,13 +79,35 @@ def _run(chosen: argparse.Namespace) -> None:
             from asr_fed.engines.deployment.superlink import SuperLink, serve
 
             serve(SuperLink(chosen.folder, chosen.certificates, chosen.host, chosen.port, chosen.control_port))
-        case "register":
-            from asr_fed.engines.deployment.superlink import register
+        case "renew":
+            from asr_fed.engines.deployment.credentials import renew_certificate
 
-            new = register(f"127.0.0.1:{chosen.control_port}", chosen.certificates, chosen.key, chosen.name)
-            print(f"{chosen.name} {'is admitted' if new else 'had been admitted before'}.")
+            renew_certificate(chosen.folder, chosen.host)
+            print(f"{chosen.folder}: server.crt and server.key are new. Start the SuperLink again; nodes do nothing.")
+        case "register" | "unregister" | "nodes" | "status" | "stop":
+            _operate(chosen)
         case "node":
             from asr_fed.engines.deployment.node import run_node
             from asr_fed.engines.deployment.settings import read_settings
 
             run_node(read_settings(chosen.settings))
+
+
+def _operate(chosen: argparse.Namespace) -> None:
+    from asr_fed.engines.deployment.operate import Operator
+
+    operator = Operator(f"127.0.0.1:{chosen.control_port}", chosen.certificates)
+    match chosen.command:
+        case "register":
+            new = operator.register(chosen.key, chosen.name, chosen.clients, chosen.utterances)
+            print(f"{chosen.name} {'is admitted' if new else 'had been admitted before'}.")
+        case "unregister":
+            operator.unregister(chosen.name)
+            print(f"{chosen.name} is removed.")
+        case "stop":
+            stopped = operator.stop()
+            print(f"Stopped: {', '.join(stopped)}." if stopped else "No run was under way.")
+        case _:
+            if chosen.command == "status":
+                print("\n".join(operator.runs() or ["no run is under way"]))
+            print("\n".join(operator.nodes() or ["no node is registered"]))

@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from asr_fed.config.addresses import is_loopback
 from asr_fed.config.explain import no_such_key
 from asr_fed.config.schema import (
     AugmentConfig,
@@ -235,12 +236,26 @@ def _check_personalise(settings: Config) -> None:
 
 
 def _check_engine(settings: Config) -> None:
-    if settings.engine.kind is EngineKind.deployment and settings.engine.address is None:
+    if settings.engine.kind is not EngineKind.deployment:
+        return
+    address = settings.engine.address
+    if address is None:
         raise UserError("engine=deployment needs the SuperLink: engine.address=HOST:PORT of its Control API.")
-    if settings.engine.kind is EngineKind.deployment and settings.federation.clients.wrong_transcripts:
+    if settings.federation.clients.wrong_transcripts:
         raise UserError(
             "federation.clients.wrong_transcripts is for simulations: nodes have transcripts of their own. Set it to 0."
         )
+    if settings.engine.certificates is None and not is_loopback(address):
+        raise UserError(
+            f"engine.address={address} is another machine, and without engine.certificates all that is sent there "
+            "would be readable on the way: give the folder with the SuperLink's ca.crt."
+        )
+    for name in ("round_timeout", "client_timeout"):
+        if getattr(settings.federation, name) is None:
+            raise UserError(
+                f"engine=deployment needs federation.{name}=SECONDS: without it a node that is there but stuck holds "
+                "up the run for ever. Three times the longest ordinary one is a start."
+            )
 
 
 def _check_simulation(simulation: SimulationConfig, federation: FederationConfig) -> None:

@@ -2,7 +2,10 @@
 
 import logging
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 from flwr.app import Message
 
@@ -11,6 +14,7 @@ from asr_fed.runs.experiment import Experiment
 from asr_fed.system.errors import UserError
 from asr_fed.wire.hosts import Hosts
 from asr_fed.wire.joining import query_message, read_report
+from asr_fed.wire.members import Member, check_member, read_members
 from asr_fed.wire.messages import ClientSize, Refused, Report, SharedConfig
 
 PAUSE = 0.2  # seconds between two checks for nodes
@@ -23,7 +27,8 @@ log = logging.getLogger(__name__)
 class Roster:
     """Nodes that have joined, with what they reported; a node may be away at times.
 
-    A client that belongs to a node is trained there only. A simulated client may be hosted by many nodes.
+    A client that belongs to a node is trained there only. A simulated client may be hosted by many nodes. `members` is
+    what the operator has said of each node with its key; None where there is no such list.
     """
 
     setup: SharedConfig
@@ -32,6 +37,7 @@ class Roster:
     clients: dict[str, ClientSize] = field(default_factory=dict)  # all that any node has ever hosted
     refused: dict[int, str] = field(default_factory=dict)
     asked: dict[str, int] = field(default_factory=dict)  # queries without an answer, and their nodes
+    members: Callable[[], Mapping[int, Member] | None] = lambda: None
     _asked_at: dict[int, float] = field(default_factory=dict)
     _names: list[str] = field(default_factory=list)
 
@@ -71,6 +77,10 @@ class Roster:
                 raise Refused("it has another config, tokenizer or frozen base than this run")
             if not report.clients:
                 raise Refused("it hosts no client")
+            if (members := self.members()) is not None:
+                if node not in members:
+                    raise Refused("the operator has registered its key without a name")
+                check_member(members[node], report)
             for other in self.online:
                 shared = self.nodes[other].clients.keys() & report.clients.keys()
                 if shared and (report.own or self.nodes[other].own):
@@ -94,15 +104,22 @@ def join(experiment: Experiment, hosts: Hosts, base: str = "") -> Roster:
     engine, setup = experiment.config.engine, shared_config(experiment, base)
     if hosts.expected is not None:
         return wait_for_nodes(hosts, setup, hosts.expected, seconds=None)
-    return wait_for_nodes(hosts, setup, engine.nodes, engine.wait)
+    members = (lambda: None) if engine.certificates is None else partial(read_members, Path(engine.certificates))
+    return wait_for_nodes(hosts, setup, engine.nodes, engine.wait, members)
 
 
-def wait_for_nodes(hosts: Hosts, setup: SharedConfig, needed: int, seconds: float | None) -> Roster:
+def wait_for_nodes(
+    hosts: Hosts,
+    setup: SharedConfig,
+    needed: int,
+    seconds: float | None,
+    members: Callable[[], Mapping[int, Member] | None] = lambda: None,
+) -> Roster:
     """The roster, once `needed` nodes have joined and all that are there have answered.
 
     Raises UserError if that takes longer than `seconds`; with None, if all have answered and they are too few.
     """
-    roster, deadline = Roster(setup), None if seconds is None else time.monotonic() + seconds
+    roster, deadline = Roster(setup, members=members), None if seconds is None else time.monotonic() + seconds
     while True:
         roster.refresh(hosts)
         late = not roster.asked if deadline is None else time.monotonic() > deadline

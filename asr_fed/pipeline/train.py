@@ -1,6 +1,7 @@
 """One run from corpus to word error rate. Read it top to bottom."""
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,6 +62,8 @@ def train(config: Config, command: str = "") -> dict[str, Any]:
         Fleet.read(config.simulation, config.seed)
     check_carbon(config)
     check_measure(config)
+    if config.engine.kind is EngineKind.deployment:
+        os.umask(0o077)  # transcripts and updates of a real federation: for their owner alone
     with claim_run_dir(config):
         experiment = prepare_experiment(config)
         if owners := experiment.partition.clients:

@@ -121,7 +121,7 @@ def start(folder: Path) -> None:
         start_process(server, "superlink", server / "superlink", certificates, *listen)
         wait_for([server], lambda: "nodes come in" in (server / "log").read_text())
         for node in nodes:
-            run("register", server / "keys" / f"{node.name}.pub", node.name, certificates, control)
+            run("register", server / "keys" / f"{node.name}.pub", node.name, "--clients=100", certificates, control)
         for node in nodes:
             start_process(node, "node", node / "node.yaml")
         wait_for(places(folder), lambda: connected(server, ports["control_port"]) == len(nodes))
@@ -154,6 +154,7 @@ def training(folder: Path, overrides: Iterable[str] = ()) -> list[str]:
         "central.after_federation=false",  # nobody here has the speech for it
         *("engine=deployment", f"engine.address=127.0.0.1:{read_ports(folder)['control_port']}"),
         *(f"engine.certificates={server / 'certificates'}", f"engine.nodes={len(nodes)}"),
+        *("federation.round_timeout=1800", "federation.client_timeout=900"),
         f"run_dir={folder / 'runs' / time.strftime('%Y%m%d-%H%M%S')}",
         *overrides,
     ]

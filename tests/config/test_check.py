@@ -186,6 +186,9 @@ def test_an_impossible_value_names_the_key(run, argument: str) -> None:
         ("loss.ctc_weight=1 evaluation.test_decoder=ctc_greedy warm_start.ctc_epochs=2", "warm_start.ctc_epochs=2"),
         ("engine=deployment engine.address=null", "engine.address"),
         ("engine=deployment federation.clients.wrong_transcripts=0.3", "federation.clients.wrong_transcripts"),
+        ("engine=deployment engine.address=10.0.0.2:8000", "engine.certificates"),
+        ("engine=deployment engine.address=localhost:8000", "federation.round_timeout"),
+        ("engine=deployment engine.address=localhost:8000 federation.round_timeout=9", "federation.client_timeout"),
     ],
 )
 def test_values_that_contradict_each_other_are_named(run, arguments: str, named: str) -> None:
@@ -252,7 +255,7 @@ def test_every_choice_of_a_group_is_valid(
     monkeypatch.setattr("asr_fed.pipeline.train.train", lambda config, command: started.append(config))
     choices = sorted(path.stem for path in (experiments_folder() / group).glob("*.yaml"))
     for choice in choices:
-        outcome = run(f"{group}={choice}")
+        outcome = run(f"{group}={choice}", "federation.round_timeout=9", "federation.client_timeout=9")
         assert outcome.code == 0, outcome.err
     assert len(started) == len(choices) > 0
 

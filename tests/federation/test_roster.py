@@ -10,6 +10,7 @@ from asr_fed.federation.roster import Roster, wait_for_nodes
 from asr_fed.system.errors import UserError
 from asr_fed.wire.flower_private import identify_process, set_message_id
 from asr_fed.wire.joining import report_message
+from asr_fed.wire.members import Member
 from asr_fed.wire.messages import ClientSize, Report, SharedConfig
 
 SETUP = SharedConfig("seed: 1\n", b"tokens")
@@ -116,3 +117,35 @@ def test_a_node_that_lost_the_question_is_asked_again(monkeypatch: pytest.Monkey
     assert roster.online == {1, 2} and len(network.asked) == 3
     roster.refresh(network)  # type: ignore[arg-type]
     assert len(network.asked) == 3
+
+
+def admitted(report: Report, member: Member | None) -> dict[int, str]:
+    """Node 1 reports so, and the operator has said that of it: the reason for which it stays out, by node."""
+    members = {} if member is None else {1: member}
+    network = Network(_1=report)
+    roster = Roster(SETUP, members=lambda: members)
+    roster.refresh(network)  # type: ignore[arg-type]
+    roster.refresh(network)  # type: ignore[arg-type]
+    assert (1 in roster.nodes) == (not roster.refused)
+    return roster.refused
+
+
+def test_a_node_is_who_its_key_says() -> None:
+    """Whoever reported "clinic" first kept the real clinic out."""
+    clinic = Member("clinic", clients=2, utterances=6)
+    assert admitted(silo("clinic", "clinic"), clinic) == {}
+    assert admitted(silo("clinic", "clinic-0001", "clinic-0002"), clinic) == {}
+    assert "calls itself clinic" in admitted(silo("clinic", "clinic"), Member("school"))[1]
+    assert "not its own name" in admitted(silo("school", "clinic"), Member("school"))[1]
+    assert "not its own name" in admitted(silo("school", "schooling"), Member("school"))[1]
+    assert "without a name" in admitted(silo("clinic", "clinic"), None)[1]
+
+
+def test_a_node_reports_no_more_than_the_operator_lets_it() -> None:
+    """1,000 invented clients took every place of a cohort; 2^29 invented utterances the whole weight."""
+    crowd = silo("clinic", *(f"clinic-{number}" for number in range(1000)))
+    assert "1000 clients, and is registered for 1" in admitted(crowd, Member("clinic"))[1]
+    huge = Report("clinic", True, SETUP.sha256, {"clinic": ClientSize(2**29, 10.0, 1.0)})
+    assert f"{2**29} utterances" in admitted(huge, Member("clinic"))[1]
+    assert "2 clients" in admitted(virtual("a", "b"), Member("virtual"))[1]
+    assert admitted(virtual("a", "b"), Member("virtual", clients=2)) == {}

@@ -3,26 +3,39 @@ nodes."""
 
 import ipaddress
 import os
+import stat
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from asr_fed.system.errors import UserError
 
 ALWAYS = ("localhost", "127.0.0.1", "::1")  # names that the server uses for itself
-CERTIFICATES = ("ca.crt", "ca.key", "server.crt", "server.key")
+CERTIFICATES = ("ca.crt", "server.crt", "server.key")
+
+
+def ca_folder(folder: Path) -> Path:
+    """Where ca.key stays: beside `folder`, not in it, since a running server reads that one."""
+    return folder.absolute().with_name(f"{folder.absolute().name}-ca")
 
 
 def make_certificates(folder: Path, hosts: Iterable[str], days: int = 365) -> None:
-    """Write ca.crt, ca.key, server.crt and server.key to `folder`.
+    """Write ca.crt, server.crt and server.key to `folder`, and ca.key to `ca_folder(folder)`.
 
-    Nodes need ca.crt, the server the last two. Keep ca.key offline: whoever has it can impersonate the server.
+    Nodes need ca.crt, the server the other two. Keep ca.key offline: whoever has it can impersonate the server.
 
     Args:
         hosts: names and addresses under which nodes reach the server, besides localhost.
@@ -30,7 +43,8 @@ def make_certificates(folder: Path, hosts: Iterable[str], days: int = 365) -> No
 
     Raises UserError where one of the files is there already.
     """
-    _refuse_existing(folder / name for name in CERTIFICATES)
+    key_file = ca_folder(folder) / "ca.key"
+    _refuse_existing([*(folder / name for name in CERTIFICATES), key_file])
     ca_key = ec.generate_private_key(ec.SECP384R1())
     name = _name("asr_fed federation")
     public = ca_key.public_key()
@@ -41,9 +55,37 @@ def make_certificates(folder: Path, hosts: Iterable[str], days: int = 365) -> No
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
         .sign(ca_key, hashes.SHA384())
     )
-    _write_private(folder / "ca.key", _pem(ca_key))
+    _write_private(key_file, _pem(ca_key))
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "ca.crt").write_bytes(ca.public_bytes(Encoding.PEM))
     _server_certificate(folder, ca, ca_key, hosts, days)
+
+
+def renew_certificate(folder: Path, hosts: Iterable[str], days: int = 365) -> None:
+    """A new server.crt and server.key in `folder`, of the same CA: nodes have nothing to do.
+
+    Raises UserError where ca.crt or ca.key is missing, or they do not belong together.
+    """
+    key_file = ca_folder(folder) / "ca.key"
+    for path in (folder / "ca.crt", key_file):
+        if not path.is_file():
+            raise UserError(f"There is no {path}: bring it back from where it is kept, for this command alone.")
+    check_private(key_file)
+    ca = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+    ca_key = load_pem_private_key(key_file.read_bytes(), None)
+    if not isinstance(ca_key, ec.EllipticCurvePrivateKey) or ca_key.public_key() != ca.public_key():
+        raise UserError(f"{key_file} is not the key of {folder / 'ca.crt'}.")
+    with TemporaryDirectory(dir=folder) as place:
+        _server_certificate(Path(place), ca, ca_key, hosts, days)
+        for name in ("server.key", "server.crt"):
+            (Path(place) / name).replace(folder / name)
+
+
+def check_private(path: Path) -> None:
+    """Raises UserError where others than its owner may read or change this file."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        raise UserError(f"{path} has mode {mode:o}: others can read this private key. Run: chmod 600 {path}")
 
 
 def make_node_key(path: Path) -> Path:

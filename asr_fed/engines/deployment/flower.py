@@ -70,7 +70,7 @@ def _run_command(
 
 def write_output_to(log: Path) -> None:
     """From now on everything that this process prints is appended to `log`."""
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(output, 1)
     os.dup2(output, 2)
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
+from asr_fed.config.addresses import is_loopback
 from asr_fed.config.trust import TRUST
 from asr_fed.data.identity import identity
 from asr_fed.data.settings_file import read_settings_file
+from asr_fed.engines.deployment.credentials import check_private
 from asr_fed.system.errors import UserError
 
 PATHS = ("certificate", "key", "manifest", "partition", "base", "folder")
@@ -75,11 +77,18 @@ def _check(settings: NodeSettings, path: Path) -> None:
         raise UserError(f"{path}: certificate and key belong together; leave both out to do without TLS.")
     if not re.fullmatch(r".+:\d+", settings.superlink):
         raise UserError(f"{path}: superlink={settings.superlink!r} should be host:port.")
+    if settings.certificate is None and not is_loopback(settings.superlink):
+        raise UserError(
+            f"{path}: superlink={settings.superlink} is another machine, and what is sent there would be readable on "
+            "the way. Give certificate and key (python -m asr_fed.deployment key)."
+        )
     if settings.threads < 1 or (settings.workers is not None and settings.workers < 1):
         raise UserError(f"{path}: workers and threads must be at least 1.")
     for key in ("certificate", "key", "manifest", "base"):
         value = getattr(settings, key)
         if value is not None and not Path(value).is_file():
             raise UserError(f"{path}: {key}={value}, and there is no such file.")
+    if settings.key is not None:
+        check_private(Path(settings.key))
     if settings.partition is not None and not (Path(settings.partition) / "partition.csv").is_file():
         raise UserError(f"{path}: partition={settings.partition}, and there is no partition.csv in it.")

@@ -2,7 +2,6 @@
 
 import socket
 import ssl
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +12,14 @@ from pathlib import Path
 
 import httpx
 
-from asr_fed.engines.deployment.flower import CONNECTION, end_process, flwr, start_flower, tail, write_connection
+from asr_fed.engines.deployment.credentials import ca_folder, check_private
+from asr_fed.engines.deployment.flower import end_process, start_flower, tail
 from asr_fed.engines.deployment.proxy import run_proxy
 from asr_fed.runs.run_dir import exclusive
 from asr_fed.system.errors import UserError
 
 LOCAL = "127.0.0.1"
 PATIENCE = 180  # seconds for a SuperLink to start: it takes a few on an idle machine, a minute on a busy one
-ALREADY = "already in use"  # in Flower's answer for a key that is registered already
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,13 @@ def running(settings: SuperLink) -> Iterator[list[BaseProcess]]:
     for name in ("ca.crt", "server.crt", "server.key"):
         if not (certificates / name).is_file():
             raise UserError(f"{certificates} has no {name}. Make it with: python -m asr_fed.deployment certificates")
+    check_private(certificates / "server.key")
+    if (certificates / "ca.key").exists():
+        apart = ca_folder(certificates)
+        raise UserError(
+            f"{certificates} holds ca.key, with which whoever gets in here can pose as the server for years. Move it: "
+            f"mkdir -p -m 700 {apart} && mv {certificates / 'ca.key'} {apart}/, and best of all off this machine."
+        )
     with exclusive(folder / ".lock", f"Another SuperLink is running in {folder}."):
         _check_free(settings.host, settings.port)
         _check_free(LOCAL, settings.control_port)
@@ -93,24 +99,6 @@ def serve(settings: SuperLink) -> None:
         dead = next(process for process in processes if not process.is_alive())
         log = settings.folder / ("proxy.log" if dead.name == "proxy" else "superlink.log")
         raise UserError(f"{dead.name} ended by itself (exit code {dead.exitcode}). The end of {log}:\n{tail(log)}")
-
-
-def register(address: str, certificates: Path, key: Path, name: str) -> bool:
-    """Admit the node with the public key in the file `key`; False where it was admitted before.
-
-    Raises UserError if the key cannot be read or the SuperLink cannot be reached.
-    """
-    if not key.is_file():
-        raise UserError(f"There is no public key {key}. A node makes its own with: python -m asr_fed.deployment key")
-    with tempfile.TemporaryDirectory() as home:
-        write_connection(Path(home), address, certificates.absolute() / "ca.crt")
-        try:
-            flwr(Path(home), "supernode", "register", str(key), CONNECTION, "--name", name)
-        except UserError as error:
-            if ALREADY in str(error):
-                return False
-            raise UserError(f"{key} was not registered at the SuperLink {address}: {error}") from error
-    return True
 
 
 def _check_free(host: str, port: int) -> None:

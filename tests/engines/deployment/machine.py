@@ -21,6 +21,7 @@ from tests.tiny import TIMED
 from tests.waiting import PATIENCE, wait_until
 
 REPOSITORY = Path(__file__).parents[3]
+TIMEOUTS = (f"federation.round_timeout={3 * PATIENCE}", f"federation.client_timeout={PATIENCE}")
 COMMAND = (sys.executable, "-m", "asr_fed.deployment")
 
 
@@ -84,7 +85,7 @@ class Machine:
     def deployed_command(self, run_dir: str, nodes: int, *overrides: str) -> tuple[str, ...]:
         address = f"engine.address=127.0.0.1:{self.control_port}"
         engine = ("engine=deployment", address, "engine.certificates=certificates", f"engine.nodes={nodes}")
-        return self.train_command(run_dir, *engine, f"engine.wait={PATIENCE}", *overrides)
+        return self.train_command(run_dir, *engine, f"engine.wait={PATIENCE}", *TIMEOUTS, *overrides)
 
     def start_superlink(self) -> None:
         if not (self.folder / "certificates").exists():
@@ -108,7 +109,8 @@ class Machine:
 
     def register(self, place: str) -> str:
         control = ("--certificates", "certificates", "--control-port", str(self.control_port))
-        return self.run(*COMMAND, "register", f"{place}/key.pub", place, *control)
+        name = yaml.safe_load((self.folder / place / "node.yaml").read_text())["name"]
+        return self.run(*COMMAND, "register", f"{place}/key.pub", name, "--clients", "100", *control)
 
     def start_node(self, place: str) -> None:
         self.start(place, *COMMAND, "node", f"{place}/node.yaml")

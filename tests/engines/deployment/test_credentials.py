@@ -14,7 +14,15 @@ from flwr.cli.supernode.register import try_load_public_key
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.cli.flower_supernode import _try_setup_client_authentication
 
-from asr_fed.engines.deployment.credentials import CERTIFICATES, make_certificates, make_node_key
+from asr_fed.engines.deployment.credentials import (
+    CERTIFICATES,
+    ca_folder,
+    check_private,
+    make_certificates,
+    make_node_key,
+    renew_certificate,
+)
+from asr_fed.engines.deployment.superlink import SuperLink, running
 from asr_fed.system.errors import UserError
 
 
@@ -88,7 +96,7 @@ def test_another_federations_ca_does_not_do(port: int, tmp_path: Path) -> None:
 
 def test_private_files_are_for_their_owner_alone(folder: Path, tmp_path: Path) -> None:
     make_node_key(tmp_path / "key")
-    for path in (folder / "ca.key", folder / "server.key", tmp_path / "key"):
+    for path in (ca_folder(folder) / "ca.key", folder / "server.key", tmp_path / "key"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
         assert b"PRIVATE KEY" in path.read_bytes()
     for path in (folder / "ca.crt", folder / "server.crt", tmp_path / "key.pub"):
@@ -126,3 +134,48 @@ def test_flower_takes_a_nodes_key(tmp_path: Path) -> None:
     assert loaded is not None
     # What `flwr supernode register` tells the SuperLink of the public file is the half of the private one.
     assert try_load_public_key(public) == public_key_to_bytes(loaded[1])
+
+
+def test_the_key_of_the_ca_is_kept_apart(folder: Path) -> None:
+    assert {path.name for path in folder.iterdir()} == {"ca.crt", "server.crt", "server.key"}
+    assert ca_folder(folder).parent == folder.parent
+
+
+def test_a_renewed_certificate_needs_nothing_of_the_nodes(tmp_path: Path) -> None:
+    """They keep the ca.crt that they have."""
+    folder = tmp_path / "certificates"
+    make_certificates(folder, ["old.example.org"])
+    known, before = (folder / "ca.crt").read_bytes(), (folder / "server.key").read_bytes()
+    renew_certificate(folder, ["new.example.org"])
+    assert (folder / "ca.crt").read_bytes() == known
+    assert (folder / "server.key").read_bytes() != before
+    assert stat.S_IMODE((folder / "server.key").stat().st_mode) == 0o600
+    with tls_server(folder) as port:
+        shake_hands(port, "new.example.org", folder / "ca.crt")
+    (ca_folder(folder) / "ca.key").unlink()
+    with pytest.raises(UserError, match=r"no .*ca\.key: bring it back"):
+        renew_certificate(folder, [])
+
+
+def test_another_cas_key_renews_nothing(tmp_path: Path) -> None:
+    for name in ("ours", "theirs"):
+        make_certificates(tmp_path / name, [])
+    (tmp_path / "theirs-ca" / "ca.key").replace(tmp_path / "ours-ca" / "ca.key")
+    with pytest.raises(UserError, match="is not the key of"):
+        renew_certificate(tmp_path / "ours", [])
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])
+def test_a_private_key_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
+    make_node_key(tmp_path / "key")
+    check_private(tmp_path / "key")
+    (tmp_path / "key").chmod(mode)
+    with pytest.raises(UserError, match=f"chmod 600 {tmp_path}/key"):
+        check_private(tmp_path / "key")
+
+
+def test_a_superlink_does_not_run_beside_the_key_of_its_ca(tmp_path: Path) -> None:
+    make_certificates(tmp_path / "certificates", [])
+    (ca_folder(tmp_path / "certificates") / "ca.key").replace(tmp_path / "certificates" / "ca.key")
+    with pytest.raises(UserError, match="holds ca.key"), running(SuperLink(tmp_path, tmp_path / "certificates")):
+        pass

@@ -10,7 +10,7 @@ from asr_fed.config.trust import TRUST
 from asr_fed.engines.deployment.settings import Clients, read_settings
 from asr_fed.system.errors import UserError
 
-GOOD = {"name": "clinic-1", "superlink": "asr.example.org:8443", "folder": "state", "manifest": "own/manifest.csv"}
+GOOD = {"name": "clinic-1", "superlink": "127.0.0.1:8443", "folder": "state", "manifest": "own/manifest.csv"}
 KEYS = {"certificate": "ca.crt", "key": "node.key"}
 
 
@@ -18,7 +18,7 @@ def write(folder: Path, /, **changes: Any) -> Path:
     """A NODE.yaml with changes, None for a key to leave out; the files of GOOD and KEYS are there."""
     for name in ("own/manifest.csv", "ca.crt", "node.key", "shared/partition.csv"):
         (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).touch()
+        (folder / name).touch(0o600)
     content = {key: value for key, value in (GOOD | changes).items() if value is not None}
     (folder / "node.yaml").write_text(yaml.safe_dump(content))
     return folder / "node.yaml"
@@ -110,3 +110,22 @@ def test_a_node_trusts_every_choice_that_comes_with_us(group: str) -> None:
     for path in choices:
         target = yaml.safe_load(path.read_text())["_target_"]
         assert any(target.startswith(trusted) for trusted in TRUST), f"{path} names {target}"
+
+
+@pytest.mark.parametrize("superlink", ["asr.example.org:8443", "10.0.0.2:8443", "[fe80::1]:8443", "127.0.0.1.org:8443"])
+def test_nothing_goes_to_another_machine_in_plain_text(tmp_path: Path, superlink: str) -> None:
+    with pytest.raises(UserError, match="is another machine"):
+        read_settings(write(tmp_path, superlink=superlink))
+    assert read_settings(write(tmp_path, superlink=superlink, **KEYS)).superlink == superlink
+
+
+@pytest.mark.parametrize("superlink", ["127.0.0.1:8443", "127.3.2.1:8443", "localhost:8443", "[::1]:8443"])
+def test_on_this_machine_plain_text_will_do(tmp_path: Path, superlink: str) -> None:
+    assert read_settings(write(tmp_path, superlink=superlink)).certificate is None
+
+
+def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, **KEYS)
+    (tmp_path / "node.key").chmod(0o644)
+    with pytest.raises(UserError, match="others can read this private key"):
+        read_settings(path)

@@ -1,0 +1,93 @@
+"""What an operator says of a node with its key is kept beside the certificates."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asr_fed.engines.deployment import operate
+from asr_fed.engines.deployment.credentials import make_node_key
+from asr_fed.engines.deployment.operate import ALREADY, Operator
+from asr_fed.system.errors import UserError
+from asr_fed.wire.members import MEMBERS, Member, read_members
+
+
+class Flower:
+    """The command flwr over a SuperLink that knows these keys."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, int] = {}
+        self.stopped: list[str] = []
+
+    def __call__(self, home: Path, *arguments: str) -> dict[str, Any]:
+        match arguments:
+            case ("supernode", "register", key, *_):
+                text = Path(key).read_text()
+                if text in self.nodes:
+                    raise UserError(f"the key is {ALREADY}")
+                self.nodes[text] = 100 + len(self.nodes)
+                return {"node-id": str(self.nodes[text])}
+            case ("supernode", "unregister", node, *_):
+                self.nodes = {key: number for key, number in self.nodes.items() if number != int(node)}
+                return {}
+            case ("supernode", "list", *_):
+                return {"nodes": [{"node-id": str(number), "status": "online"} for number in self.nodes.values()]}
+            case ("ls", *_):
+                return {"runs": [{"run-id": "7", "status": "running", "elapsed": "1m"}, {"status": "finished:failed"}]}
+            case ("stop", run, *_):
+                self.stopped.append(run)
+                return {}
+        raise AssertionError(arguments)
+
+
+@pytest.fixture
+def flower(monkeypatch: pytest.MonkeyPatch) -> Flower:
+    made = Flower()
+    monkeypatch.setattr(operate, "flwr", made)
+    return made
+
+
+def test_a_node_has_the_name_and_the_limits_that_the_operator_gave_its_key(flower: Flower, tmp_path: Path) -> None:
+    operator = Operator("127.0.0.1:8000", tmp_path)
+    keys = [make_node_key(tmp_path / name) for name in ("a", "b")]
+    assert read_members(tmp_path) is None
+    assert operator.register(keys[0], "clinic", utterances=500)
+    assert operator.register(keys[1], "school", clients=30)
+    members = read_members(tmp_path)
+    assert members == {
+        100: Member("clinic", 1, 500, keys[0].read_text().strip()),
+        101: Member("school", 30, 100_000, keys[1].read_text().strip()),
+    }
+    assert operator.nodes()[0] == "clinic: online, at most 1 client(s) and 500 utterances"
+    assert not operator.register(keys[0], "clinic", utterances=900), "only the limits change"
+    assert (read_members(tmp_path) or {})[100].utterances == 900
+
+
+def test_a_name_belongs_to_one_key(flower: Flower, tmp_path: Path) -> None:
+    operator = Operator("127.0.0.1:8000", tmp_path)
+    operator.register(make_node_key(tmp_path / "a"), "clinic")
+    with pytest.raises(UserError, match="clinic is the name of another key"):
+        operator.register(make_node_key(tmp_path / "b"), "clinic")
+    assert len(flower.nodes) == 1
+
+
+def test_a_node_is_removed_by_its_name(flower: Flower, tmp_path: Path) -> None:
+    operator = Operator("127.0.0.1:8000", tmp_path)
+    operator.register(make_node_key(tmp_path / "a"), "clinic")
+    with pytest.raises(UserError, match="There is no node clinik. There are: clinic"):
+        operator.unregister("clinik")
+    operator.unregister("clinic")
+    assert flower.nodes == {} and read_members(tmp_path) == {}
+
+
+def test_runs_that_have_not_ended_are_stopped(flower: Flower, tmp_path: Path) -> None:
+    operator = Operator("127.0.0.1:8000", tmp_path)
+    assert operator.runs() == ["run 7: running for 1m"]
+    assert operator.stop() == ["7"] == flower.stopped
+
+
+@pytest.mark.parametrize("content", ["[", "[]", '{"x": {}}', '{"1": {"name": "a", "clinets": 3}}'])
+def test_a_members_file_that_is_none_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / MEMBERS).write_text(content)
+    with pytest.raises(UserError, match=MEMBERS):
+        read_members(tmp_path)
