@@ -18,6 +18,7 @@ from asr_fed.federation.personalisation import summarise_gains
 from asr_fed.federation.state import FederationState, load_federation
 from asr_fed.model.recogniser import load_recogniser
 from asr_fed.model.state import freeze, read_state, state_sha256
+from asr_fed.pipeline.fleet import summarise_run_of_fleet
 from asr_fed.reporting.evaluation_files import numbers, write_evaluation
 from asr_fed.reporting.progress import RunProgress
 from asr_fed.reporting.report import write_report
@@ -94,6 +95,7 @@ def write_results(
             **describe_decoder(experiment.config.evaluation.test_decoder, experiment.config.evaluation),
         }
         write_evaluation(run_dir / "evaluation" / name, evaluation, about, compare_with_others(name, evaluations))
+    summary["simulation"] = summarise_run_of_fleet(experiment, federation)
     write_summary(run_dir, summary)
     history = federation.history if federation is not None else []
     write_report(

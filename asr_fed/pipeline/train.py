@@ -30,6 +30,7 @@ from asr_fed.reporting.carbon import describe_carbon
 from asr_fed.reporting.partition_report import draw_histogram
 from asr_fed.reporting.progress import RunProgress
 from asr_fed.reporting.report import describe_gains
+from asr_fed.reporting.simulation import describe_fleet
 from asr_fed.reporting.tracking import check_tracking, open_tracking
 from asr_fed.runs.experiment import Experiment, pick_device, pooled_speech, prepare_experiment, systems
 from asr_fed.runs.records import RoundRecord, write_history
@@ -91,6 +92,8 @@ def train(config: Config, command: str = "") -> dict[str, Any]:
             progress.result(summary)
             if summary["personalisation"]:
                 progress.say(describe_gains(summary["personalisation"]))
+            for line in describe_fleet(summary["simulation"]):
+                progress.say(line)
             for sentence in describe_carbon(summary["carbon"]):
                 progress.say(sentence)
             progress.say(f"Results are in {experiment.run_dir}.")

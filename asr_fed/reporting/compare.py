@@ -23,6 +23,7 @@ FIELDS = (
     *("difference", "difference_low", "difference_high", "paired_t_p", "matched_pairs_p"),  # from the first run
     *("test_cer", "decoder", "best_round", "rounds", "clients", "effective_clients"),
     *("audio_hours", "mb_up", "mb_down", "seconds"),
+    *("fleet_hours", "fleet_hours_to_best", "dropped", "partial", "lost_compute", "waiting"),  # of a simulated fleet
     *("wh", "g_co2e", "g_co2e_low", "g_co2e_high", "of_central", "g_per_point"),  # modelled
     *("run_dir", "failed"),
 )
@@ -32,6 +33,7 @@ AXES = (
     ("seconds", ("round_seconds",), 1.0),
     ("MB exchanged", ("bytes_up", "bytes_down"), 1e6),
     ("hours of audio trained on", ("audio_seconds",), 3600.0),
+    ("hours of the fleet", ("fleet_seconds",), 3600.0),
 )
 
 
@@ -52,6 +54,9 @@ def describe_run(overrides: Sequence[str], run_dir: str | None, result: dict[str
         "mb_up": total("bytes_up", 1e6),
         "mb_down": total("bytes_down", 1e6),
     }
+    fleet = result.get("simulation") or {}
+    sums |= {name: fleet.get(name) for name in ("dropped", "partial", "lost_compute", "waiting")}
+    sums |= {"fleet_hours": fleet.get("hours"), "fleet_hours_to_best": fleet.get("best_hours")}
     own = result.get("systems", {}).get(own_system(result), {})
     interval = {name: own.get(name) for name in ("wer_low", "wer_high")}
     known = {
@@ -151,9 +156,17 @@ def plot(records: Sequence[dict[str, Any]]) -> "Figure | None":
     histories = [(label, history) for label, history in runs if history]
     if not histories:
         return None
-    figure = Figure(figsize=(10, 7.5), layout="constrained")
-    for axes, (label, keys, unit) in zip(figure.subplots(2, 2).flat, AXES, strict=True):
+    with_clock = any(each.fleet_seconds is not None for _, history in histories for each in history)
+    shown = AXES if with_clock else AXES[:-1]
+    lines = -(-len(shown) // 2)
+    figure = Figure(figsize=(10, 3.75 * lines), layout="constrained")
+    panels = list(figure.subplots(lines, 2).flat)
+    for axes in panels[len(shown) :]:
+        axes.remove()
+    for axes, (label, keys, unit) in zip(panels, shown, strict=False):
         for name, history in histories:
+            if any(getattr(each, key) is None for each in history for key in keys):
+                continue  # it had no clock
             spent = accumulate(sum(getattr(each, key) for key in keys) / unit if keys else 1 for each in history)
             points = [(x, each.wer) for x, each in zip(spent, history, strict=True) if each.wer is not None]
             axes.plot(*zip(*points, strict=True), marker=".", label=name)
@@ -163,7 +176,7 @@ def plot(records: Sequence[dict[str, Any]]) -> "Figure | None":
         axes.set_xlim(left=0)
         axes.grid(color="#eee")
         axes.spines[["top", "right"]].set_visible(False)
-    handles, names = axes.get_legend_handles_labels()
+    handles, names = panels[0].get_legend_handles_labels()
     columns = min(4, len(names))
     figure.legend(
         handles, names, loc="outside lower center", ncols=columns, title=head or None, frameon=False, fontsize="small"

@@ -56,6 +56,14 @@ COST: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("MB down", _amount("mb_down", ".1f")),
     ("seconds", _number("seconds", ".0f")),
 )
+FLEET: tuple[tuple[str, Callable[[Record], str]], ...] = (  # of runs with a simulated fleet
+    ("fleet\u00a0hours", _amount("fleet_hours", ".2f")),
+    ("to best WER", _amount("fleet_hours_to_best", ".2f")),
+    ("dropped", _number("dropped", ".0%")),
+    ("partial", _number("partial", ".0%")),
+    ("lost computing", _number("lost_compute", ".0%")),
+    ("waiting", _number("waiting", ".0%")),
+)
 CARBON: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("Wh", _amount("wh", ".3g")),
     ("g\u00a0CO2e", _amount("g_co2e", ".3g")),
@@ -87,7 +95,7 @@ def lay_out(records: Sequence[Record]) -> Comparison:
     """The records as they are shown. A column without a value is left out, and a table without a column."""
     head, labels = run_labels([record["overrides"] for record in records])
     tables = []
-    for columns in (RESULT, COST, CARBON):
+    for columns in (RESULT, COST, FLEET, CARBON):
         shown = [(name, column) for name, column in columns if any(column(record) for record in records)]
         if shown:
             rows = [

@@ -47,7 +47,7 @@ def round_figures(history: History) -> dict[str, str]:
 
 def interval_figure(systems: Mapping[str, Mapping[str, Any]]) -> str:
     """WER of each recogniser with its interval."""
-    figure, axes = _axes((5.5, 0.6 + 0.45 * len(systems)))
+    figure, axes = new_axes((5.5, 0.6 + 0.45 * len(systems)))
     for place, (name, system) in enumerate(systems.items()):
         colour = COLOURS.get(name, "#444")
         if system["wer_low"] is not None:
@@ -67,7 +67,7 @@ def hours_figure(seconds: Sequence[float]) -> str:
 
 def speaker_figure(before: Mapping[str, float], after: Mapping[str, float], names: tuple[str, str]) -> str:
     """WER of each test speaker with two recognisers; with many speakers as two curves, each sorted by itself."""
-    figure, axes = _axes((5.5, 3.4))
+    figure, axes = new_axes((5.5, 3.4))
     colours = [COLOURS.get(name, "#444") for name in names]
     labels = [name.replace("_", " ") for name in names]
     if len(before) <= DUMBBELLS:
@@ -93,7 +93,8 @@ def speaker_figure(before: Mapping[str, float], after: Mapping[str, float], name
     return data_uri(figure)
 
 
-def _axes(size: tuple[float, float] = SIZE) -> "tuple[Figure, Axes]":
+def new_axes(size: tuple[float, float] = SIZE) -> "tuple[Figure, Axes]":
+    """An empty picture of so many inches."""
     # Imported here because it is slow. A Figure made without pyplot needs no display.
     from matplotlib.figure import Figure
 
@@ -113,7 +114,7 @@ def _rounds(axes: "Axes") -> None:
 
 
 def _curve(history: History, keys: Mapping[str, str], label: str) -> str:
-    figure, axes = _axes()
+    figure, axes = new_axes()
     for (key, name), colour in zip(keys.items(), ("#1f6fb4", "#9bbfdc"), strict=False):
         points = [(record.round, getattr(record, key)) for record in history if getattr(record, key) is not None]
         if points:
@@ -129,7 +130,7 @@ def _curve(history: History, keys: Mapping[str, str], label: str) -> str:
 def _weights(history: History) -> str:
     """Mean and effective number from the sums, because only sums leave a node: sum of a, and (sum of a)^2 / sum of
     a^2."""
-    figure, axes = _axes()
+    figure, axes = new_axes()
     rounds = [record.round for record in history]
     means = [record.weight_sum / record.clients for record in history]
     relative = [math.sqrt(max(0.0, record.clients / record.effective_clients - 1)) for record in history]
@@ -144,7 +145,7 @@ def _weights(history: History) -> str:
 
 
 def _traffic(history: History) -> str:
-    figure, axes = _axes()
+    figure, axes = new_axes()
     rounds = [record.round for record in history]
     for key, label, colour in (("bytes_up", "up", "#1f6fb4"), ("bytes_down", "down", "#9bbfdc")):
         axes.plot(rounds, [getattr(record, key) / 1e6 for record in history], marker=".", color=colour, label=label)
@@ -156,7 +157,7 @@ def _traffic(history: History) -> str:
 
 
 def _time(history: History) -> str:
-    figure, axes = _axes()
+    figure, axes = new_axes()
     rounds = [record.round for record in history]
     clients = [record.exchange_seconds for record in history]
     server = [record.aggregate_seconds + record.held_out_seconds for record in history]

@@ -21,6 +21,7 @@ from asr_fed.evaluation.wer import Scored
 from asr_fed.reporting.carbon import carbon_section
 from asr_fed.reporting.figures import hours_figure, interval_figure, round_figures, speaker_figure
 from asr_fed.reporting.page import render
+from asr_fed.reporting.simulation import fleet_section
 from asr_fed.runs.records import RoundRecord
 from asr_fed.runs.run_dir import own_system
 from asr_fed.system.errors import UserError
@@ -85,6 +86,7 @@ def write_report(
         samples=samples(evaluations, own, clips),
         carbon=carbon_section(account, summary) if account else None,
         gains=describe_gains(summary["personalisation"]) if summary.get("personalisation") else None,
+        fleet=fleet_section(run_dir, summary.get("simulation"), history),
         config=(run_dir / "config.yaml").read_text(encoding="utf-8"),
     )
     with replacing(run_dir / "report.html") as path:

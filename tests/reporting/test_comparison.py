@@ -98,3 +98,26 @@ def test_the_table_keeps_to_one_line_a_run_whatever_is_in_it(tmp_path: Path) -> 
 
 def test_a_single_run_says_what_it_was() -> None:
     assert "- a, 3: outputs/r; a.yaml seed=3" in markdown(lay_out([record("a.yaml seed=3", test_wer=1.0)]))
+
+
+def test_runs_with_a_fleet_have_a_table_of_its_time() -> None:
+    numbers = {
+        "fleet_hours": 12.345,
+        "fleet_hours_to_best": 3.0,
+        "dropped": 0.25,
+        "lost_compute": 0.5,
+        "waiting": 0.125,
+    }
+    with_clock = record("a.yaml simulation=phones", **NUMBERS, **numbers)
+    table = lay_out([with_clock, record("a.yaml", **NUMBERS)]).tables[2]
+    head, (row, other) = table.head, table.rows
+    assert dict(zip(head, row, strict=True)) | {"": "phones"} == {
+        "": "phones",
+        "fleet\u00a0hours": "12.35",
+        "to best WER": "3.00",
+        "dropped": "25%",
+        "lost computing": "50%",
+        "waiting": "12%",
+    }
+    assert other[1:] == [""] * 5
+    assert len(lay_out([record("a.yaml", **NUMBERS)]).tables) == 2

@@ -1,0 +1,110 @@
+"""A fleet's time for people: sentences, pictures, and who is heard."""
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from asr_fed.reporting.figures import data_uri, new_axes
+from asr_fed.runs.records import RoundRecord
+from asr_fed.simulation.record import ClientTime, RoundTime, read_client_times, read_round_times
+
+MANY = 60  # clients of a round that have a bar each
+PHASES = {"download_s": "#9bbfdc", "compute_s": "#1f6fb4", "upload_s": "#d2691e"}
+LATE, IDLE = "#b00020", "#e4e4e4"
+
+
+def describe_fleet(summary: Mapping[str, Any] | None) -> list[str]:
+    """What a summary says of its fleet, each in a line; nothing where the run had no clock."""
+    if summary is None:
+        return []
+    best = summary["best_hours"]
+    reached = "" if best is None else f", dev WER {summary['best_wer']:.2f} after {duration(best)}"
+    found = [
+        f"Fleet of {summary['devices']} on {summary['network']}: {duration(summary['hours'])} for {summary['rounds']} "
+        f"{'server steps' if summary['asynchronous'] else 'rounds'}{reached}."
+    ]
+    parts = [f"{summary['arrived']} of {summary['asked']} asked clients arrived"]
+    if summary["partial"]:
+        parts.append(f"{summary['partial']:.0%} of them with part of the work")
+    if summary["lost_compute"]:
+        parts.append(f"{summary['lost_compute']:.0%} of the computation was lost")
+    if summary["asynchronous"]:
+        parts.append(f"updates were {summary['staleness']:.1f} steps old")
+    else:
+        parts.append(f"clients waited {summary['waiting']:.0%} of their time for slower ones")
+    found.append(f"{'; '.join(parts)}; {summary['gb_down']:.3g} GB down, {summary['gb_up']:.3g} GB up.")
+    return found
+
+
+def fleet_section(
+    run_dir: Path, summary: Mapping[str, Any] | None, history: Sequence[RoundRecord]
+) -> dict[str, Any] | None:
+    """What report.html shows of a fleet; None where the run had no clock."""
+    if summary is None or not summary["rounds"]:
+        return None
+    figures = time_figures(history, read_client_times(run_dir), read_round_times(run_dir))
+    return {"lines": describe_fleet(summary), "figures": figures, "heard": summary["heard"]}
+
+
+def duration(hours: float) -> str:
+    """`5.3 h`, `12 min`, `40 s`."""
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
+
+
+def time_figures(
+    history: Sequence[RoundRecord], clients: Sequence[ClientTime], rounds: Sequence[RoundTime]
+) -> dict[str, str]:
+    """By what they show: WER over the hours of the fleet, and who waited for whom in the round of median length."""
+    shown = sorted(rounds, key=lambda each: (each.end_s - each.begin_s, each.round))[len(rounds) // 2]
+    return {
+        "WER over the hours of the fleet": _time_to_wer(history),
+        f"Round {shown.round}: who waited for whom": _timeline(
+            [each for each in clients if each.round == shown.round], shown
+        ),
+    }
+
+
+def _time_to_wer(history: Sequence[RoundRecord]) -> str:
+    figure, axes = new_axes()
+    hours = accumulate((each.fleet_seconds or 0.0) / 3600 for each in history)
+    points = [(at, each.wer) for at, each in zip(hours, history, strict=True) if each.wer is not None]
+    if points:
+        axes.plot(*zip(*points, strict=True), marker=".", color=PHASES["compute_s"])
+    axes.set_xlabel("hours of the fleet")
+    axes.set_ylabel("dev WER %")
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
+    return data_uri(figure)
+
+
+def _timeline(clients: Sequence[ClientTime], shown: RoundTime) -> str:
+    """A bar for each client, the first to answer on top; of many clients as many as have room."""
+    ordered = sorted(clients, key=lambda each: (each.start_s + each.busy_s, each.client))
+    if len(ordered) > MANY:
+        ordered = [ordered[round(i * (len(ordered) - 1) / (MANY - 1))] for i in range(MANY)]
+    figure, axes = new_axes((5.5, 1.2 + 0.16 * max(8, len(ordered))))
+    labelled: set[str] = set()
+
+    def bar(place: int, left: float, width: float, colour: str, label: str) -> None:
+        axes.barh(place, width, left=left, color=colour, label=None if label in labelled else label, height=0.8)
+        labelled.add(label)
+
+    for place, each in enumerate(ordered):
+        at = each.start_s - shown.begin_s
+        for phase, colour in PHASES.items():
+            bar(place, at, getattr(each, phase), colour, phase.removesuffix("_s"))
+            at += getattr(each, phase)
+        if each.idle_s > 0:
+            bar(place, at, each.idle_s, IDLE, "waits")
+        if not each.arrived:
+            axes.plot(at, place, "x", color=LATE, markersize=5, label=None if "lost" in labelled else "too late")
+            labelled.add("lost")
+    axes.invert_yaxis()
+    axes.set_yticks([])
+    axes.set_ylabel(f"{len(clients)} clients")
+    axes.set_xlabel("seconds since the round before ended")
+    axes.legend(frameon=False, fontsize="small", ncols=2)
+    return data_uri(figure)

@@ -1,0 +1,59 @@
+"""A fleet's time for people: sentences that say what the numbers say, and pictures that can be drawn."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asr_fed.reporting.simulation import describe_fleet, duration, fleet_section
+from asr_fed.runs.records import RoundRecord
+from asr_fed.simulation.record import append_times
+from tests.runs.test_records import record
+from tests.simulation.test_heard import AGAIN, FAST, LATE, ROUNDS, SLOW
+
+SUMMARY: dict[str, Any] = {
+    "devices": "phones",
+    "network": "mobile",
+    "rounds": 2,
+    "asynchronous": False,
+    "hours": 2.0,
+    "best_hours": 0.5,
+    "best_wer": 12.345,
+    "asked": 4,
+    "arrived": 3,
+    "partial": 1 / 3,
+    "lost_compute": 0.42,
+    "waiting": 0.3,
+    "staleness": 0.0,
+    "gb_down": 4.0,
+    "gb_up": 6.0,
+    "heard": [{"by": "device"}],
+}
+
+
+def test_the_lines_say_how_long_it_took_and_who_was_late() -> None:
+    first, second = describe_fleet(SUMMARY)
+    assert first == "Fleet of phones on mobile: 2.0 h for 2 rounds, dev WER 12.35 after 30.0 min."
+    assert "3 of 4 asked clients arrived; 33% of them with part of the work; 42% of the computation was lost" in second
+    assert "waited 30% of their time" in second and second.endswith("4 GB down, 6 GB up.")
+    steps = describe_fleet(SUMMARY | {"asynchronous": True, "staleness": 1.26, "best_hours": None})
+    assert steps[0].endswith("2.0 h for 2 server steps.") and "updates were 1.3 steps old" in steps[1]
+    assert describe_fleet(None) == []
+
+
+@pytest.mark.parametrize(("hours", "text"), [(5.25, "5.2 h"), (0.25, "15.0 min"), (0.01, "36 s")])
+def test_durations_have_a_unit_that_fits(hours: float, text: str) -> None:
+    assert duration(hours) == text
+
+
+def test_the_section_has_the_curve_and_the_timeline_of_a_round(tmp_path: Path) -> None:
+    append_times(tmp_path, [FAST, SLOW, LATE], ROUNDS[0])
+    append_times(tmp_path, [AGAIN], ROUNDS[1])
+    history: list[RoundRecord] = [record(1, wer=20.0, fleet_seconds=1800.0), record(2, wer=10.0, fleet_seconds=5400.0)]
+    section = fleet_section(tmp_path, SUMMARY, history)
+    assert section is not None and section["heard"] == SUMMARY["heard"]
+    pictures = [base64.b64decode(each.partition(",")[2]) for each in section["figures"].values()]
+    assert list(section["figures"]) == ["WER over the hours of the fleet", "Round 2: who waited for whom"]
+    assert all(b"<svg" in picture for picture in pictures)
+    assert fleet_section(tmp_path, None, history) is None
