@@ -1,6 +1,7 @@
 """The commands of a deployment: `python -m asr_fed.deployment --help`."""
 
 import argparse
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,12 @@ def main(arguments: list[str] | None = None) -> int:
     node = commands.add_parser("node", help="node: take part until interrupted")
     node.add_argument("settings", type=Path, help="NODE.yaml")
 
+    approve = commands.add_parser("approve", help="node: see in words what a server wants, and approve it")
+    approve.add_argument("settings", type=Path, help="NODE.yaml")
+    approve.add_argument("--yes", action="store_true", help="do not ask")
+    journal = commands.add_parser("journal", help="node: all that was asked and sent; checks that nothing was changed")
+    journal.add_argument("settings", type=Path, help="NODE.yaml")
+
     chosen = parser.parse_args(arguments)
     os.umask(0o077)  # speech, transcripts, keys and databases: for their owner alone
     return exit_status("asr_fed.deployment", lambda: _run(chosen))
@@ -86,6 +93,14 @@ def _run(chosen: argparse.Namespace) -> None:
             print(f"{chosen.folder}: server.crt and server.key are new. Start the SuperLink again; nodes do nothing.")
         case "register" | "unregister" | "nodes" | "status" | "stop":
             _operate(chosen)
+        case "approve":
+            _approve(chosen.settings, ask=not chosen.yes)
+        case "journal":
+            from asr_fed.engines.deployment.journal import JOURNAL, Journal
+            from asr_fed.engines.deployment.settings import read_settings
+
+            for entry in Journal(Path(read_settings(chosen.settings).folder) / JOURNAL).entries():
+                print(json.dumps(entry))
         case "node":
             from asr_fed.engines.deployment.node import run_node
             from asr_fed.engines.deployment.settings import read_settings
@@ -111,3 +126,21 @@ def _operate(chosen: argparse.Namespace) -> None:
             if chosen.command == "status":
                 print("\n".join(operator.runs() or ["no run is under way"]))
             print("\n".join(operator.nodes() or ["no node is registered"]))
+
+
+def _approve(path: Path, ask: bool) -> None:
+    from asr_fed.engines.deployment.node_experiment import read_shared
+    from asr_fed.engines.deployment.policy import PENDING, approve, describe_setup, pending
+    from asr_fed.engines.deployment.settings import read_settings
+
+    settings = read_settings(path)
+    folder = Path(settings.folder)
+    waiting = pending(folder)
+    if not waiting:
+        print("No setup waits for approval.")
+    for sha256 in waiting:
+        text = (folder / PENDING / f"{sha256}.yaml").read_text(encoding="utf-8")
+        print(f"Setup {sha256}:\n{describe_setup(read_shared(text, settings, folder / 'experiments' / sha256))}")
+        if not ask or input("Approve it? [y/N] ").strip().lower() in ("y", "yes"):
+            approve(folder, sha256)
+            print("Approved. The server asks again within a minute.")

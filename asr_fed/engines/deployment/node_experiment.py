@@ -24,6 +24,7 @@ from asr_fed.data.manifest import read_manifest
 from asr_fed.data.partition import Client, Partition
 from asr_fed.data.partition_files import read_partition, write_partition
 from asr_fed.data.tokenizer import Tokenizer, describe_unknown, save_tokenizer
+from asr_fed.engines.deployment.policy import check_approved, check_disk, check_setup, permitted
 from asr_fed.engines.deployment.settings import Clients, NodeSettings
 from asr_fed.federation.client_app import Shape, shape_of
 from asr_fed.federation.shared_config import SHARED
@@ -64,13 +65,18 @@ def prepare(setup: SharedConfig, settings: NodeSettings) -> NodeExperiment:
     """
     run_dir = Path(settings.folder) / "experiments" / setup.sha256
     config = read_shared(setup.config, settings, run_dir)
+    check_setup(settings.policy, config, settings.own)
+    check_disk(settings.policy, Path(settings.folder))
+    check_approved(settings.policy, setup, Path(settings.folder))
     tokenizer = _tokenizer(setup.tokenizer)
     recogniser = _recogniser(config, tokenizer, setup, settings)
     try:
         shape = shape_of(instantiate(config.algorithm), recogniser)
     except Exception as error:
         raise Refused(f"an algorithm that cannot be built: {type(error).__name__}") from error
-    partition = Partition((), (), (), (), own_clients(settings, config))
+    hosted = own_clients(settings, config)
+    clients = permitted(settings.policy, config, hosted) if settings.own else hosted
+    partition = Partition((), (), (), (), clients)
     remarks = [describe_unknown(tokenizer, (utterance.text for utterance in partition.utterances))]
     run_dir.mkdir(parents=True, exist_ok=True)
     save_tokenizer(tokenizer, run_dir / "tokenizer.model")
@@ -79,6 +85,8 @@ def prepare(setup: SharedConfig, settings: NodeSettings) -> NodeExperiment:
     processes = settings.workers or available_cores()
     _, partition = prepare_features(config, run_dir, partition, tokenizer, processes, most=1.0)
     remarks.append(describe_impossible(partition))
+    if left_out := len(hosted) - len(clients):
+        remarks.append(f"{left_out} client(s) have less speech than the policy wants, and take no part.")
     write_partition(partition, run_dir / "partition")
     experiment = NodeExperiment(setup, run_dir, config, partition.clients, shape, " ".join(filter(None, remarks)))
     # The setup is written last: it marks the folder as complete.

@@ -1,16 +1,22 @@
 """What a node keeps between messages: its current experiment, and workers with model and features loaded."""
 
 import functools
+import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 from flwr.app import Error, Message, MessageType
 
 from asr_fed.aggregation.update import Update, empty, merge
+from asr_fed.engines.deployment.journal import JOURNAL, Journal
 from asr_fed.engines.deployment.node_experiment import NodeExperiment, prepare, reopen
+from asr_fed.engines.deployment.policy import DAY, check_order
 from asr_fed.engines.deployment.settings import NodeSettings
 from asr_fed.engines.local_pool import LocalPool
 from asr_fed.engines.worker_count import default_workers
@@ -24,7 +30,8 @@ from asr_fed.system.errors import UserError
 from asr_fed.wire.ask import Asked, Assignment, ask
 from asr_fed.wire.joining import read_query, report_message
 from asr_fed.wire.messages import Answer, ClientSize, Order, Refused, Reply, Report, Timing
-from asr_fed.wire.rounds import gains_message, order_setup, read_order, read_reply, reply_message
+from asr_fed.wire.records import record_bytes
+from asr_fed.wire.rounds import LONGEST_REASON, gains_message, order_setup, read_order, read_reply, reply_message
 
 REFUSED, NOT_IN_ORDER = 1, 2
 LOST = "its worker was lost"
@@ -64,6 +71,8 @@ class Resident:
             raise Refused(f"a message of type {message.metadata.message_type:.40}")
         except Refused as refused:
             self.say(f"refused: {refused}")
+            with suppress(OSError, UserError):  # a node that cannot write answers all the same
+                self.journal.add("refused", reason=str(refused)[:LONGEST_REASON])
             return Message(Error(REFUSED, str(refused)), reply_to=message)
         except (UserError, OSError) as error:  # the texts may name private files
             self.say(f"not in order: {error}")
@@ -72,9 +81,18 @@ class Resident:
             self.say(f"not in order: {type(error).__name__}: {error}")
         return Message(Error(NOT_IN_ORDER, "the node is not in order, its owner has been told why"), reply_to=message)
 
+    @property
+    def journal(self) -> Journal:
+        return Journal(Path(self.settings.folder) / JOURNAL)
+
     def _join(self, message: Message) -> Message:
         setup = read_query(message)
+        self.journal.add("asked to join", setup=setup.sha256)
         if self._experiment is None or self._experiment.setup != setup:
+            prepared = {entry["setup"] for entry in self.journal.since("preparing", DAY)}
+            if setup.sha256 not in prepared and len(prepared) >= self.settings.policy.setups_per_day:
+                raise Refused("the policy of this node's owner: no more setups today")
+            self.journal.add("preparing", setup=setup.sha256)
             self.say("joining: preparing features")
             self._enter(prepare(setup, self.settings))
         assert self._experiment is not None
@@ -87,8 +105,8 @@ class Resident:
         )
         if self._experiment.remark:
             self.say(self._experiment.remark)
-        own = self.settings.partition is None
-        return report_message(message, Report(self.settings.name, own, setup.sha256, clients))
+        self.journal.add("joined", setup=setup.sha256, clients=len(clients))
+        return report_message(message, Report(self.settings.name, self.settings.own, setup.sha256, clients))
 
     def _train(self, message: Message) -> Message:
         started = time.perf_counter()
@@ -98,7 +116,18 @@ class Resident:
         update = merge(updates) if updates else self._nothing()
         timing = _timing(started, asked)
         self.say(f"round {order.server_round}: trained {len(order.clients)} client(s) in {_told(timing, asked)}")
-        return reply_message(message, update, asked.failures, timing)
+        return self._sent(reply_message(message, update, asked.failures, timing), order, timing)
+
+    def _sent(self, reply: Message, order: Order, timing: Timing) -> Message:
+        """The reply, noted in the journal."""
+        vectors = hashlib.sha256(
+            b"".join(array.data for record in reply.content.array_records.values() for array in record.values())
+        ).hexdigest()
+        work = {"clients": len(order.clients), "seconds": round(timing.busy + timing.start, 3)}
+        self.journal.add(
+            "sent", setup=order.setup, round=order.server_round, bytes=record_bytes(reply), vectors=vectors, **work
+        )
+        return reply
 
     def _personalise(self, message: Message) -> Message:
         started = time.perf_counter()
@@ -118,7 +147,7 @@ class Resident:
         gains = {client: gained for answer in asked.answers.values() for client, gained in answer.gained.items()}
         timing = _timing(started, asked)
         self.say(f"personalised {len(order.clients)} client(s) in {_told(timing, asked)}")
-        return gains_message(message, gains, asked.failures, timing)
+        return self._sent(gains_message(message, gains, asked.failures, timing), order, timing)
 
     def _own_order(self, message: Message) -> Order:
         """An order for clients of this node; opens its experiment. Raises Refused."""
@@ -133,6 +162,9 @@ class Resident:
             raise Refused(f"an order for {min(strangers)!r:.80}, whom this node does not host")
         if len(set(order.clients)) < len(order.clients):
             raise Refused("an order for a client twice")
+        self.journal.add("ordered", setup=setup, round=order.server_round, clients=len(order.clients))
+        worked = math.fsum(entry["seconds"] for entry in self.journal.since("sent", DAY))
+        check_order(self.settings.policy, len(order.clients), self.journal.rounds(setup), worked, self.settings.own)
         return order
 
     def _opened(self) -> tuple[NodeExperiment, Workers]:

@@ -12,6 +12,7 @@ from asr_fed.config.trust import TRUST
 from asr_fed.data.identity import identity
 from asr_fed.data.settings_file import read_settings_file
 from asr_fed.engines.deployment.credentials import check_private
+from asr_fed.engines.deployment.policy import Policy
 from asr_fed.system.errors import UserError
 
 PATHS = ("certificate", "key", "manifest", "partition", "base", "folder")
@@ -38,6 +39,7 @@ class NodeSettings:
     base: a recogniser's checkpoint with what experiments keep frozen, from the server's operator.
     workers, threads: number of processes, and torch threads of each; null: by the number of cores.
     trust: prefixes of `_target_` that a config from the server may use; the class's name follows directly.
+    policy: what a server may ask for at most.
     """
 
     name: str = MISSING
@@ -53,6 +55,12 @@ class NodeSettings:
     threads: int = 1
     device: str = "auto"
     trust: list[str] = field(default_factory=lambda: list(TRUST))
+    policy: Policy = field(default_factory=Policy)
+
+    @property
+    def own(self) -> bool:
+        """Whether the speech is the node's own, not that of simulated clients."""
+        return self.partition is None
 
 
 def read_settings(path: Path) -> NodeSettings:

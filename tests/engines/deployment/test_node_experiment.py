@@ -14,7 +14,18 @@ from asr_fed.data.deal import make_client
 from asr_fed.data.manifest import Utterance, write_manifest
 from asr_fed.data.partition import Client
 from asr_fed.data.partition_files import read_partition
-from asr_fed.engines.deployment.node_experiment import LARGEST_CONFIG, own_clients, prepare, reopen
+from asr_fed.engines.deployment.node_experiment import LARGEST_CONFIG, own_clients, prepare, read_shared, reopen
+from asr_fed.engines.deployment.policy import (
+    PENDING,
+    Policy,
+    approve,
+    check_approved,
+    check_order,
+    check_setup,
+    describe_setup,
+    pending,
+    permitted,
+)
 from asr_fed.engines.deployment.settings import Clients, NodeSettings
 from asr_fed.federation.client_app import Shape, without_weights
 from asr_fed.federation.shared_config import shared_config
@@ -26,6 +37,7 @@ from asr_fed.wire.messages import Refused, SharedConfig
 from tests.tiny import tiny_recogniser
 
 Change = Callable[[dict[str, Any]], None]
+LENIENT = Policy(utterances=1, seconds=0.0, steps=1, batch=1)  # tiny clients are few utterances
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +60,7 @@ def node(folder: Path, speech: tuple[Utterance, ...], **settings: Any) -> NodeSe
     """Settings of a node whose own speech this is, in reverse order as a manifest may have it."""
     write_manifest(folder / "manifest.csv", reversed(speech))
     given = {"superlink": "here:1", "folder": str(folder / "state"), "manifest": str(folder / "manifest.csv")}
-    return NodeSettings(**(given | {"device": "cpu", "workers": 1} | settings))
+    return NodeSettings(**(given | {"device": "cpu", "workers": 1, "policy": LENIENT} | settings))
 
 
 def like_those_of_a_manifest(client: Client) -> Client:
@@ -286,3 +298,105 @@ def refuse(setup: SharedConfig, settings: NodeSettings, told: str) -> None:
     with pytest.raises(Refused, match=told):
         prepare(setup, settings)
     assert not Path(settings.folder).exists()
+
+
+def changed(setup: SharedConfig, *changes: Change) -> SharedConfig:
+    content = yaml.safe_load(setup.config)
+    for change in changes:
+        change(content)
+    return SharedConfig(yaml.safe_dump(content), setup.tokenizer, setup.base)
+
+
+def long(owner: Client) -> tuple[Utterance, ...]:
+    """Speech enough for the default policy, as far as a manifest says."""
+    return tuple(replace(owner.train[0], id=f"u{number}", duration=4.0) for number in range(60))
+
+
+SPYING = (  # which gave the exact words of 6 of 6 utterances, with a tokenizer of whole words
+    lambda config: config["federation"]["clients"].update(dev_fraction=0.999),
+    put("federation", local_steps=1),
+    lambda config: config["federation"]["batch"].update(max_utterances=1),
+)
+
+
+@pytest.mark.parametrize("attack", [SPYING, SPYING[:1], SPYING[1:2], SPYING[2:]], ids=["all", "dev", "steps", "batch"])
+def test_single_utterances_are_not_read_off_an_update(
+    setup: SharedConfig, owner: Client, tmp_path: Path, attack: tuple[Change, ...]
+) -> None:
+    """By default. Lenient settings take the same setup, so that it is the policy which refuses."""
+    silo = node(tmp_path, long(owner), name="clinic", policy=Policy())
+    refuse(changed(setup, *attack), silo, "policy of this node's owner")
+    config = read_shared(changed(setup, *attack).config, silo, tmp_path)
+    check_setup(LENIENT, config, own=True)
+    assert permitted(LENIENT, config, own_clients(silo, config))
+
+
+def test_a_setup_as_ours_is_taken_by_default(setup: SharedConfig, owner: Client, tmp_path: Path) -> None:
+    silo = node(tmp_path, long(owner), name="clinic", policy=Policy())
+    config = read_shared(changed(setup, put("federation", local_epochs=2)).config, silo, tmp_path)
+    check_setup(silo.policy, config, own=True)
+    [client] = permitted(silo.policy, config, own_clients(silo, config))
+    assert len(client.train) > 40
+
+
+def test_speakers_with_too_little_speech_take_no_part(setup: SharedConfig, owner: Client, tmp_path: Path) -> None:
+    speech = [*long(owner), *(replace(each, speaker="few", id=f"f{each.id}") for each in owner.train[:2])]
+    silo = node(tmp_path, tuple(speech), name="clinic", policy=Policy(), clients=Clients.speaker)
+    config = read_shared(changed(setup, put("federation", local_epochs=2)).config, silo, tmp_path)
+    hosted = own_clients(silo, config)
+    assert len(hosted) == 2 and len(permitted(silo.policy, config, hosted)) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        put("features", sample_rate=1_000_000),
+        put("features", n_mels=4096),
+        put("federation", local_epochs=10**6),
+        put("federation", local_steps=10**9),
+        put("evaluation", beam_size=10**5),
+        lambda config: config["federation"]["batch"].update(max_utterances=10**6),
+    ],
+)
+def test_more_work_than_any_recipe_asks_for_is_refused(setup: SharedConfig, silo: NodeSettings, change: Change) -> None:
+    refuse(changed(setup, change), silo, "this node takes at most|does not take")
+
+
+def test_simulated_clients_have_no_secrets(setup: SharedConfig, experiment: Experiment, tmp_path: Path) -> None:
+    given = str(experiment.run_dir / "partition")
+    virtual = NodeSettings("virtual", "here:1", str(tmp_path), partition=given, device="cpu", workers=1)
+    config = read_shared(changed(setup, *SPYING).config, virtual, tmp_path)
+    check_setup(virtual.policy, config, virtual.own)
+
+
+def test_a_setup_waits_for_its_owner_to_approve(setup: SharedConfig, silo: NodeSettings) -> None:
+    folder = Path(silo.folder)
+    strict = replace(silo, policy=replace(LENIENT, approval=True))
+    with pytest.raises(Refused, match="has yet to approve"):
+        prepare(setup, strict)
+    assert pending(folder) == [setup.sha256]
+    config = read_shared((folder / PENDING / f"{setup.sha256}.yaml").read_text(), strict, folder)
+    assert "Leaves this node in each round" in describe_setup(config)
+    approve(folder, setup.sha256)
+    assert pending(folder) == []
+    check_approved(strict.policy, setup, folder)
+    with pytest.raises(Refused, match="has yet to approve"):
+        check_approved(strict.policy, changed(setup, put("loss", label_smoothing=0.2)), folder)
+
+
+def test_a_folder_that_is_full_by_its_owners_quota(setup: SharedConfig, silo: NodeSettings) -> None:
+    Path(silo.folder).mkdir()
+    (Path(silo.folder) / "old").write_bytes(bytes(2000))
+    with pytest.raises(UserError, match="policy.gigabytes is 1e-06: remove features"):
+        prepare(setup, replace(silo, policy=replace(LENIENT, gigabytes=1e-6)))
+
+
+@pytest.mark.parametrize(
+    ("clients", "rounds", "worked", "rule"),
+    [(1, 0, 0.0, "clients"), (2, 5, 0.0, "rounds"), (2, 0, 3600.0, "hours_per_day")],
+)
+def test_orders_have_limits_too(clients: int, rounds: int, worked: float, rule: str) -> None:
+    policy = Policy(clients=2, rounds=5, hours_per_day=1.0)
+    check_order(policy, 2, 4, 3599.0, own=True)
+    with pytest.raises(Refused, match=rf"policy\.{rule}"):
+        check_order(policy, clients, rounds, worked, own=True)

@@ -1,0 +1,64 @@
+"""All that a node was asked and has sent, as lines of JSON of which each holds the hash of the one before.
+
+Who changes, removes or inserts a line later breaks the chain, unless all lines behind it are made anew; note the last
+hash elsewhere from time to time to see that too.
+"""
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asr_fed.system.errors import UserError
+
+JOURNAL = "journal.jsonl"  # in a node's folder
+START = "0" * 64
+
+
+@dataclass
+class Journal:
+    path: Path
+
+    def add(self, event: str, **what: Any) -> None:
+        """Append an event; `what` is made of texts and numbers."""
+        entry = {"time": round(time.time(), 3), "event": event, **what, "previous": self._last()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        text = self.path.read_bytes()[-1:] if self.path.is_file() else b""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(("" if text in (b"", b"\n") else "\n") + json.dumps(entry, ensure_ascii=True) + "\n")
+
+    def entries(self) -> list[dict[str, Any]]:
+        """All events, the first one first. Raises UserError where the chain is broken."""
+        entries, previous = [], START
+        for number, line in enumerate(self._lines(), 1):
+            try:
+                entry = json.loads(line)
+            except ValueError:  # cut short with the power; the next line holds its hash all the same
+                entry = {"event": "unreadable", "time": 0.0, "previous": previous}
+            if not isinstance(entry, dict) or entry.get("previous") != previous:
+                raise UserError(f"{self.path}, line {number}: the chain is broken: lines before it have been changed.")
+            entries.append(entry)
+            previous = _hash(line)
+        return entries
+
+    def rounds(self, setup: str) -> int:
+        """How many orders of this setup have been worked on."""
+        return sum(entry["event"] == "sent" and entry["setup"] == setup for entry in self.entries())
+
+    def since(self, event: str, seconds: float) -> list[dict[str, Any]]:
+        """Events of that kind in the last so many seconds."""
+        start = time.time() - seconds
+        return [entry for entry in self.entries() if entry["event"] == event and entry["time"] >= start]
+
+    def _lines(self) -> list[str]:
+        return self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+
+    def _last(self) -> str:
+        lines = self._lines()
+        return _hash(lines[-1]) if lines else START
+
+
+def _hash(line: str) -> str:
+    return hashlib.sha256(line.encode()).hexdigest()
