@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from asr_fed.reporting.report import describe_gains
 from asr_fed.reporting.simulation import describe_fleet
 from asr_fed.reporting.tracking import check_tracking, open_tracking
 from asr_fed.runs.experiment import Experiment, pick_device, pooled_speech, prepare_experiment, systems
-from asr_fed.runs.records import RoundRecord, write_history
+from asr_fed.runs.records import RoundRecord, write_epochs, write_history
 from asr_fed.runs.run_dir import begin_run, claim_run_dir
 from asr_fed.simulation.fleet import Fleet
 from asr_fed.system.errors import UserError
@@ -171,6 +172,7 @@ def centrally(
         name=name,
         checkpoint=experiment.checkpoints / f"{name}_training.pt",
         on_epoch=on_epoch,
+        keep=partial(write_epochs, experiment.run_dir, name),
     )
     progress.bars.remove_task(bar)
     say_if_stuck()

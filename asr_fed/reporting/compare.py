@@ -2,13 +2,13 @@
 
 import csv
 from collections.abc import Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from asr_fed.reporting.comparison import lay_out, markdown, run_labels, terminal_table
+from asr_fed.reporting.dev_curves import dev_curves
 from asr_fed.runs.records import read_history
 from asr_fed.runs.run_dir import own_system, read_summary
 from asr_fed.system.errors import UserError
@@ -26,14 +26,6 @@ FIELDS = (
     *("fleet_hours", "fleet_hours_to_best", "dropped", "partial", "lost_compute", "waiting"),  # of a simulated fleet
     *("wh", "g_co2e", "g_co2e_low", "g_co2e_high", "of_central", "g_per_point"),  # modelled
     *("run_dir", "failed"),
-)
-# Axes for the dev WER: name, keys of a round that are summed, and unit.
-AXES = (
-    ("rounds", (), 1.0),
-    ("seconds", ("round_seconds",), 1.0),
-    ("MB exchanged", ("bytes_up", "bytes_down"), 1e6),
-    ("hours of audio trained on", ("audio_seconds",), 3600.0),
-    ("hours of the fleet", ("fleet_seconds",), 3600.0),
 )
 
 
@@ -144,41 +136,8 @@ def _against(record: dict[str, Any], first: dict[str, Any]) -> dict[str, Any]:
 
 
 def plot(records: Sequence[dict[str, Any]]) -> "Figure | None":
-    """Dev WER over rounds, seconds, bytes and hours of audio; None if no run has rounds."""
-    from matplotlib.figure import Figure
-
+    """Dev WER of all runs that have ended; see `dev_curves`."""
     head, labels = run_labels([record["overrides"] for record in records])
-    runs = [
-        (label, read_history(Path(record["run_dir"])))
-        for label, record in zip(labels, records, strict=True)
-        if record["failed"] is None
-    ]
-    histories = [(label, history) for label, history in runs if history]
-    if not histories:
-        return None
-    with_clock = any(each.fleet_seconds is not None for _, history in histories for each in history)
-    shown = AXES if with_clock else AXES[:-1]
-    lines = -(-len(shown) // 2)
-    figure = Figure(figsize=(10, 3.75 * lines), layout="constrained")
-    panels = list(figure.subplots(lines, 2).flat)
-    for axes in panels[len(shown) :]:
-        axes.remove()
-    for axes, (label, keys, unit) in zip(panels, shown, strict=False):
-        for name, history in histories:
-            if any(getattr(each, key) is None for each in history for key in keys):
-                continue  # it had no clock
-            spent = accumulate(sum(getattr(each, key) for key in keys) / unit if keys else 1 for each in history)
-            points = [(x, each.wer) for x, each in zip(spent, history, strict=True) if each.wer is not None]
-            axes.plot(*zip(*points, strict=True), marker=".", label=name)
-        axes.set_xlabel(label)
-        axes.set_ylabel("dev WER %")
-        axes.set_ylim(bottom=0)
-        axes.set_xlim(left=0)
-        axes.grid(color="#eee")
-        axes.spines[["top", "right"]].set_visible(False)
-    handles, names = panels[0].get_legend_handles_labels()
-    columns = min(4, len(names))
-    figure.legend(
-        handles, names, loc="outside lower center", ncols=columns, title=head or None, frameon=False, fontsize="small"
-    )
-    return figure
+    ended = zip(labels, records, strict=True)
+    runs = [(label, Path(record["run_dir"])) for label, record in ended if record["failed"] is None]
+    return dev_curves(runs, head)

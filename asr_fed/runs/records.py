@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from asr_fed.system.files import replacing
+from asr_fed.training.central import EpochReport
 
 VERSION = 2  # of the records; 0.1.0 wrote none, which counts as 1
 HISTORY = "history.jsonl"
@@ -79,6 +80,20 @@ def write_history(run_dir: Path, history: Iterable[RoundRecord]) -> None:
     """history.jsonl, one line a round; whole or not at all."""
     with replacing(run_dir / HISTORY) as path:
         path.write_text("".join(json.dumps(record.to_dict()) + "\n" for record in history), encoding="utf-8")
+
+
+def write_epochs(run_dir: Path, name: str, reports: Iterable[EpochReport]) -> None:
+    """NAME.jsonl of a central training, one line per epoch."""
+    with replacing(run_dir / f"{name}.jsonl") as path:
+        path.write_text("".join(json.dumps(asdict(report)) + "\n" for report in reports), encoding="utf-8")
+
+
+def read_epochs(run_dir: Path, name: str) -> list[EpochReport]:
+    """Empty where there is no such training, or a version of asr_fed before this file made it."""
+    path = run_dir / f"{name}.jsonl"
+    if not path.is_file():
+        return []
+    return [EpochReport(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def read_history(run_dir: Path) -> list[RoundRecord]:

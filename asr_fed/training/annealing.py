@@ -1,4 +1,9 @@
-"""The learning rate: NewBob lowers it when the word error rate stops falling; a planned fall takes it to 0."""
+"""The learning rate: NewBob lowers it when the word error rate stops falling; a planned fall takes it to 0.
+
+If both are set, the rate is their product: NewBob's, which the dev WER lowers, times the fraction that the plan
+leaves. A run's records hold both (`annealed_lr` and `lr`). `annealing.factor=1` leaves the plan alone, `decay_from=1`
+NewBob.
+"""
 
 import math
 from dataclasses import dataclass, replace

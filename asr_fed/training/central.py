@@ -35,6 +35,7 @@ class CentralState:
     best_epoch: int = 0
     evaluations_without_gain: int = 0
     last: WeightSum = field(default_factory=WeightSum)
+    reports: "tuple[EpochReport, ...]" = ()
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,14 @@ def train_central(
     name: str,
     checkpoint: Path,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
+    keep: Callable[[Sequence[EpochReport]], None] = lambda reports: None,
 ) -> CentralState:
     """Train the model of `context` in place and leave it with the chosen weights.
 
     Continues from `checkpoint` if that exists; it is rewritten after every epoch. The learning rate is NewBob's on the
     dev WER, times a linear warm-up, times the planned fall after `decay_from`. The chosen weights are those of the best
-    epoch on dev, or with `average_last` the mean over the last epochs.
+    epoch on dev, or with `average_last` the mean over the last epochs. `keep` gets all epochs so far, with those before
+    a kill, after each epoch and at the end.
     """
     model = context.model
     optimizer = build_optimizer(config.optimizer, model, config.lr)
@@ -108,14 +111,18 @@ def train_central(
                 state.evaluations_without_gain = 0
         state.last = add_if_last(state.last, state.weights, state.epoch, config.epochs, config.average_last)
         state.optimizer = optimizer.state_dict()
+        report = EpochReport(state.epoch, result.loss, lr, wer, state.best_wer, state.newbob.lr, state.epoch * steps)
+        state.reports = (*state.reports, report)
         _save(state, checkpoint)
-        on_epoch(EpochReport(state.epoch, result.loss, lr, wer, state.best_wer, state.newbob.lr, state.epoch * steps))
+        keep(state.reports)
+        on_epoch(report)
 
     if state.last.count:
         state.weights = state.last.mean()
     elif state.best_weights is not None:
         state.weights = state.best_weights
     load_state(model, state.weights)
+    keep(state.reports)
     return state
 
 
@@ -131,10 +138,16 @@ def _stalled(state: CentralState, config: CentralConfig) -> bool:
 
 
 def _save(state: CentralState, path: Path) -> None:
-    save_checkpoint({**vars(state), "newbob": asdict(state.newbob), "last": vars(state.last)}, path)
+    reports = [asdict(report) for report in state.reports]
+    packed = {"newbob": asdict(state.newbob), "last": vars(state.last), "reports": reports}
+    save_checkpoint({**vars(state), **packed}, path)
 
 
 def _load(path: Path) -> CentralState:
     content = load_checkpoint(path)
-    typed = {"newbob": NewBob(**content["newbob"]), "last": WeightSum(**content.get("last", {}))}
+    typed = {
+        "newbob": NewBob(**content["newbob"]),
+        "last": WeightSum(**content.get("last", {})),
+        "reports": tuple(EpochReport(**report) for report in content.get("reports", ())),
+    }
     return CentralState(**{**content, **typed})

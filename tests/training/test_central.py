@@ -80,12 +80,13 @@ def test_interrupted_after_each_epoch_it_ends_in_the_same_bits(
         raise Interrupted
 
     resumed: list[EpochReport] = []
+    kept: list[EpochReport] = []
     for _ in range(config.epochs):
         with pytest.raises(Interrupted):
             run(experiment, fresh(experiment), config, tmp_path / "resumed.pt", on_epoch=interrupt)
     last = fresh(experiment)
-    state = run(experiment, last, config, tmp_path / "resumed.pt", on_epoch=interrupt)
-    assert resumed == reports and [report.epoch for report in reports] == [1, 2, 3]
+    state = run(experiment, last, config, tmp_path / "resumed.pt", on_epoch=interrupt, keep=kept.extend)
+    assert resumed == reports == kept and [report.epoch for report in reports] == [1, 2, 3]
     assert state.weights.tobytes() == expected.weights.tobytes()
     assert read_state(last.recogniser.model).tobytes() == read_state(straight.recogniser.model).tobytes()
     assert (state.newbob, state.best_wer, state.best_epoch) == (expected.newbob, expected.best_wer, expected.best_epoch)

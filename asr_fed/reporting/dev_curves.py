@@ -1,0 +1,105 @@
+"""Dev WER on the way: federations and the pooled training that they are compared with, in one picture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from asr_fed.runs.records import RoundRecord, read_epochs, read_history
+from asr_fed.runs.run_dir import read_summary
+from asr_fed.training.central import EpochReport
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Each axis: its name, and the keys of a round that are added up, with their unit.
+AXES: tuple[tuple[str, tuple[str, ...], float], ...] = (
+    ("rounds; epochs of pooled training", (), 1.0),
+    ("passes over the clients' speech", ("audio_seconds",), 3600.0),
+    ("seconds", ("round_seconds",), 1.0),
+    ("MB exchanged", ("bytes_up", "bytes_down"), 1e6),
+    ("hours of the fleet", ("fleet_seconds",), 3600.0),
+)
+FLEET = 4  # the axis that only runs with a virtual clock have
+POOLED = (0, 1)  # the axes that pooled training has too: an epoch is a pass over the speech
+
+
+@dataclass(frozen=True)
+class Run:
+    """The rounds of a run and the epochs of its pooled training, either of which may be missing.
+
+    hours: how much speech the clients train on; 0 where nobody knows.
+    """
+
+    label: str
+    history: Sequence[RoundRecord]
+    pooled: Sequence[EpochReport]
+    hours: float
+
+    @classmethod
+    def read(cls, label: str, run_dir: Path) -> "Run":
+        ended = (run_dir / "summary.json").is_file()
+        hours = (read_summary(run_dir).get("hours") if ended else None) or 0.0
+        return cls(label, read_history(run_dir), read_epochs(run_dir, "central"), hours)
+
+
+def dev_curves(runs: Sequence[tuple[str, Path]], head: str = "") -> "Figure | None":
+    """WER over rounds, passes over the clients' speech, seconds and bytes, and over the fleet's clock if a run has one;
+    None if there is no curve.
+
+    Dashed: pooled training, where a run has done that too.
+    """
+    from matplotlib.figure import Figure
+
+    found = [Run.read(label, run_dir) for label, run_dir in runs]
+    if not any(run.history or run.pooled for run in found):
+        return None
+    with_clock = any(points(run, FLEET)[0] for run in found)
+    lines = 3 if with_clock else 2
+    figure = Figure(figsize=(10, 3.75 * lines), layout="constrained")
+    panels = list(figure.subplots(lines, 2).flat)
+    for axes in panels[FLEET + with_clock :]:
+        axes.remove()
+    for number, axes in enumerate(panels[: FLEET + with_clock]):
+        for index, run in enumerate(found):
+            _draw(axes, run, number, f"C{index % 10}")
+        axes.set_xlabel(AXES[number][0])
+        axes.set_ylabel("dev WER %")
+        axes.set_ylim(bottom=0)
+        axes.set_xlim(left=0)
+        axes.grid(color="#eee")
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        names,
+        loc="outside lower center",
+        ncols=min(4, len(names)),
+        title=head or None,
+        frameon=False,
+        fontsize="small",
+    )
+    return figure
+
+
+def points(run: Run, number: int) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+    """(x, WER) of rounds and of epochs on an axis of AXES."""
+    _, keys, unit = AXES[number]
+    if "audio_seconds" in keys:
+        unit *= run.hours or 1.0
+    if any(getattr(each, key) is None for each in run.history for key in keys):
+        return [], []  # it had no clock
+    spent = accumulate(sum(getattr(each, key) for key in keys) / unit if keys else 1.0 for each in run.history)
+    rounds = [(x, each.wer) for x, each in zip(spent, run.history, strict=True) if each.wer is not None]
+    epochs = [(float(each.epoch), each.wer) for each in run.pooled if each.wer is not None]
+    return rounds, epochs if number in POOLED else []
+
+
+def _draw(axes: "Axes", run: Run, number: int, colour: str) -> None:
+    rounds, epochs = points(run, number)
+    if rounds:
+        axes.plot(*zip(*rounds, strict=True), marker=".", color=colour, label=run.label)
+    if epochs:
+        axes.plot(*zip(*epochs, strict=True), "--", color=colour, label=f"{run.label}, pooled")
