@@ -70,7 +70,7 @@ def read_devices(name: str) -> tuple[Device, ...]:
     column = next((each for each in ("slowdown", "score") if each in rows[0][1]), None)
     if column is None:
         raise UserError(f"{path} has neither a column slowdown nor a column score.")
-    names = [row["device"] for _, row in rows]
+    names = [row["device"].strip() for _, row in rows]
     if repeated := {each for each in names if names.count(each) > 1}:
         raise UserError(f"{path}: the device {min(repeated)!r} occurs twice.")
     shares = [_positive(path, line, row, "share") for line, row in rows]

@@ -69,6 +69,7 @@ def plan_cohort(
         cohort = choose(there, min(asked, len(there)), draw)
         courses = {client: clock.in_time(client, works[client]) for client in cohort}
         on_time = sorted((course.total_s, name) for name, course in courses.items() if course is not None)[:wanted]
+        first = {name for _, name in on_time}
         everybody = len(on_time) == len(cohort)
         full = len(on_time) == wanted
         tau = clock.settings.tau
@@ -77,7 +78,7 @@ def plan_cohort(
         arrived: dict[str, Course] = {}
         for name in sorted(cohort):
             course = courses[name]
-            if course is not None and name in {name for _, name in on_time}:
+            if course is not None and name in first:
                 arrived[name] = course
                 records.append(answered(course, clock, server_round, at, close))
             else:

@@ -3,9 +3,14 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
+from asr_fed.config.files import experiments_folder
+from asr_fed.config.setting import check_ranges
+from asr_fed.simulation.fleet import Fleet
 from asr_fed.simulation.tables import MBPS, names_of, read_availability, read_devices, read_network
 from asr_fed.system.errors import UserError
+from tests.tiny import typed_config
 
 
 def test_the_phones_of_flowers_baseline() -> None:
@@ -95,3 +100,12 @@ def test_a_table_that_is_not_there_is_refused_with_those_that_are() -> None:
         read_devices("phone")
     with pytest.raises(UserError, match=r"no table .*mine\.csv"):
         read_devices("mine.csv")
+
+
+@pytest.mark.parametrize("path", sorted((experiments_folder() / "simulation").glob("[!n]*.yaml")), ids=lambda p: p.stem)
+def test_every_profile_is_one_that_would_start(path: Path) -> None:
+    config = typed_config({"simulation": yaml.safe_load(path.read_text())})
+    assert config.simulation is not None
+    check_ranges(config.simulation, "simulation.")
+    hardware = Fleet.read(config.simulation, seed=1).hardware("anna")
+    assert hardware.device.slowdown >= 1 and hardware.down >= hardware.up > 0
