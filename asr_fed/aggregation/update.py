@@ -78,7 +78,8 @@ def add_client(
 ) -> None:
     """Add one client's `delta` (float32 [state]) with weight a_k, in place; `clients` and `weight_squared` are counted.
 
-    `others` are the client's further vectors (float32), each with weight 1.
+    A delta of int64 is a_k * delta_k already, in units of 2**-32, as `codec.encode` makes it. `others` are the client's
+    further vectors (float32), each with weight 1.
 
     Raises UpdateRefused, before anything is added, where a vector or the weight is not finite, the weight not
     positive, the vectors are not those of the update, or a sum would leave its range.
@@ -103,16 +104,22 @@ def _peak(into: Sum, name: str, vector: np.ndarray, units: int) -> int:
     """An upper bound on any |entry| that the vector adds. Raises UpdateRefused where it must not be added."""
     if vector.shape != into.values.shape:
         raise UpdateRefused(f"a {name} of shape {vector.shape} for a sum of shape {into.values.shape}")
-    largest = float(max(vector.max(initial=0.0), -vector.min(initial=0.0)))  # NaN and infinity survive
-    if not np.isfinite(largest):
-        raise UpdateRefused(f"a {name} that is not finite")
-    peak = int(np.ceil(largest * units)) + 1
+    if vector.dtype == np.int64:
+        peak = max(int(vector.max(initial=0)), -int(vector.min(initial=0)))
+    else:
+        largest = float(max(vector.max(initial=0.0), -vector.min(initial=0.0)))  # NaN and infinity survive
+        if not np.isfinite(largest):
+            raise UpdateRefused(f"a {name} that is not finite")
+        peak = int(np.ceil(largest * units)) + 1
     _check_range(into.peak + peak, into.weight + units)
     return peak
 
 
 def _add_scaled(sums: np.ndarray, vector: np.ndarray, units: int, peak: int) -> None:
-    """sums += round(units * vector), half to even, in place."""
+    """sums += round(units * vector), half to even, in place; += vector where it is whole units already."""
+    if vector.dtype == np.int64:
+        sums += vector
+        return
     buffer = np.empty(min(CHUNK, len(vector)))
     for start in range(0, len(vector), CHUNK):
         chunk = vector[start : start + CHUNK]

@@ -87,6 +87,11 @@ def check_shared(config: DictConfig) -> None:
     if settings.loss.ctc_weight == 1:
         _check_ctc_epochs(settings)
     check_clients(settings.federation.clients)
+    if settings.federation.upload.error_feedback and not settings.federation.upload.coarse:
+        raise UserError(
+            "federation.upload.error_feedback=true has nothing to feed back while everything is sent: set "
+            "federation.upload.bits, or federation.upload.keep below 1."
+        )
     _check_cohort(settings)
     _check_averages(settings)
     if settings.personalise:

@@ -27,6 +27,23 @@ class HeldOutConfig:
 
 
 @dataclass
+class UploadConfig:
+    """How coarse what a client sends of its training is. Sums travel in as few bytes as they need, in any case.
+
+    bits: of an entry with its sign, on a grid for each tensor; null: all. keep: the share of the entries that are sent,
+    the largest. error_feedback: what was not sent stays with the client's owner, and is added to the next update.
+    """
+
+    bits: int | None = setting(None, at_least=2, at_most=24)
+    keep: float = setting(1.0, above=0, at_most=1)
+    error_feedback: bool = False
+
+    @property
+    def coarse(self) -> bool:
+        return self.bits is not None or self.keep < 1
+
+
+@dataclass
 class FederationConfig:
     clients: ClientsConfig = field(default_factory=ClientsConfig)
     rounds: int = setting(20, at_least=0)
@@ -51,6 +68,7 @@ class FederationConfig:
     # rounds without gain before the best weights return; null: never
     fallback_after: int | None = setting(None, at_least=1)
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
+    upload: UploadConfig = field(default_factory=UploadConfig)
     evaluate_every: int = setting(1, at_least=1)  # rounds
     round_timeout: float | None = setting(None, above=0)  # seconds after which a round closes with what has arrived
     client_timeout: float | None = setting(None, above=0)  # seconds that a worker may take over one client

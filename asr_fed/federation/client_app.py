@@ -25,9 +25,11 @@ from asr_fed.data.partition import Client
 from asr_fed.data.partition_files import read_client, read_client_rows
 from asr_fed.federation.client_store import ClientStore
 from asr_fed.federation.shared_config import shared_config
+from asr_fed.federation.upload import UNSENT, to_send
 from asr_fed.model.recogniser import Recogniser, load_recogniser
 from asr_fed.model.state import freeze, frozen_sha256, layout, load_frozen
 from asr_fed.runs.experiment import OpenRun, open_run, pick_device
+from asr_fed.system.randomness import generator
 from asr_fed.tasks.personalise import personalise_client
 from asr_fed.tasks.recognition import Recognition
 from asr_fed.training.local import ClientResult, LocalTask
@@ -43,8 +45,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Contribution:
-    """What a client adds to an update: delta (float32 [state]), its weight a_k, numbers to sum, and the algorithm's
-    further vectors."""
+    """What a client adds to an update: delta (float32 [state], or int64 as `codec.encode` makes it), its weight a_k,
+    numbers to sum, and the algorithm's further vectors."""
 
     delta: np.ndarray
     weight: float
@@ -231,17 +233,21 @@ def train_speech(
         config.federation,
         terms.steps,
     )
-    step = algorithm.client(task, order.others, store.read(client.id, before=order.server_round))
+    kept = store.read(client.id, before=order.server_round)
+    step = algorithm.client(task, order.others, {name: kept[name] for name in kept if name != UNSENT})
     result = step.result
     totals = client_totals(result)
     errors = result.errors
     weight = weighting(
         Measured(result.num_examples, errors.rate, result.loss, order.reference_loss, errors.units, order.prior)
     )
-    if step.kept:
-        store.write(client.id, order.server_round, step.kept)
+    weight *= terms.weight
     delta = result.delta if terms.damping == 1 else result.delta * np.float32(terms.damping)
-    return Contribution(delta, weight * terms.weight, totals, step.summed)
+    chance = generator(config.seed, "upload", order.server_round, client.id)
+    sent, unsent = to_send(delta, weight, kept.get(UNSENT), layout(training.model), config.federation.upload, chance)
+    if step.kept or unsent:
+        store.write(client.id, order.server_round, {**step.kept, **unsent})
+    return Contribution(sent, weight, totals, step.summed)
 
 
 def personalise_speech(run: OpenRun, training: Recognition, client: Client, weights: np.ndarray) -> Gained:

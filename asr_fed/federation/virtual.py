@@ -15,6 +15,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from torch import nn
 
+from asr_fed.aggregation.codec import EXACT_BYTES, upload_bytes
 from asr_fed.algorithms.algorithm import Algorithm
 from asr_fed.config.schema import Config, FederationConfig, Sampling
 from asr_fed.federation.client_app import client_size
@@ -32,7 +33,7 @@ from asr_fed.simulation.timetable import Timetable, check_tau, plan_cohort
 from asr_fed.system.errors import UserError
 from asr_fed.wire.messages import ClientSize
 
-DOWN_BYTES, UP_BYTES = 4, 8  # of a number: weights are float32, sums of updates int64
+DOWN_BYTES = 4  # of a number: weights are float32
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ class VirtualTime:
             return None
         parts = layout(model)
         down = DOWN_BYTES * (parts.length + sum(algorithm.sent(parts).values()))
-        up = UP_BYTES * (parts.length + sum(algorithm.summed(parts).values()))
+        upload = config.federation.upload
+        up = round(upload_bytes(parts.length, bits=upload.bits, keep=upload.keep))
+        up += EXACT_BYTES * sum(algorithm.summed(parts).values())
         fleet = Fleet.read(config.simulation, config.seed)
         parameters = sum(parameter.numel() for parameter in model.parameters())  # those that are frozen cost time too
         clock = Clock(config.simulation, fleet, parameters, down, up)

@@ -10,6 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from asr_fed.aggregation.prior import Prior
 from asr_fed.aggregation.update import DELTA, LIMIT, ONE, Sum, Update
 from asr_fed.wire.messages import TOTALS, WHOLE, Gained, Gains, Order, Refused, Reply, Terms, Timing
+from asr_fed.wire.packing import pack_whole, unpack_whole
 from asr_fed.wire.records import (
     is_amount,
     is_count,
@@ -134,7 +135,7 @@ def reply_message(order: Message, update: Update, failures: Mapping[str, str], t
     """The answer to an order to train."""
     content = _account(order, failures, timing or Timing())
     if update.weight:
-        content["arrays"] = pack_vectors({name: each.values for name, each in update.sums.items()})
+        content["arrays"] = pack_vectors({name: pack_whole(each.values) for name, each in update.sums.items()})
         content["weights"] = MetricRecord({name: each.weight for name, each in update.sums.items()})
         content["peaks"] = MetricRecord({name: each.peak for name, each in update.sums.items()})
         # As text, because a sum of squared weights can exceed the 64 bits of a MetricRecord.
@@ -182,8 +183,8 @@ def add_failures(reply: Message, failures: Mapping[str, str]) -> None:
 def read_reply(message: Message, clients: Sequence[str], length: int, others: Mapping[str, int] | None = None) -> Reply:
     """The reply to an order for `clients`. Each client is in the update or in the failures.
 
-    `length` is the number of entries of the state, `others` those of the algorithm's vectors, by name. The sums are
-    read-only views of the message. Raises Refused.
+    `length` is the number of entries of the state, `others` those of the algorithm's vectors, by name. Raises
+    Refused.
     """
     failures, timing = _read_account(message, clients)
     if len(failures) == len(clients):
@@ -235,7 +236,8 @@ def _read_update(message: Message, lengths: Mapping[str, int]) -> Update:
         if not is_count(weight) or not is_count(peak) or not 0 < weight < LIMIT or not peak < LIMIT:
             raise Refused("a weight or peak out of its range")
     totals = _read_totals(named_record(message, "totals", ConfigRecord))
-    arrays = read_vectors(named_record(message, "arrays", ArrayRecord), np.int64, lengths)
+    packed = read_vectors(named_record(message, "arrays", ArrayRecord), np.uint8, dict.fromkeys(lengths))
+    arrays = {name: unpack_whole(packed[name], length) for name, length in lengths.items()}
     for name, values in arrays.items():
         if max(int(values.max(initial=0)), -int(values.min(initial=0))) > peaks[name]:
             raise Refused("sums beyond their stated peak")

@@ -28,6 +28,7 @@ from asr_fed.wire.messages import (
     Terms,
     Timing,
 )
+from asr_fed.wire.packing import pack_whole
 from asr_fed.wire.records import pack_vector, record_bytes
 from asr_fed.wire.rounds import (
     add_failures,
@@ -163,8 +164,7 @@ def test_failures_can_be_named_later() -> None:
 
 def test_bytes_are_those_of_the_arrays() -> None:
     numbers = len(WEIGHTS) + len(CONTROL)
-    bare = numbers * 4, numbers * 8
-    for message, size in zip((order(), reply()), bare, strict=True):
+    for message, size in ((order(), numbers * 4), (reply(), numbers * 5)):  # packed: an entry of 1.5 needs 33 bits
         assert size <= record_bytes(message) <= size + 600  # the arrays' own headers
 
 
@@ -223,18 +223,18 @@ def remove(record: str) -> Callable[[Message], None]:
 
 
 def with_control(delta: Array, **more: Array) -> ArrayRecord:
-    return ArrayRecord({"delta": delta, "control": Array(np.zeros(2, np.int64)), **more})
+    return ArrayRecord({"delta": delta, "control": Array(pack_whole(np.zeros(2, np.int64))), **more})
 
 
 def sums(array: np.ndarray) -> Callable[[Message], None]:
     return put("arrays", with_control(Array(array)))
 
 
-def forged(shape: tuple[int, ...], data: bytes, descr: str = "<i8") -> ArrayRecord:
+def forged(shape: tuple[int, ...], data: bytes, descr: str = "|u1") -> ArrayRecord:
     """An array whose header lies."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
-    return with_control(Array("int64", (7,), "numpy.ndarray", header.getvalue() + data))
+    return with_control(Array("uint8", (7,), "numpy.ndarray", header.getvalue() + data))
 
 
 class Explosive:
@@ -250,14 +250,15 @@ def pickled_array() -> ArrayRecord:
     return with_control(Array("int64", (7,), "numpy.ndarray", file.getvalue()))
 
 
-GOOD = update().sums["delta"].values
+GOOD = pack_whole(update().sums["delta"].values)
 FORGERIES: dict[str, tuple[Callable[[Message], None], str]] = {
-    "wrong length": (sums(np.zeros(8, np.int64)), "8 numbers for a state of 7"),
-    "wrong shape": (sums(np.zeros((7, 1), np.int64)), r"int64\(7, 1\)"),
+    "wrong length": (sums(pack_whole(np.ones(1025, np.int64))), "bytes for a sum of 7 numbers"),
+    "not packed": (sums(np.zeros(7, np.int64)), r"int64\(7,\) in place of uint8"),
+    "wrong shape": (sums(np.zeros((7, 1), np.uint8)), r"uint8\(7, 1\)"),
     "wrong type": (sums(np.zeros(7)), "float64"),
     "objects": (put("arrays", pickled_array()), "object"),
-    "a huge shape": (put("arrays", forged((1 << 40,), b"")), "numbers for a state of 7"),
-    "too few bytes": (put("arrays", forged((7,), b"\0" * 48)), "bytes for 7 numbers"),
+    "a huge shape": (put("arrays", forged((1 << 40,), b"")), "bytes for 1099511627776 numbers"),
+    "too few bytes": (put("arrays", forged((7,), b"\0" * 3)), "bytes for 7 numbers"),
     "too many bytes": (put("arrays", forged((7,), b"\0" * 4096)), "bytes for 7 numbers"),
     "no header": (
         put("arrays", with_control(Array("int64", (7,), "numpy.ndarray", b"abc"))),
