@@ -242,6 +242,11 @@ def _check_personalise(settings: Config) -> None:
 
 def _check_engine(settings: Config) -> None:
     if settings.engine.kind is not EngineKind.deployment:
+        if settings.federation.robust.on:
+            raise UserError(
+                "federation.robust is about nodes that may lie, and needs engine=deployment: workers of a simulation "
+                "add up clients as they come."
+            )
         return
     address = settings.engine.address
     if address is None:

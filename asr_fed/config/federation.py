@@ -26,6 +26,36 @@ class HeldOutConfig:
     batch: BatchConfig = field(default_factory=BatchConfig)
 
 
+class Rule(Enum):
+    """How nodes' changes become one.
+
+    mean: weighted, as in FedAvg. median: of each entry over nodes, all alike. trimmed_mean: of each entry without the
+    `trim` share of nodes at either end (both: Yin et al., arXiv 1803.01498).
+    """
+
+    mean = "mean"
+    median = "median"
+    trimmed_mean = "trimmed_mean"
+
+
+@dataclass
+class RobustConfig:
+    """Against nodes that lie; for engine=deployment, where a node is a member.
+
+    clip: the largest L2 norm that a node's mean change of the parameters may have; a longer one is shortened to it.
+    clip_median: the same as a multiple of the median norm of the round's nodes, from three nodes on.
+    """
+
+    rule: Rule = Rule.mean
+    trim: float = setting(0.2, at_least=0, below=0.5)
+    clip: float | None = setting(None, above=0)
+    clip_median: float | None = setting(None, above=0)
+
+    @property
+    def on(self) -> bool:
+        return self.rule is not Rule.mean or self.clip is not None or self.clip_median is not None
+
+
 @dataclass
 class UploadConfig:
     """How coarse what a client sends of its training is. Sums travel in as few bytes as they need, in any case.
@@ -76,6 +106,7 @@ class FederationConfig:
     min_success: float = setting(0.5, at_least=0, at_most=1)
     # sample this many times the cohort, and use the first updates that make up a cohort
     over_commit: float = setting(1.0, at_least=1)
+    robust: RobustConfig = field(default_factory=RobustConfig)
 
 
 @dataclass

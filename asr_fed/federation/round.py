@@ -1,18 +1,24 @@
 """A round as data: `plan_round` says who is asked, `close_round` sums the answers. Both are pure functions."""
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from asr_fed.aggregation.update import ONE, Update, UpdateRefused, merge
+import numpy as np
+
+from asr_fed.aggregation.robust import combine
+from asr_fed.aggregation.update import DELTA, ONE, Update, UpdateRefused
 from asr_fed.config.schema import FederationConfig
 from asr_fed.federation.placement import CostModel, place
 from asr_fed.federation.roster import Roster
 from asr_fed.federation.sampling import asked_and_wanted, sample_cohort
+from asr_fed.model.state import StateLayout
 from asr_fed.system.errors import UserError
 from asr_fed.wire.ask import AWAY, Asked, Assignment
 from asr_fed.wire.messages import WHOLE, ClientSize, Refused, Reply, Terms
 
+FAIR_SHARE = 3.0
 # Least and largest weight of a client, by its number of utterances.
 Bounds = Callable[[int], tuple[float, float]]
 
@@ -101,12 +107,18 @@ def joined(plans: Sequence[RoundPlan]) -> RoundPlan:
 
 
 def close_round(
-    plan: RoundPlan, asked: Asked[Reply], sizes: Mapping[str, ClientSize], bounds: Bounds, settings: FederationConfig
+    plan: RoundPlan,
+    asked: Asked[Reply],
+    sizes: Mapping[str, ClientSize],
+    bounds: Bounds,
+    settings: FederationConfig,
+    parameters: int | None = None,
 ) -> Closed:
-    """Add up the answers.
+    """Add up the answers; the first `parameters` entries of the state are no buffers.
 
     For success a client counts with the largest weight that it can have, because weights of single clients are not
-    known.
+    known, and with no more than `FAIR_SHARE` times the median one: else one that claims a lot and never delivers fails
+    every round.
 
     Raises UserError where the sums leave their range.
     """
@@ -114,6 +126,8 @@ def close_round(
     worth = {name: bounds(sizes[name].examples)[1] * plan.terms.get(name, WHOLE).weight for name in plan.cohort}
     if not all(map(math.isfinite, worth.values())):
         worth = dict.fromkeys(worth, 1.0)
+    fair = FAIR_SHARE * statistics.median(worth.values()) if worth else 0.0
+    worth = {name: min(weight, fair) for name, weight in worth.items()}
     whole = math.fsum(worth.values()) * min(1.0, plan.wanted / max(1, len(plan.cohort)))
     arrived = math.fsum(weight for name, weight in worth.items() if name not in failures)
     success = min(1.0, arrived / max(whole, 1e-9))
@@ -121,7 +135,7 @@ def close_round(
     if not updates or success < settings.min_success:
         return Closed(None, success, failures)
     try:
-        return Closed(merge(updates), success, failures)
+        return Closed(combine(updates, settings.robust, parameters), success, failures)
     except UpdateRefused as refused:
         raise UserError(f"The nodes' updates cannot be added: {refused}.") from refused
 
@@ -132,6 +146,17 @@ def enough(plan: RoundPlan, answers: Sequence[Reply], settings: FederationConfig
         return False  # then only all are enough
     trained = sum(answer.update.totals["clients"] for answer in answers if answer.update is not None)
     return trained >= plan.wanted
+
+
+def check_variances(reply: Reply, weights: np.ndarray, layout: StateLayout) -> None:
+    """Raises Refused where a node's clients would have, on average, a variance below 0, which no speech leads to."""
+    if reply.update is None:
+        return
+    delta = reply.update.sums[DELTA]
+    for start, end in layout.variances():
+        theirs = weights[start:end] + delta.values[start:end] / delta.weight
+        if (theirs < -1e-6 * (1 + np.abs(weights[start:end]))).any():  # float32 was rounded
+            raise Refused("a variance below 0")
 
 
 def check_weight(

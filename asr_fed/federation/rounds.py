@@ -26,6 +26,7 @@ from asr_fed.federation.round import (
     Bounds,
     RoundPlan,
     audio_seconds,
+    check_variances,
     check_weight,
     close_round,
     enough,
@@ -218,7 +219,7 @@ def run_round(
     """
     config, settings = federation.experiment.config, federation.experiment.config.federation
     roster, dropped = federation.roster, 0
-    sent = federation.algorithm.sent(federation.layout)
+    sent, parameters = federation.algorithm.sent(federation.layout), federation.layout.parameters
     groups: Mapping[int, list[str] | None] = {state.round: None} if timetable is None else timetable.by_version()
     terms = None if timetable is None else timetable.terms
     for attempt in range(1, ATTEMPTS + 1):
@@ -242,7 +243,7 @@ def run_round(
                 federation.hosts,
                 order,
                 plan.assignments,
-                partial(read_update, federation, plan),
+                partial(read_update, federation, plan, order.weights),
                 enough=partial(enough, plan, settings=settings),
                 timeout=settings.round_timeout,
             )
@@ -251,7 +252,9 @@ def run_round(
             parts.append((plan, asked))
         started = time.perf_counter()
         plans, answers = zip(*parts, strict=True)
-        closed = close_round(joined(plans), answers_of(answers), roster.clients, federation.bounds, settings)
+        closed = close_round(
+            joined(plans), answers_of(answers), roster.clients, federation.bounds, settings, parameters
+        )
         aggregate_seconds = time.perf_counter() - started
         if closed.update is not None:
             times = {"aggregate_seconds": aggregate_seconds, "attempts": attempt, "dropped": dropped}
@@ -271,10 +274,13 @@ def past_weights(state: FederationState, timetable: Timetable | None) -> dict[in
     return {version: state.weights if version == state.round else state.past[version] for version in sorted(versions)}
 
 
-def read_update(federation: Federation, plan: RoundPlan, message: Message, clients: tuple[str, ...]) -> Reply:
-    """An answer that has passed all checks. Raises Refused."""
+def read_update(
+    federation: Federation, plan: RoundPlan, weights: np.ndarray, message: Message, clients: tuple[str, ...]
+) -> Reply:
+    """An answer, to an order with these weights, that has passed all checks. Raises Refused."""
     parts = federation.layout
     reply = read_reply(message, clients, parts.length, federation.algorithm.summed(parts))
+    check_variances(reply, weights, parts)
     return check_weight(reply, clients, federation.roster.clients, federation.bounds, plan.terms)
 
 

@@ -34,6 +34,12 @@ class StateLayout:
     def length(self) -> int:
         return sum(self.sizes)
 
+    def variances(self) -> list[tuple[int, int]]:
+        """Start and end of each buffer with running variances, as torch calls them in every kind of normalisation."""
+        ends = list(itertools.accumulate(self.sizes))
+        named = zip(self.names, self.sizes, ends, strict=True)
+        return [(end - size, end) for name, size, end in named if name.endswith("running_var")]
+
     def spans(self) -> list[tuple[int, int]]:
         """Start and end of each parameter tensor (not of buffers)."""
         ends = list(itertools.accumulate(self.sizes))

@@ -185,6 +185,7 @@ def test_an_impossible_value_names_the_key(run, argument: str) -> None:
         ("features.n_mels=3 model.cnn_channels=[8,8]", "features.n_mels=3"),
         ("loss.ctc_weight=1 evaluation.test_decoder=ctc_greedy warm_start.ctc_epochs=2", "warm_start.ctc_epochs=2"),
         ("engine=deployment engine.address=null", "engine.address"),
+        ("federation.robust.clip=1.0", "federation.robust"),
         ("engine=deployment federation.clients.wrong_transcripts=0.3", "federation.clients.wrong_transcripts"),
         ("engine=deployment engine.address=10.0.0.2:8000", "engine.certificates"),
         ("engine=deployment engine.address=localhost:8000", "federation.round_timeout"),

@@ -18,12 +18,14 @@ from asr_fed.federation.round import (
     Closed,
     RoundPlan,
     audio_seconds,
+    check_variances,
     check_weight,
     close_round,
     enough,
     plan_round,
 )
 from asr_fed.federation.round_numbers import sums
+from asr_fed.model.state import StateLayout
 from asr_fed.runs.experiment import Experiment
 from asr_fed.wire.ask import AWAY, NO_ANSWER, Asked
 from asr_fed.wire.messages import TOTALS, ClientSize, Refused, Reply, Report, SharedConfig, Timing
@@ -179,3 +181,33 @@ def test_a_client_costs_the_audio_it_goes_through(experiment: Experiment) -> Non
     assert audio_seconds(hosted, replace(config, local_epochs=3)) == pytest.approx(3 * seconds + seconds)
     # 5 steps of 4 utterances are two passes over ten
     assert audio_seconds(hosted, replace(config, local_steps=5)) == pytest.approx(2 * seconds + seconds)
+
+
+def test_a_claim_that_never_delivers_does_not_fail_the_round() -> None:
+    """It would, if a client counted towards success by what it claims: 2^40 of 2^40 + 27."""
+    sizes = SIZES | {"c8": ClientSize(2**40, 1.0, 1.0)}
+    reports = {
+        1: Report("honest", False, SETUP.sha256, SIZES),
+        2: Report("liar", True, SETUP.sha256, {"c8": sizes["c8"]}),
+    }
+    there = Roster(SETUP, reports, {1, 2}, sizes)
+    plan = plan_round(there, CostModel(), SETTINGS, 1, 1)
+    result = close_round(plan, answered(plan, lost=(2,)), sizes, BOUNDS, replace(SETTINGS, min_success=0.5))
+    assert result.update is not None and result.success > 0.6
+    assert result.failures == {"c8": NO_ANSWER}
+
+
+def test_a_variance_below_0_is_refused() -> None:
+    layout = StateLayout(("weight", "norm.running_mean", "norm.running_var"), (2, 1, 2), 2)
+    weights = np.array([1.0, 1.0, 0.0, 0.5, 2.0], np.float32)
+
+    def reply(*variances: float) -> Reply:
+        update = empty(5)
+        add_client(update, np.array([-9.0, -9.0, -9.0, *variances], np.float32), 1.0, dict.fromkeys(TOTALS[2:], 1))
+        return Reply(update, {})
+
+    check_variances(reply(-0.5, -1.0), weights, layout)
+    check_variances(Reply(None, {}), weights, layout)
+    for variances in ((-0.6, 0.0), (0.0, -3.0)):
+        with pytest.raises(Refused, match="variance below 0"):
+            check_variances(reply(*variances), weights, layout)
