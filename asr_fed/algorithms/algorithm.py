@@ -49,6 +49,11 @@ class Algorithm(Protocol):
         """One client's round, given what it was sent and what it kept (nothing at first)."""
         ...
 
+    def step(self, state: dict[str, np.ndarray], update: Update) -> np.ndarray:
+        """What the server optimizer steps along, float32 [state]: sum(a_k delta_k) / sum(a_k) unless it says otherwise.
+        `state` is the one before the round."""
+        ...
+
     def server(self, state: dict[str, np.ndarray], update: Update, population: int) -> dict[str, np.ndarray]:
         """The server's next state, from the sums over a round's clients; `population` is the number of all clients."""
         ...

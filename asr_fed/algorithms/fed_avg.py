@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from asr_fed.aggregation.update import Update
+from asr_fed.aggregation.update import Update, mean
 from asr_fed.algorithms.algorithm import ClientStep, Kept, Vectors
 from asr_fed.model.state import StateLayout
 from asr_fed.training.local import LocalTask, train_client
@@ -25,6 +25,9 @@ class FedAvg:
 
     def client(self, task: LocalTask, sent: Vectors, kept: Kept) -> ClientStep:
         return ClientStep(train_client(task))
+
+    def step(self, state: dict[str, np.ndarray], update: Update) -> np.ndarray:
+        return mean(update)
 
     def server(self, state: dict[str, np.ndarray], update: Update, population: int) -> dict[str, np.ndarray]:
         return state

@@ -67,6 +67,9 @@ class MimeLite:
 
         return ClientStep(train_client(task, adjust=adams), summed={GRADIENT: gradient})
 
+    def step(self, state: dict[str, np.ndarray], update: Update) -> np.ndarray:
+        return mean(update)
+
     def server(self, state: dict[str, np.ndarray], update: Update, population: int) -> dict[str, np.ndarray]:
         g = mean(update, GRADIENT)
         return {

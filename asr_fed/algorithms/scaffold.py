@@ -44,6 +44,9 @@ class Scaffold:
         new = c_i - c - moved / np.float32(max(1, result.steps) * task.lr)
         return ClientStep(result, summed={CONTROL: new - c_i}, kept={CONTROL: new})
 
+    def step(self, state: dict[str, np.ndarray], update: Update) -> np.ndarray:
+        return mean(update)
+
     def server(self, state: dict[str, np.ndarray], update: Update, population: int) -> dict[str, np.ndarray]:
         clients = update.sums[CONTROL].weight // ONE  # |S|: each counted once
         return {CONTROL: state[CONTROL] + np.float32(clients / population) * mean(update, CONTROL)}

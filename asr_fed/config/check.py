@@ -28,6 +28,7 @@ from asr_fed.config.schema import (
     PartsConfig,
     Sampling,
     SimulationConfig,
+    TaskKind,
     TokenizerKind,
 )
 from asr_fed.config.setting import check_ranges
@@ -56,6 +57,8 @@ def check_config(config: DictConfig) -> None:
             "data.parts.warm_up_speakers=0 (or warm_up_hours=0) leaves nothing to train tokenizer and warm start on: "
             "raise it, or give warm_start=MODEL."
         )
+    if settings.warm_start.encoder is not None and settings.warm_start.checkpoint is not None:
+        raise UserError("warm_start.encoder and warm_start.checkpoint are two starts: set one of them to null.")
     if settings.mode is Mode.federated:
         _check_engine(settings)
     if settings.simulation is not None:
@@ -96,6 +99,8 @@ def check_shared(config: DictConfig) -> None:
     _check_averages(settings)
     if settings.personalise:
         _check_personalise(settings)
+    if settings.task.kind is TaskKind.best_rq:
+        _check_pretraining(settings)
     if settings.personalisation.lr is None and "Adam" not in settings.personalisation.optimizer["_target_"]:
         raise UserError(
             "The rates that are known are Adam's: with another personalisation.optimizer give a personalisation.lr."
@@ -237,6 +242,19 @@ def _check_personalise(settings: Config) -> None:
         raise UserError(
             "personalise=true measures on speech that each client holds back, of which there is none: set "
             "federation.clients.dev_fraction, to 0.2 for instance."
+        )
+
+
+def _check_pretraining(settings: Config) -> None:
+    given = [name for name in ("checkpoint", "encoder") if getattr(settings.warm_start, name) is not None]
+    if given:
+        raise UserError(f"task.kind=best_rq starts from random weights: set warm_start.{given[0]}=null.")
+    if settings.personalise:
+        raise UserError("personalise=true fine-tunes recognisers, and task.kind=best_rq trains none: set it to false.")
+    if settings.weighting["_target_"].endswith("WerSoftmax"):
+        raise UserError(
+            "task.kind=best_rq has no word errors to weigh clients by: set weighting=num_examples or "
+            "weighting=loss_softmax."
         )
 
 

@@ -12,6 +12,7 @@ PATHS = (
     "data.prepare.root",
     "data.parts.warm_up_file",
     "warm_start.checkpoint",
+    "warm_start.encoder",
     "engine.certificates",
 )
 

@@ -34,6 +34,7 @@ from asr_fed.config.model import (
 )
 from asr_fed.config.setting import setting
 from asr_fed.config.simulation import Late, MachineConfig, OortConfig, Sampling, SimulationConfig
+from asr_fed.config.task import TaskConfig, TaskKind
 from asr_fed.config.training import (
     AugmentConfig,
     BatchConfig,
@@ -85,6 +86,8 @@ __all__ = [
     "Sampling",
     "SimulationConfig",
     "Start",
+    "TaskConfig",
+    "TaskKind",
     "TokenizerConfig",
     "TokenizerKind",
     "TooSmall",
@@ -116,6 +119,7 @@ class Config:
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     precision: Precision = Precision.fp32
     tracking: Tracking | None = None  # also to MLflow or Weights & Biases; null: TensorBoard only
+    task: TaskConfig = field(default_factory=TaskConfig)
     data: DataConfig = field(default_factory=DataConfig)
     features: FeatureConfig = field(default_factory=FeatureConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)

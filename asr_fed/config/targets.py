@@ -14,7 +14,7 @@ from asr_fed.system.errors import UserError
 
 # The methods that an object of each group must have.
 METHODS = {
-    "algorithm": ("sent", "summed", "init", "client", "server"),
+    "algorithm": ("sent", "summed", "init", "client", "step", "server"),
     "weighting": ("__call__",),
     "server": ("init", "apply"),
 }

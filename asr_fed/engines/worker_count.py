@@ -20,11 +20,11 @@ import torch
 
 from asr_fed.data.manifest import Utterance
 from asr_fed.data.partition import Client
-from asr_fed.model.recogniser import load_recogniser
 from asr_fed.model.state import freeze, read_state
 from asr_fed.runs.experiment import Experiment, open_run, pick_device
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import available_cores, peak_rss_mb, start_worker
+from asr_fed.tasks.learners import load_learner
 from asr_fed.training.local import LocalTask, train_client
 
 GAIN = 1.1  # doubling the workers has to bring at least this speed-up to be worth the memory
@@ -180,10 +180,10 @@ def _train_for(
     torch.set_num_threads(threads)
     try:
         run = open_run(run_dir)
-        recogniser = load_recogniser(run.checkpoints / "warm_start.pt")
-        freeze(recogniser.model, run.config.federation.frozen)
-        training = run.recognition(recogniser, device)
-        weights, config = read_state(recogniser.model), run.config
+        config = run.config
+        learner = load_learner(run.checkpoints / "warm_start.pt", config)
+        freeze(learner.model, config.federation.frozen)
+        training, weights = run.task(learner, device), read_state(learner.model)
         settings = replace(config.federation, local_epochs=1, local_steps=None)
 
         def train() -> None:

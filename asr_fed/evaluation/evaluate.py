@@ -34,6 +34,10 @@ class Evaluation:
         return self.words
 
     @property
+    def merit(self) -> float:
+        return self.wer
+
+    @property
     def numbers(self) -> dict[str, float]:
         return {"wer": self.wer, "cer": self.cer}
 

@@ -16,6 +16,7 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from hydra.utils import instantiate
+from torch import nn
 
 from asr_fed.aggregation.prior import squared_errors
 from asr_fed.aggregation.update import Update, UpdateRefused, add_client, empty, fixed
@@ -26,10 +27,10 @@ from asr_fed.data.partition_files import read_client, read_client_rows
 from asr_fed.federation.client_store import ClientStore
 from asr_fed.federation.shared_config import shared_config
 from asr_fed.federation.upload import UNSENT, to_send
-from asr_fed.model.recogniser import Recogniser, load_recogniser
 from asr_fed.model.state import freeze, frozen_sha256, layout, load_frozen
 from asr_fed.runs.experiment import OpenRun, open_run, pick_device
 from asr_fed.system.randomness import generator
+from asr_fed.tasks.learners import Learner, create_learner, load_learner
 from asr_fed.tasks.personalise import personalise_client
 from asr_fed.tasks.recognition import Recognition
 from asr_fed.training.local import ClientResult, LocalTask
@@ -73,36 +74,37 @@ def open_worker(
     """The message handler of worker number `worker`, with the experiment of `run_dir` resident."""
     run = open_run(run_dir)
     config, partition = run.config, run.run_dir / "partition"
-    recogniser = without_weights(run)
-    training = run.recognition(recogniser, pick_device(config.device, worker))
+    learner = without_weights(run)
+    training = run.task(learner, pick_device(config.device, worker))
     clients = read_client_rows(partition)
     algorithm: Algorithm = instantiate(config.algorithm)
     weighting: Weighting = instantiate(config.weighting)
     store = ClientStore(run.run_dir / "clients")
     sizes = {name: ClientSize(own.examples, own.train_seconds, own.dev_seconds) for name, own in clients.items()}
-    setup = shared_config(run, frozen_sha256(recogniser.model))
+    setup = shared_config(run, frozen_sha256(learner.model))
     report = Report(f"worker {worker + 1}", own=False, setup=setup.sha256, clients=sizes)
 
     def train(name: str, order: Order) -> Contribution:
         return train_speech(run, training, algorithm, weighting, read_client(partition, clients[name]), order, store)
 
     def personalise(name: str, order: Order) -> Gained:
+        assert isinstance(training, Recognition)  # the config of another task does not personalise
         return personalise_speech(run, training, read_client(partition, clients[name]), order.weights)
 
-    shape = shape_of(algorithm, recogniser)
+    shape = shape_of(algorithm, learner.model)
     app = build_client_app(train, report, shape, on_client, superseded, personalise if config.personalise else None)
     context = Context(0, worker + 1, {}, state=RecordDict(), run_config={})
     return lambda message: app(message, context)
 
 
-def without_weights(run: OpenRun) -> Recogniser:
-    """A recogniser to train. Its trainable weights come with orders; its frozen ones are those of the warm start."""
+def without_weights(run: OpenRun) -> Learner:
+    """What is to be trained. Its trainable weights come with orders; its frozen ones are those of the warm start."""
     config = run.config
-    recogniser = Recogniser.create(config.model, config.features, run.tokenizer)
+    learner = create_learner(config, run.tokenizer)
     if config.federation.frozen:
-        freeze(recogniser.model, config.federation.frozen)
-        load_frozen(recogniser.model, load_recogniser(run.checkpoints / "warm_start.pt").model.state_dict())
-    return recogniser
+        freeze(learner.model, config.federation.frozen)
+        load_frozen(learner.model, load_learner(run.checkpoints / "warm_start.pt", config).model.state_dict())
+    return learner
 
 
 def build_client_app(
@@ -201,8 +203,8 @@ def for_each_client(
     return failures
 
 
-def shape_of(algorithm: Algorithm, recogniser: Recogniser) -> Shape:
-    parts = layout(recogniser.model)
+def shape_of(algorithm: Algorithm, model: nn.Module) -> Shape:
+    parts = layout(model)
     return Shape(parts.length, algorithm.sent(parts), algorithm.summed(parts))
 
 
@@ -232,6 +234,7 @@ def train_speech(
         config.seed,
         config.federation,
         terms.steps,
+        order.reference_loss,
     )
     kept = store.read(client.id, before=order.server_round)
     step = algorithm.client(task, order.others, {name: kept[name] for name in kept if name != UNSENT})

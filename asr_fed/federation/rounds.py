@@ -15,7 +15,7 @@ from torch import nn
 
 from asr_fed.aggregation.prior import prior_of
 from asr_fed.aggregation.server_optimizer import ServerOptimizer, server_step
-from asr_fed.aggregation.update import Update, mean
+from asr_fed.aggregation.update import Update
 from asr_fed.aggregation.weighting import weight_bounds
 from asr_fed.algorithms.algorithm import Algorithm
 from asr_fed.federation.held_out import train_on_server
@@ -36,7 +36,6 @@ from asr_fed.federation.round import (
 from asr_fed.federation.round_numbers import exchanged, mean_client_loss, sums
 from asr_fed.federation.state import FederationState, load_federation, save_federation, steer
 from asr_fed.federation.virtual import VirtualTime, remember
-from asr_fed.model.recogniser import load_recogniser, save_recogniser
 from asr_fed.model.state import StateLayout, freeze, frozen_sha256, layout, load_state, read_state
 from asr_fed.runs.experiment import Experiment, pick_device
 from asr_fed.runs.records import RoundRecord
@@ -44,6 +43,7 @@ from asr_fed.simulation.oort import Memory
 from asr_fed.simulation.record import append_times, forget_after
 from asr_fed.simulation.timetable import Timetable
 from asr_fed.system.errors import UserError
+from asr_fed.tasks.learners import load_learner, save_learner
 from asr_fed.training.annealing import NewBob, anneal, planned_fall
 from asr_fed.training.averaging import add_if_last
 from asr_fed.training.task import Task
@@ -108,9 +108,9 @@ def run_federation(
     Raises UserError if too few nodes join, or if a round fails twice.
     """
     config, settings = experiment.config, experiment.config.federation
-    recogniser = load_recogniser(experiment.checkpoints / "warm_start.pt")
-    freeze(recogniser.model, settings.frozen)
-    training = experiment.recognition(recogniser, pick_device(config.device))
+    learner = load_learner(experiment.checkpoints / "warm_start.pt", config)
+    freeze(learner.model, settings.frozen)
+    training = experiment.task(learner, pick_device(config.device))
     model, checkpoint = training.model, experiment.checkpoints / "federation.pt"
     state = load_federation(checkpoint) if checkpoint.is_file() else begin(experiment, training)
     federation, memory = None, Memory()
@@ -149,7 +149,7 @@ def run_federation(
         if server_round % settings.evaluate_every == 0 or server_round == settings.rounds:
             evaluated = training.evaluate(experiment.partition.dev, "dev")
             numbers = numbers | dict(evaluated.numbers)
-            state = steer(state, evaluated.errors.percent, settings)
+            state = steer(state, evaluated.merit, settings)
         state = replace(
             state, last=add_if_last(state.last, state.weights, server_round, settings.rounds, settings.average_last)
         )
@@ -172,7 +172,7 @@ def run_federation(
         on_round(state.history)
 
     load_state(model, state.result)
-    save_recogniser(recogniser.trained_by(experiment.config.loss), experiment.checkpoints / "federated.pt")
+    save_learner(learner, config, experiment.checkpoints / "federated.pt")
     if config.personalise:
         roster = None if federation is None else federation.roster
         personalise_clients(experiment, hosts, state.result, roster, on_personalise, frozen_sha256(model))
@@ -184,7 +184,7 @@ def begin(experiment: Experiment, training: Task[Any]) -> FederationState:
     config = experiment.config
     weights, dev = read_state(training.model), experiment.partition.dev
     parts = layout(training.model)
-    wer = training.evaluate(dev, "dev").errors.percent
+    wer = training.evaluate(dev, "dev").merit
     return FederationState(
         newbob=anneal(NewBob(config.federation.lr), wer, config.federation.annealing),
         weights=weights,
@@ -292,7 +292,11 @@ def apply_update(
     Raises UserError if the weights would not be finite.
     """
     weights, optimizer = server_step(
-        federation.optimizer, state.weights, mean(update), state.optimizer, federation.layout
+        federation.optimizer,
+        state.weights,
+        federation.algorithm.step(state.algorithm, update),
+        state.optimizer,
+        federation.layout,
     )
     if not np.isfinite(weights).all():
         raise UserError(

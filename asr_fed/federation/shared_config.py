@@ -7,7 +7,7 @@ from asr_fed.wire.messages import SharedConfig
 
 # No section that names a path or a machine. The node adds its own data, device and engine.
 SHARED = (
-    *("seed", "precision", "features", "tokenizer", "model", "augment", "loss"),
+    *("task", "seed", "precision", "features", "tokenizer", "model", "augment", "loss"),
     *("federation", "algorithm", "weighting", "personalise", "personalisation", "evaluation"),
 )
 

@@ -20,7 +20,6 @@ from asr_fed.algorithms.algorithm import Algorithm
 from asr_fed.config.schema import Config, FederationConfig, Sampling
 from asr_fed.federation.client_app import client_size
 from asr_fed.federation.sampling import asked_and_wanted, sample_cohort
-from asr_fed.model.recogniser import Recogniser
 from asr_fed.model.state import freeze, layout
 from asr_fed.runs.experiment import Experiment
 from asr_fed.runs.records import RoundRecord
@@ -31,6 +30,7 @@ from asr_fed.simulation.oort import Memory, choose_by_utility
 from asr_fed.simulation.record import read_client_times
 from asr_fed.simulation.timetable import Timetable, check_tau, plan_cohort
 from asr_fed.system.errors import UserError
+from asr_fed.tasks.learners import create_learner
 from asr_fed.wire.messages import ClientSize
 
 DOWN_BYTES = 4  # of a number: weights are float32
@@ -129,7 +129,7 @@ def check_virtual_time(experiment: Experiment) -> None:
     """Raises UserError where the simulation cannot be meant for the clients and the model of this experiment."""
     config = experiment.config
     if config.simulation is not None:
-        model = Recogniser.create(config.model, config.features, experiment.tokenizer).model
+        model = create_learner(config, experiment.tokenizer).model
         sizes = {client.id: client_size(client) for client in experiment.partition.clients}
         freeze(model, config.federation.frozen)
         VirtualTime.open(config, sizes, model, instantiate(config.algorithm))

@@ -1,28 +1,22 @@
 """The acoustic model with its loss, and the bundle that makes a checkpoint usable on its own."""
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from omegaconf import OmegaConf
 from speechbrain.nnet.embedding import Embedding
 from speechbrain.nnet.linear import Linear
 from speechbrain.nnet.RNN import AttentionalRNNDecoder
-from torch import nn
 from torch.nn import functional
 
-from asr_fed.config.schema import EncoderKind, FeatureConfig, LossConfig, ModelConfig
-from asr_fed.config.setting import check_ranges
+from asr_fed.config.schema import FeatureConfig, LossConfig, ModelConfig
 from asr_fed.data.batching import Batch
 from asr_fed.data.tokenizer import BLANK, BOS, EOS, Tokenizer
-from asr_fed.model.conformer import Conformer
-from asr_fed.model.encoder import Encoder
+from asr_fed.model.backbone import Backbone
 from asr_fed.model.teacher_forcing import teacher_forced
+from asr_fed.model.typed import plain, typed
 from asr_fed.system.checkpoint import load_checkpoint, save_checkpoint
 from asr_fed.system.errors import UserError
 
@@ -31,27 +25,11 @@ IGNORED = -100
 T = TypeVar("T")
 
 
-def create_encoder(config: ModelConfig, n_mels: int) -> Encoder | Conformer:
-    """With fresh weights, drawn from torch's current random state."""
-    conformer = config.encoder is EncoderKind.conformer
-    return Conformer(config, n_mels) if conformer else Encoder.create(config, n_mels)
-
-
-class AcousticModel(nn.Module):
-    """Normaliser, encoder, CTC head and attentional GRU decoder.
-
-    The normaliser is a pair of fixed buffers (statistics of warm-up speech), so it travels and is hashed with the rest
-    of the state.
-    """
-
-    feature_mean: torch.Tensor
-    feature_deviation: torch.Tensor
+class AcousticModel(Backbone):
+    """Normaliser, encoder, CTC head and attentional GRU decoder."""
 
     def __init__(self, config: ModelConfig, n_mels: int, vocabulary: int) -> None:
-        super().__init__()
-        self.register_buffer("feature_mean", torch.zeros(n_mels))
-        self.register_buffer("feature_deviation", torch.ones(n_mels))
-        self.encoder = create_encoder(config, n_mels)
+        super().__init__(config, n_mels)
         self.ctc_head = Linear(input_size=config.states, n_neurons=vocabulary)
         self.embedding = Embedding(num_embeddings=vocabulary, embedding_dim=config.embedding)
         self.decoder = AttentionalRNNDecoder(
@@ -67,13 +45,6 @@ class AcousticModel(nn.Module):
             dropout=config.dropout,
         )
         self.decoder_head = Linear(input_size=config.decoder_neurons, n_neurons=vocabulary)
-
-    def set_normaliser(self, mean: np.ndarray, deviation: np.ndarray) -> None:
-        self.feature_mean.copy_(torch.from_numpy(mean))
-        self.feature_deviation.copy_(torch.from_numpy(deviation))
-
-    def normalise(self, features: torch.Tensor) -> torch.Tensor:
-        return (features - self.feature_mean) / self.feature_deviation
 
     def encode(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """States [batch, time, config.states] and their number, int64 [batch], for unnormalised features."""
@@ -164,24 +135,6 @@ class Recogniser:
         recogniser.model.load_state_dict(content["model"])
         weight = content.get("ctc_weight")  # 0.1.0 did not note it
         return dataclasses.replace(recogniser, ctc_weight=None if weight is None else float(weight))
-
-
-def typed(kind: type[T], values: Mapping[str, Any]) -> T:
-    """Settings from a file; each has its field's type and lies in its range.
-
-    A checkpoint may come from anyone, and its settings are written to a file that is executed, SpeechBrain's
-    hyperparams.yaml. Raises an exception of OmegaConf, or UserError, for any other value.
-    """
-    settings: T = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), dict(values)))  # type: ignore[assignment]
-    check_ranges(settings)
-    return settings
-
-
-def plain(settings: Any) -> dict[str, Any]:
-    """Values by name that a file can hold: of a choice its name."""
-    return {
-        name: value.name if isinstance(value, Enum) else value for name, value in dataclasses.asdict(settings).items()
-    }
 
 
 def config_keys(features: FeatureConfig, model: ModelConfig) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 
 from asr_fed.carbon.measure import check_measure, measured
 from asr_fed.carbon.of_run import check_carbon
-from asr_fed.config.schema import CentralConfig, Config, EngineKind, Start
+from asr_fed.config.schema import CentralConfig, Config, EngineKind, Start, TaskKind
 from asr_fed.data.alignable import describe_impossible
 from asr_fed.data.manifest import Utterance
 from asr_fed.data.partition import describe
@@ -24,7 +24,8 @@ from asr_fed.federation.sampling import cohort_size
 from asr_fed.federation.state import FederationState, load_federation
 from asr_fed.federation.virtual import check_virtual_time
 from asr_fed.interop.open_recogniser import open_recogniser
-from asr_fed.model.recogniser import Recogniser, load_recogniser, save_recogniser
+from asr_fed.model.recogniser import Recogniser, save_recogniser
+from asr_fed.pipeline.pretrained import evaluate_pretraining, write_pretraining
 from asr_fed.pipeline.results import made_by, test_all, write_results
 from asr_fed.pipeline.stuck import describe_stuck
 from asr_fed.reporting.carbon import describe_carbon
@@ -39,6 +40,7 @@ from asr_fed.runs.run_dir import begin_run, claim_run_dir
 from asr_fed.simulation.fleet import Fleet
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import keep_freed_memory
+from asr_fed.tasks.learners import Learner, adopt_encoder, load_learner, load_pretrainer, save_learner
 from asr_fed.training.central import EpochReport, train_central
 
 LONG = 10  # trainings of at least this many epochs report already halfway that they learn nothing
@@ -79,7 +81,8 @@ def train(config: Config, command: str = "") -> dict[str, Any]:
                     "federation.clients.dev_min_utterances or raise federation.clients.dev_fraction."
                 )
         begin_run(config)
-        with open_tracking(config) as track, RunProgress(track) as progress:
+        merit = "WER" if config.task.kind is TaskKind.recognition else "loss"
+        with open_tracking(config) as track, RunProgress(track, merit) as progress:
             progress.say(f"{experiment.run_dir}: {describe(experiment.partition)}")
             if remark := describe_unknown(experiment.tokenizer, (u.text for u in experiment.partition.utterances)):
                 progress.say(remark)
@@ -87,6 +90,12 @@ def train(config: Config, command: str = "") -> dict[str, Any]:
                 progress.say(impossible)
             with measured(config, experiment.run_dir):
                 federation = train_models(experiment, progress)
+                if config.task.kind is not TaskKind.recognition:
+                    found = evaluate_pretraining(experiment, progress)
+                    made = made_by(time.perf_counter() - started, command)
+                    summary = write_pretraining(experiment, federation, found, made)
+                    progress.say(f"Results are in {experiment.run_dir}.")
+                    return summary
                 tests = test_all(experiment, progress)
             made = made_by(time.perf_counter() - started, command)
             summary = write_results(experiment, federation, tests, made)
@@ -123,8 +132,10 @@ def warm_start(experiment: Experiment, progress: RunProgress) -> None:
     if settings.checkpoint is not None:
         save_recogniser(open_recogniser(settings.checkpoint), path)
         return
-    recogniser = experiment.fresh_recogniser()
-    centrally(experiment, recogniser, experiment.partition.warm_up, settings, "warm_start", progress)
+    learner = experiment.fresh_learner()
+    if settings.encoder is not None and isinstance(learner, Recogniser):
+        adopt_encoder(learner, load_pretrainer(Path(settings.encoder)), Path(settings.encoder))
+    centrally(experiment, learner, experiment.partition.warm_up, settings, "warm_start", progress)
 
 
 def reference(experiment: Experiment, progress: RunProgress) -> None:
@@ -133,13 +144,14 @@ def reference(experiment: Experiment, progress: RunProgress) -> None:
         return
     settings = experiment.config.central
     scratch = settings.start is Start.scratch
-    recogniser = experiment.fresh_recogniser() if scratch else load_recogniser(experiment.checkpoints / "warm_start.pt")
-    centrally(experiment, recogniser, pooled_speech(experiment), settings, "central", progress)
+    begun = experiment.checkpoints / "warm_start.pt"
+    learner = experiment.fresh_learner() if scratch else load_learner(begun, experiment.config)
+    centrally(experiment, learner, pooled_speech(experiment), settings, "central", progress)
 
 
 def centrally(
     experiment: Experiment,
-    recogniser: Recogniser,
+    learner: Learner,
     speech: Sequence[Utterance],
     settings: CentralConfig,
     name: str,
@@ -164,7 +176,7 @@ def centrally(
             progress.say(advice)
 
     train_central(
-        experiment.recognition(recogniser, pick_device(config.device)),
+        experiment.task(learner, pick_device(config.device)),
         speech,
         experiment.partition.dev,
         settings,
@@ -176,7 +188,7 @@ def centrally(
     )
     progress.bars.remove_task(bar)
     say_if_stuck()
-    save_recogniser(recogniser.trained_by(config.loss), experiment.checkpoints / f"{name}.pt")
+    save_learner(learner, config, experiment.checkpoints / f"{name}.pt")
 
 
 def federate(experiment: Experiment, progress: RunProgress) -> FederationState:

@@ -45,6 +45,17 @@ def round_figures(history: History) -> dict[str, str]:
     }
 
 
+def pretraining_figures(history: History) -> dict[str, str]:
+    """The same of a pre-training, which has a held-out loss and an accuracy in place of a WER."""
+    return {
+        "Loss over rounds": _curve(history, {"dev_loss": "dev speakers", "loss": "clients, in training"}, "loss"),
+        "Codes predicted right": _curve(history, {"accuracy": "dev speakers"}, "%"),
+        "Learning rate of the clients": _curve(history, LEARNING_RATES, "learning rate"),
+        "Traffic": _traffic(history),
+        "Time": _time(history),
+    }
+
+
 def interval_figure(systems: Mapping[str, Mapping[str, Any]]) -> str:
     """WER of each recogniser with its interval."""
     figure, axes = new_axes((5.5, 0.6 + 0.45 * len(systems)))

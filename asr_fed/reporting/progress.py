@@ -17,7 +17,8 @@ from asr_fed.training.central import EpochReport
 class RunProgress:
     """Terminal output of one run; numbers also go to `track`. A context manager."""
 
-    def __init__(self, track: Track = lambda name, value, step: None) -> None:
+    def __init__(self, track: Track = lambda name, value, step: None, merit: str = "WER") -> None:
+        """`merit`: the name of what epochs are measured in."""
         self.console = Console(highlight=False)
         self.bars = Progress(
             TextColumn("{task.description}"),
@@ -28,7 +29,7 @@ class RunProgress:
             console=self.console,
             transient=True,
         )
-        self._track = track
+        self._track, self._merit = track, merit
 
     def __enter__(self) -> "RunProgress":
         self.bars.start()
@@ -41,15 +42,17 @@ class RunProgress:
         self.console.print(text, soft_wrap=True)
 
     def epoch(self, name: str, report: EpochReport) -> None:
-        wer = "" if report.wer is None else f"  dev WER {report.wer:6.2f}"
+        wer = "" if report.wer is None else f"  dev {self._merit} {report.wer:6.2f}"
         self.say(f"{name}: epoch {report.epoch:3d}{wer}  loss {report.loss:.3f}  lr {report.lr:.3g}")
         self._track(f"{name}/loss", report.loss, report.epoch)
         self._track(f"{name}/lr", report.lr, report.epoch)
         if report.wer is not None:
-            self._track(f"{name}/wer", report.wer, report.epoch)
+            self._track(f"{name}/{self._merit.lower()}", report.wer, report.epoch)
 
     def round(self, record: RoundRecord) -> None:
         wer = "" if record.wer is None or record.cer is None else f"  dev WER {record.wer:6.2f}  CER {record.cer:6.2f}"
+        if record.dev_loss is not None and record.accuracy is not None:
+            wer = f"  dev loss {record.dev_loss:.3f}  codes right {record.accuracy:5.2f} %"
         failed = f"  [red]failed: {', '.join(record.failures)}[/red]" if record.failures else ""
         self.say(
             f"round {record.round:3d}{wer}  loss {record.loss:.3f}  lr {record.lr:.3g}  "
@@ -68,6 +71,17 @@ class RunProgress:
         for name, system in summary["systems"].items():
             self._track(f"test/{name}_wer", system["wer"], summary["rounds"])
             self._track(f"test/{name}_cer", system["cer"], summary["rounds"])
+
+
+def pretraining_table(systems: Mapping[str, Mapping[str, float]]) -> Table:
+    """Loss and accuracy of each model on the test speakers."""
+    table = Table(title="unseen test speakers, masked codes")
+    for column in ("", "loss", "right %", "masked"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, found in systems.items():
+        loss, accuracy = f"{found['loss']:.3f}", f"{found['accuracy']:.2f}"
+        table.add_row(name.replace("_", " "), loss, accuracy, f"{found['masked']:.0f}")
+    return table
 
 
 def result_table(systems: dict[str, dict[str, Any]], title: str) -> Table:

@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from asr_fed.config.check import check_decoder
-from asr_fed.config.schema import Config, Decoder, EngineKind, Mode, Start
+from asr_fed.config.schema import Config, Decoder, EngineKind, Mode, Start, TaskKind
 from asr_fed.data.alignable import MOST, alignable, keep_alignable, speech_to_examine
 from asr_fed.data.features import FeatureCache, add_speeds, build_features, feature_statistics, open_features
 from asr_fed.data.manifest import Utterance, read_manifest
@@ -32,6 +32,8 @@ from asr_fed.runs.run_dir import CONFIG, complete_config, has_begun
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import available_cores
 from asr_fed.system.randomness import seed_everything
+from asr_fed.tasks.best_rq import BestRqTask
+from asr_fed.tasks.learners import Learner, create_learner, task_of
 from asr_fed.tasks.recognition import Recognition
 
 FEATURES = "features.json"  # the shards that the run reads
@@ -50,13 +52,15 @@ class OpenRun:
     def checkpoints(self) -> Path:
         return self.run_dir / "checkpoints"
 
+    def task(self, learner: Learner, device: torch.device) -> Recognition | BestRqTask:
+        """The task of training `learner`, on that device."""
+        return task_of(learner, self.config, self.cache, device)
+
     def recognition(self, recogniser: Recogniser, device: torch.device) -> Recognition:
         """The task of training `recogniser`, on that device."""
-        recogniser.model.to(device)
-        config = self.config
-        return Recognition(
-            recogniser, self.cache, config.augment, config.loss, config.evaluation, config.precision, device
-        )
+        training = self.task(recogniser, device)
+        assert isinstance(training, Recognition)
+        return training
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,17 @@ class Experiment(OpenRun):
     partition: Partition
 
     def fresh_recogniser(self) -> Recogniser:
-        """Seeded initial weights; normaliser statistics from warm-up speech."""
-        config = self.config
-        seed_everything(config.seed, "initial weights")
-        recogniser = Recogniser.create(config.model, config.features, self.tokenizer)
-        recogniser.model.set_normaliser(*feature_statistics(self.cache, self.partition.warm_up))
+        """`fresh_learner` where the task is recognition."""
+        recogniser = self.fresh_learner()
+        assert isinstance(recogniser, Recogniser)
         return recogniser
+
+    def fresh_learner(self) -> Learner:
+        """What the task trains, with seeded initial weights; normaliser statistics from warm-up speech."""
+        seed_everything(self.config.seed, "initial weights")
+        learner = create_learner(self.config, self.tokenizer)
+        learner.model.set_normaliser(*feature_statistics(self.cache, self.partition.warm_up))
+        return learner
 
 
 def systems(config: Config) -> list[str]:
@@ -122,7 +131,7 @@ def prepare_experiment(config: Config) -> Experiment:
         save_tokenizer(_tokenizer(config, partition.warm_up), tokenizer_path)
     tokenizer = load_tokenizer(tokenizer_path)
     if frozen := config.federation.frozen:  # a misspelt one is refused before any work
-        freeze(Recogniser.create(config.model, config.features, tokenizer).model, frozen)
+        freeze(create_learner(config, tokenizer).model, frozen)
     cache, partition = prepare_features(config, run_dir, partition, tokenizer, available_cores())
     kept = run_dir / "partition"
     if begun and (kept / "partition.csv").is_file() and read_partition(kept) != partition:
@@ -145,7 +154,7 @@ def prepare_features(
     """
     folder = Path(config.data.prepared) / "features"
     cache = build_features(speech_to_examine(partition), config.features, folder, processes=processes)
-    if config.loss.ctc_weight > 0:
+    if config.loss.ctc_weight > 0 and config.task.kind is TaskKind.recognition:
         partition = keep_alignable(partition, alignable(cache, tokenizer, stride(config.model)), most)
     cache = add_speeds(cache, partition.trained_on, config.augment.speeds, config.features, processes=processes)
     cache.save(run_dir / FEATURES)

@@ -56,6 +56,8 @@ class RoundRecord:
     best_round: int
     wer: float | None = None
     cer: float | None = None
+    dev_loss: float | None = None  # of pre-training, as is
+    accuracy: float | None = None  # the percentage of the dev speech's masked codes that were predicted right
     client_wer_deviation: float | None = None  # between clients, without the noise of counting
     annealed_lr: float | None = None  # the rate by NewBob on the dev WER alone
     fleet_seconds: float | None = None  # of the simulated fleet's clock; None without one

@@ -189,11 +189,13 @@ def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
 
 
 def read_summary(run_dir: Path) -> dict[str, Any]:
-    """Raises UserError where the run has not ended."""
+    """Raises UserError where the run has not ended, or has trained no recogniser."""
     path = run_dir / "summary.json"
     if not path.is_file():
         raise UserError(f"{run_dir} has no summary.json: it is no run, or one that has not ended.")
     summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if summary.get("task", "recognition") != "recognition":
+        raise UserError(f"{run_dir} is a pre-training ({summary['task']}): it has no word error rate.")
     return summary
 
 

@@ -103,7 +103,7 @@ def train_central(
             raise UserError(f"{name}: epoch {state.epoch} made the weights infinite. Lower {name}.lr or {name}.clip.")
         lr, wer = optimizer.param_groups[0]["lr"], None
         if state.epoch % config.evaluate_every == 0 or state.epoch == config.epochs:
-            wer = context.evaluate(dev, "dev").errors.percent
+            wer = context.evaluate(dev, "dev").merit
             state.newbob = anneal(state.newbob, wer, config.annealing)
             state.evaluations_without_gain += 1
             if wer < state.best_wer:

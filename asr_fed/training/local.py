@@ -32,6 +32,7 @@ class LocalTask:
 
     context: what is learned.
     weights: the global ones, float32 [state].
+    reference_loss: about the loss that clients have now, the same for all.
     most_steps: it ends after so many optimizer steps, where that is less than the settings ask for.
     """
 
@@ -43,6 +44,7 @@ class LocalTask:
     seed: int
     settings: FederationConfig
     most_steps: int | None = None
+    reference_loss: float = 0.0
 
 
 @dataclass(frozen=True)

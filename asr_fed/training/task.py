@@ -21,7 +21,12 @@ class Judged(Protocol):
 
     @property
     def errors(self) -> ErrorCounts:
-        """What steers, as counts that add up over clients: the lower the rate, the better."""
+        """As counts that add up over clients: wrong words, or wrong codes of what was masked."""
+        ...
+
+    @property
+    def merit(self) -> float:
+        """What steers, the lower the better: the WER in percent, or the held-out loss."""
         ...
 
     @property

@@ -19,6 +19,7 @@ from asr_fed.federation.client_app import (
 )
 from asr_fed.federation.client_store import ClientStore
 from asr_fed.runs.experiment import Experiment
+from asr_fed.tasks.best_rq import BestRqTask
 from asr_fed.tasks.recognition import Recognition
 from asr_fed.wire.messages import Gained, Order
 
@@ -26,7 +27,7 @@ from asr_fed.wire.messages import Gained, Order
 @dataclass
 class PlainNode:
     experiment: Experiment
-    training: Recognition
+    training: Recognition | BestRqTask
     weighting: Weighting
     clients: dict[str, Client]
     algorithm: Algorithm
@@ -34,7 +35,7 @@ class PlainNode:
 
     @classmethod
     def of(cls, experiment: Experiment, weighting: Weighting | None = None) -> "PlainNode":
-        training = experiment.recognition(experiment.fresh_recogniser(), torch.device("cpu"))
+        training = experiment.task(experiment.fresh_learner(), torch.device("cpu"))
         clients = {client.id: client for client in experiment.partition.clients}
         store = ClientStore(experiment.run_dir / "clients")
         return cls(
@@ -43,7 +44,7 @@ class PlainNode:
 
     @property
     def shape(self) -> Shape:
-        return shape_of(self.algorithm, self.training.recogniser)
+        return shape_of(self.algorithm, self.training.model)
 
     def train(self, name: str, order: Order) -> Contribution:
         client = self.clients[name]

@@ -28,12 +28,12 @@ from asr_fed.engines.deployment.policy import check_approved, check_disk, check_
 from asr_fed.engines.deployment.settings import Clients, NodeSettings
 from asr_fed.federation.client_app import Shape, shape_of
 from asr_fed.federation.shared_config import SHARED
-from asr_fed.model.recogniser import Recogniser, load_recogniser, save_recogniser
 from asr_fed.model.state import freeze, frozen_sha256, load_frozen
 from asr_fed.runs.experiment import prepare_features
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import write_text
 from asr_fed.system.processes import available_cores
+from asr_fed.tasks.learners import Learner, create_learner, load_learner, save_learner
 from asr_fed.wire.messages import Refused, SharedConfig
 
 LARGEST_CONFIG = 1 << 16  # characters
@@ -69,9 +69,9 @@ def prepare(setup: SharedConfig, settings: NodeSettings) -> NodeExperiment:
     check_disk(settings.policy, Path(settings.folder))
     check_approved(settings.policy, setup, Path(settings.folder))
     tokenizer = _tokenizer(setup.tokenizer)
-    recogniser = _recogniser(config, tokenizer, setup, settings)
+    learner = _learner(config, tokenizer, setup, settings)
     try:
-        shape = shape_of(instantiate(config.algorithm), recogniser)
+        shape = shape_of(instantiate(config.algorithm), learner.model)
     except Exception as error:
         raise Refused(f"an algorithm that cannot be built: {type(error).__name__}") from error
     hosted = own_clients(settings, config)
@@ -81,7 +81,7 @@ def prepare(setup: SharedConfig, settings: NodeSettings) -> NodeExperiment:
     run_dir.mkdir(parents=True, exist_ok=True)
     save_tokenizer(tokenizer, run_dir / "tokenizer.model")
     if setup.base:  # for the workers
-        save_recogniser(recogniser, run_dir / "checkpoints" / "warm_start.pt")
+        save_learner(learner, config, run_dir / "checkpoints" / "warm_start.pt")
     processes = settings.workers or available_cores()
     _, partition = prepare_features(config, run_dir, partition, tokenizer, processes, most=1.0)
     remarks.append(describe_impossible(partition))
@@ -180,30 +180,30 @@ def _tokenizer(proto: bytes) -> Tokenizer:
         raise Refused("a tokenizer that SentencePiece cannot read") from error
 
 
-def _recogniser(config: Config, tokenizer: Tokenizer, setup: SharedConfig, settings: NodeSettings) -> Recogniser:
+def _learner(config: Config, tokenizer: Tokenizer, setup: SharedConfig, settings: NodeSettings) -> Learner:
     """The model of the experiment, what is frozen from the node's own files. Raises Refused where that is not the
     server's, UserError where there is no such file."""
     _check_size(config, tokenizer)
     try:
-        recogniser = Recogniser.create(config.model, config.features, tokenizer)
+        learner = create_learner(config, tokenizer)
     except Exception as error:
         raise Refused(f"a model that cannot be built: {type(error).__name__}") from error
     try:
-        freeze(recogniser.model, config.federation.frozen)
+        freeze(learner.model, config.federation.frozen)
     except UserError as error:
         raise Refused(f"a config that this node does not take: {error}") from error
     if config.federation.frozen:
         if settings.base is None:
             raise Refused("a model that is frozen in part, and the node has no base for it (base: in its settings)")
-        base = load_recogniser(settings.base)
+        base = load_learner(Path(settings.base), config)
         try:
-            load_frozen(recogniser.model, base.model.state_dict())
+            load_frozen(learner.model, base.model.state_dict())
         except UserError as error:
             raise Refused(f"a model that the node has another base for: {error}") from error
-    if (own := frozen_sha256(recogniser.model)) != setup.base:
+    if (own := frozen_sha256(learner.model)) != setup.base:
         told = [sha256[:8] or "none" for sha256 in (setup.base, own)]
         raise Refused(f"a model whose frozen base is {told[0]}, and that of the node is {told[1]}")
-    return recogniser
+    return learner
 
 
 def _check_size(config: Config, tokenizer: Tokenizer) -> None:
@@ -221,5 +221,6 @@ def _check_size(config: Config, tokenizer: Tokenizer) -> None:
     numbers += model.conformer_layers * wide * (10 * wide + 4 * deep + model.conformer_kernel)
     numbers += wide * model.cnn_channels[-1] * config.features.n_mels * model.time_pooling
     numbers += 3 * len(tokenizer) * max(widths)
+    numbers += config.task.codebook_size * (model.states + config.task.code_dim)
     if max(sizes) > WIDEST or len(model.cnn_channels) > MOST_BLOCKS or numbers > LARGEST_MODEL:
         raise Refused("a model that is too large for this node")

@@ -1,0 +1,177 @@
+"""BEST-RQ: codes of a random projection, masks, a loss that falls, a federation that ends in the same bits."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch.nn import functional
+
+from asr_fed.aggregation.weighting import NumExamples
+from asr_fed.config.check import check_shared
+from asr_fed.config.schema import TaskConfig
+from asr_fed.data.batching import training_batches
+from asr_fed.federation.rounds import run_federation
+from asr_fed.federation.shared_config import shared_config
+from asr_fed.model.best_rq import RandomProjectionQuantiser
+from asr_fed.model.recogniser import load_recogniser
+from asr_fed.model.state import frozen_sha256, layout, read_state
+from asr_fed.pipeline.pretrained import evaluate_pretraining, write_pretraining
+from asr_fed.pipeline.results import made_by
+from asr_fed.pipeline.train import train, warm_start
+from asr_fed.reporting.progress import RunProgress
+from asr_fed.runs.experiment import Experiment
+from asr_fed.runs.run_dir import begin_run, read_summary
+from asr_fed.system.errors import UserError
+from asr_fed.system.randomness import generator, seed_everything
+from asr_fed.tasks.best_rq import BestRqTask, draw_mask
+from asr_fed.tasks.learners import load_pretrainer, save_learner
+from asr_fed.training.epoch import train_epoch
+from asr_fed.wire.hosts import RemoteNodes
+from tests.federation.test_rounds import InProcess
+from tests.tiny import Corpus, settings, typed_config
+
+TASK = (
+    "task.kind=best_rq",
+    "task.codebook_size=12",
+    "task.code_dim=4",
+    "task.mask_probability=0.05",
+    "task.mask_ms=80",
+)
+PLAIN = ("weighting._target_=asr_fed.aggregation.weighting.NumExamples", "warm_start.epochs=0", "federation.rounds=2")
+
+
+@pytest.fixture
+def make(experiment: Experiment, corpus: Corpus, prepared: Path, tmp_path: Path) -> Callable[..., Experiment]:
+    """The session's experiment as a pre-training, in a run directory of its own."""
+
+    def changed(*changes: str, name: str = "run") -> Experiment:
+        config = typed_config(settings(corpus, prepared, tmp_path / name), *TASK, *PLAIN, *changes)
+        return replace(experiment, config=config, run_dir=tmp_path / name)
+
+    return changed
+
+
+@pytest.fixture
+def task(make: Callable[..., Experiment]) -> BestRqTask:
+    own = make()
+    made = own.task(own.fresh_learner(), torch.device("cpu"))
+    assert isinstance(made, BestRqTask)
+    return made
+
+
+def test_a_code_is_the_nearest_entry_of_the_codebook() -> None:
+    quantiser = RandomProjectionQuantiser(6, TaskConfig(codebook_size=50, code_dim=3), seed=1)
+    x = torch.randn(4, 7, 6, generator=torch.Generator().manual_seed(1))
+    projected = functional.normalize(x @ quantiser.projection, dim=-1)
+    expected = torch.cdist(projected, quantiser.codebook.expand(4, 50, 3)).argmin(-1)
+    torch.testing.assert_close(quantiser(x), expected)
+    assert len(expected.unique()) > 10
+    torch.testing.assert_close(quantiser.codebook.norm(dim=-1), torch.ones(50))
+
+
+def test_projection_and_codebook_come_of_the_seed_do_not_travel_and_are_compared(
+    make: Callable[..., Experiment], task: BestRqTask
+) -> None:
+    model = task.model
+    names = layout(model).names
+    assert "head.weight" in names and "feature_mean" in names
+    assert not [name for name in names if name.startswith("quantiser.")]
+    again, other = (make(*change).fresh_learner().model for change in ((), ("seed=8",)))
+    assert frozen_sha256(model) == frozen_sha256(again) != frozen_sha256(other)
+    setups = {shared_config(make(), frozen_sha256(each)).sha256 for each in (model, again, other)}
+    assert len(setups) == 2
+
+
+def test_a_mask_covers_spans_and_at_least_one(task: BestRqTask) -> None:
+    rng = np.random.default_rng(0)
+    masks = [draw_mask(40, 0.02, 5, rng) for _ in range(500)]
+    assert all(mask.any() for mask in masks)
+    assert 0.08 < np.mean(masks) < 0.2
+    assert draw_mask(3, 1e-9, 5, rng).sum() >= 1
+
+
+def test_the_encoder_does_not_see_what_it_has_to_predict(task: BestRqTask, experiment: Experiment) -> None:
+    batch = task.collate(experiment.partition.warm_up[:4], generator(1, "test"))
+    hidden = batch.mask.repeat_interleave(task.model.encoder.stride, dim=1)[:, : batch.clean.shape[1]]
+    assert torch.equal(batch.masked[~hidden], batch.clean[~hidden])
+    assert batch.masked[hidden].std() < 0.2 < batch.clean[hidden].std()
+    ends = -(-batch.frames // task.model.encoder.stride)
+    assert not any(mask[end:].any() for mask, end in zip(batch.mask, ends, strict=True))
+
+
+def test_it_learns_and_an_evaluation_does_not_depend_on_its_batches(task: BestRqTask, experiment: Experiment) -> None:
+    speech, dev = experiment.partition.warm_up, experiment.partition.dev
+    before, rng = task.evaluate(speech, "dev"), seed_everything(1, "test")
+    optimizer = torch.optim.Adam([p for p in task.model.parameters() if p.requires_grad], lr=0.02)
+    for _ in range(25):
+        train_epoch(task, training_batches(speech, experiment.config.federation.batch, rng), optimizer, rng, clip=5.0)
+    learned, after = task.evaluate(speech, "dev"), task.evaluate(dev, "dev")
+    assert learned.loss < 0.92 * before.loss and learned.accuracy > before.accuracy and after.used > 2
+    single = [task.evaluate([utterance], "dev") for utterance in dev]
+    assert sum(each.masked for each in single) == after.masked
+    assert sum(each.wrong for each in single) == after.wrong
+    assert sum(each.loss_sum for each in single) == pytest.approx(after.loss_sum, rel=1e-4)
+
+
+def test_two_workers_and_one_that_is_interrupted_end_in_the_same_bits_and_the_encoder_is_fine_tuned(
+    make: Callable[..., Experiment],
+) -> None:
+    config = make(name="whole").config
+    summary = train(config)
+    own = make(name="resumed")
+    save_learner(own.fresh_learner(), own.config, own.checkpoints / "warm_start.pt")
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(history: Any) -> None:
+        raise Interrupted
+
+    hosts = RemoteNodes(InProcess(own, NumExamples()))  # type: ignore[arg-type]
+    with pytest.raises(Interrupted):
+        run_federation(own, hosts, on_round=interrupt)
+    state = run_federation(own, RemoteNodes(InProcess(own, NumExamples())))  # type: ignore[arg-type]
+    begin_run(own.config)
+    with RunProgress() as progress:
+        found = write_pretraining(own, state, evaluate_pretraining(own, progress), made_by(1.0, ""))
+    assert found["weights_sha256"] == summary["weights_sha256"]
+    assert found["systems"] == summary["systems"]
+    best = min(record.dev_loss for record in state.history if record.dev_loss is not None)
+    assert state.best_wer <= best and state.history[0].wer is None and state.history[0].accuracy is not None
+    page = (Path(config.run_dir) / "report.html").read_text()
+    assert f"{summary['test_accuracy']:.2f} %" in page and "Codes predicted right" in page
+    with pytest.raises(UserError, match="is a pre-training"):
+        read_summary(Path(config.run_dir))
+
+    tuned = make("task.kind=recognition", f"warm_start.encoder={config.run_dir}", name="tuned")
+    with RunProgress() as progress:
+        warm_start(tuned, progress)
+
+    start, pretrained = (
+        load_recogniser(tuned.checkpoints / "warm_start.pt").model,
+        load_pretrainer(Path(config.run_dir)),
+    )
+    assert read_state(start.encoder).tobytes() == read_state(pretrained.model.encoder).tobytes()
+    assert torch.equal(start.feature_mean, pretrained.model.feature_mean)
+    wider = make("task.kind=recognition", f"warm_start.encoder={config.run_dir}", "model.rnn_neurons=9", name="wider")
+    with RunProgress() as progress, pytest.raises(UserError, match="It needs model.rnn_neurons=8"):
+        warm_start(wider, progress)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("weighting._target_=asr_fed.aggregation.weighting.WerSoftmax", "no word errors to weigh"),
+        ("personalise=true", "trains none"),
+        ("warm_start.encoder=somewhere", "starts from random weights"),
+    ],
+)
+def test_what_needs_words_is_refused(change: str, told: str) -> None:
+    more = ("augment.pauses=0.0", "federation.clients.dev_fraction=0.2")
+    with pytest.raises(UserError, match=told):
+        check_shared(OmegaConf.structured(typed_config({}, *TASK, *PLAIN, *more, change)))
