@@ -329,7 +329,7 @@ def test_interrupted_after_every_round_it_ends_in_the_same_bits(make, name: str)
     assert without.weights.tobytes() != expected.weights.tobytes()
 
 
-@pytest.mark.parametrize("name", ["fed_avg", "fed_prox", "scaffold", "diloco", "mime_lite"])
+@pytest.mark.parametrize("name", ["fed_avg", "fed_prox", "scaffold", "diloco", "mime_lite", "fed_vssl"])
 def test_every_algorithm_group_builds(name: str) -> None:
     made = instantiate(OmegaConf.load(f"hparams/algorithm/{name}.yaml"))
     assert all(callable(getattr(made, method)) for method in METHODS["algorithm"])

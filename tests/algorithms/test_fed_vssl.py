@@ -1,0 +1,81 @@
+"""FedVSSL is the paper's loop: alpha between loss and size, beta from round 2 on, heads that stay."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from asr_fed.aggregation.server_optimizer import FedAvg, server_step
+from asr_fed.aggregation.update import add_client, empty
+from asr_fed.algorithms.fed_vssl import BY_LOSS, HEAD, LOSS_WEIGHT, FedVssl, entries_of
+from asr_fed.data.partition import Client
+from asr_fed.model.state import layout, read_state
+from asr_fed.runs.experiment import Experiment
+from asr_fed.system.errors import UserError
+from asr_fed.tasks.best_rq import BestRqTask
+from asr_fed.tasks.recognition import Recognition
+from asr_fed.training.local import LocalTask, train_client
+from tests.tasks.test_best_rq import make, task  # noqa: F401  # fixtures
+
+
+def job(task: BestRqTask, client: Client, weights: np.ndarray, number: int, experiment: Experiment) -> LocalTask:  # noqa: F811
+    settings = experiment.config.federation
+    return LocalTask(task, client, weights, 0.05, number, 5, settings, reference_loss=2.5)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.0, 0.0), (1.0, 0.0), (0.9, 1.0)])
+def test_it_is_the_papers_loop(task: BestRqTask, experiment: Experiment, alpha: float, beta: float) -> None:  # noqa: F811
+    """Two rounds over three clients; a second local training per client is the plain loop's."""
+    parts, clients = layout(task.model), experiment.partition.clients[:3]
+    head = entries_of("head.", parts)
+    assert head.sum() == sum(p.numel() for p in task.model.head.parameters())
+    algorithm = FedVssl(alpha=alpha, beta=beta)
+    state, kept = algorithm.init(parts), {client.id: {} for client in clients}
+    theta = read_state(task.model)
+    paper, paper_heads = theta.copy(), {client.id: theta[head] for client in clients}
+    for number in (1, 2):
+        update = empty(parts.length, algorithm.summed(parts))
+        losses, sizes, backbones = [], [], []
+        for client in clients:
+            step = algorithm.client(job(task, client, theta, number, experiment), {}, kept[client.id])
+            kept[client.id] = step.kept
+            add_client(update, step.result.delta, float(len(client.train)), {}, step.summed)
+            assert not step.result.delta[head].any() and not step.summed[BY_LOSS][head].any()
+
+            begin = paper.copy()
+            begin[head] = paper_heads[client.id]
+            result = train_client(job(task, client, begin, number, experiment))
+            end = begin + result.delta
+            paper_heads[client.id] = end[head]
+            np.testing.assert_allclose(step.kept[HEAD], end[head], rtol=1e-3, atol=1e-5)
+            backbones.append(end)
+            losses.append(result.loss)
+            sizes.append(len(client.train))
+        weights, _ = server_step(FedAvg(), theta, algorithm.step(state, update), {}, parts)
+        state, theta = algorithm.server(state, update, len(clients)), weights
+
+        by_loss = np.exp(-np.array(losses)) / np.exp(-np.array(losses)).sum()
+        by_size = np.array(sizes) / sum(sizes)
+        tilde = np.tensordot(alpha * by_loss + (1 - alpha) * by_size, np.array(backbones), axes=1)
+        new = tilde if number == 1 or beta == 0 else 0.5 * tilde + 0.5 * paper
+        new[head] = paper[head]
+        assert np.abs(new - paper).max() > 1e-3
+        np.testing.assert_allclose(theta, new, rtol=1e-3, atol=2e-5)
+        paper = theta.copy()
+
+
+def test_alpha_one_follows_the_client_with_the_lower_loss(task: BestRqTask) -> None:  # noqa: F811
+    parts = layout(task.model)
+    algorithm, update = FedVssl(alpha=1.0), empty(parts.length, FedVssl().summed(parts))
+    for weight, value in ((1.0, 0.0), (3.0, 4.0)):
+        delta = np.full(parts.length, value, np.float32)
+        others = {BY_LOSS: np.float32(weight) * delta, LOSS_WEIGHT: np.array([weight], np.float32)}
+        add_client(update, delta, 1.0, {}, others)
+    np.testing.assert_allclose(algorithm.step(algorithm.init(parts), update), 3.0, rtol=1e-6)
+
+
+def test_a_recogniser_has_no_head_to_leave_out(context: Recognition, make: Callable[..., Experiment]) -> None:  # noqa: F811
+    with pytest.raises(UserError, match="FedVSSL is for task.kind=best_rq"):
+        FedVssl().init(layout(context.model))
+    with pytest.raises(ValueError, match="at most 1"):
+        FedVssl(alpha=1.5)
