@@ -38,7 +38,10 @@ DOWN_BYTES = 4  # of a number: weights are float32
 
 @dataclass(frozen=True)
 class VirtualTime:
-    """The clock of a run, and what a whole round is for each client: its work, its seconds, its utterances."""
+    """The clock of a run, and for each client the work of a whole round; for Oort its seconds and utterances too.
+
+    Clients are sorted by name.
+    """
 
     clock: Clock
     config: Config
@@ -67,6 +70,8 @@ class VirtualTime:
         works = {name: work_of(sizes[name], config.federation) for name in sorted(sizes)}
         check_tau(clock, works)
         _check_buffer(config.simulation.buffer, len(works), algorithm.sent(parts))
+        if config.simulation.sampling is not Sampling.oort:  # there may be a million
+            return cls(clock, config, works, {}, {})
         seconds = {name: clock.course(name, work).total_s for name, work in works.items()}
         return cls(clock, config, works, seconds, {name: size.examples for name, size in sizes.items()})
 

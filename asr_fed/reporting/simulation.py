@@ -11,6 +11,7 @@ from asr_fed.simulation.record import ClientTime, RoundTime, read_client_times, 
 
 MANY = 60  # clients of a round that have a bar each
 PHASES = {"download_s": "#9bbfdc", "compute_s": "#1f6fb4", "upload_s": "#d2691e"}
+UNITS = {"hours": 3600.0, "minutes": 60.0, "seconds": 1.0}
 LATE, IDLE = "#b00020", "#e4e4e4"
 
 
@@ -60,7 +61,7 @@ def time_figures(
     """By what they show: WER over the hours of the fleet, and who waited for whom in the round of median length."""
     shown = sorted(rounds, key=lambda each: (each.end_s - each.begin_s, each.round))[len(rounds) // 2]
     return {
-        "WER over the hours of the fleet": _time_to_wer(history),
+        "WER over the time of the fleet": _time_to_wer(history),
         f"Round {shown.round}: who waited for whom": _timeline(
             [each for each in clients if each.round == shown.round], shown
         ),
@@ -69,11 +70,13 @@ def time_figures(
 
 def _time_to_wer(history: Sequence[RoundRecord]) -> str:
     figure, axes = new_axes()
-    hours = accumulate((each.fleet_seconds or 0.0) / 3600 for each in history)
-    points = [(at, each.wer) for at, each in zip(hours, history, strict=True) if each.wer is not None]
+    seconds = list(accumulate(each.fleet_seconds or 0.0 for each in history))
+    unit = next(unit for unit, size in UNITS.items() if seconds[-1] >= 2 * size or size == 1)
+    points = [(at / UNITS[unit], each.wer) for at, each in zip(seconds, history, strict=True) if each.wer is not None]
     if points:
         axes.plot(*zip(*points, strict=True), marker=".", color=PHASES["compute_s"])
-    axes.set_xlabel("hours of the fleet")
+    axes.set_xlabel(f"{unit} of the fleet")
+    axes.locator_params("x", nbins=5)
     axes.set_ylabel("dev WER %")
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
@@ -106,5 +109,5 @@ def _timeline(clients: Sequence[ClientTime], shown: RoundTime) -> str:
     axes.set_yticks([])
     axes.set_ylabel(f"{len(clients)} clients")
     axes.set_xlabel("seconds since the round before ended")
-    axes.legend(frameon=False, fontsize="small", ncols=2)
+    figure.legend(loc="outside upper center", frameon=False, fontsize="small", ncols=5)
     return data_uri(figure)

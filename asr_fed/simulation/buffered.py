@@ -10,8 +10,10 @@ is resumed draws it again.
 """
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from asr_fed.simulation.clock import Clock, Course, Work, answered, given_up
 from asr_fed.simulation.fleet import DAY
@@ -21,6 +23,7 @@ from asr_fed.system.errors import UserError
 from asr_fed.system.randomness import generator
 from asr_fed.wire.messages import Terms
 
+GUESSES = 16  # clients that are drawn before all are shuffled
 LOST = 10_000  # clients that are dropped one after another before the run is given up
 
 
@@ -60,8 +63,7 @@ class _Federation:
         """Fill the free places with clients that are there, neither at work nor in the buffer."""
         busy = {each.client for each in (*self.running, *self.come)}
         while self.free and len(busy) < len(self.names):
-            shuffled = generator(self.seed, "asynchronous", self.asked).permutation(len(self.names))
-            drawn = (self.names[place] for place in shuffled)
+            drawn = shuffled(self.names, generator(self.seed, "asynchronous", self.asked))
             client = next((name for name in drawn if name not in busy and self.clock.fleet.is_there(name, at)), None)
             if client is None:
                 return
@@ -74,6 +76,14 @@ class _Federation:
             busy.add(client)
             self.free -= 1
             self.asked += 1
+
+
+def shuffled(names: Sequence[str], rng: np.random.Generator) -> Iterator[str]:
+    """All names in random order, some of them twice: the first ones cost the same however many there are."""
+    for place in rng.integers(len(names), size=GUESSES):
+        yield names[place]
+    for place in rng.permutation(len(names)):
+        yield names[place]
 
 
 def plan_buffers(clock: Clock, works: Mapping[str, Work], at_once: int, buffer: int, seed: int) -> Iterator[Timetable]:

@@ -1,5 +1,6 @@
 """Which device and network each client has, where it lives, and when it is there: drawn once, by the run's seed."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -47,6 +48,12 @@ class Fleet:
             down, up = self.network.speeds(network)
             self._known[client] = Hardware(owned, down, up, self.zones[int(zone * len(self.zones))])
         return self._known[client]
+
+    def those_there(self, clients: Iterable[str], at: float) -> list[str]:
+        """Of these clients, in their order."""
+        if self.availability is None:
+            return list(clients)
+        return [client for client in clients if self.is_there(client, at)]
 
     def is_there(self, client: str, at: float) -> bool:
         """Whether a client can be asked `at` seconds of the fleet's clock.

@@ -60,11 +60,11 @@ def plan_cohort(
     records: list[ClientTime] = []
     at = begin_s
     for draw in range(DRAWS):
-        there = [client for client in works if clock.fleet.is_there(client, at)]
+        there = clock.fleet.those_there(works, at)
         waited = 0.0
         while not there and waited < DAY:
             waited += LOOK
-            there = [client for client in works if clock.fleet.is_there(client, at + waited)]
+            there = clock.fleet.those_there(works, at + waited)
         at += waited
         cohort = choose(there, min(asked, len(there)), draw)
         courses = {client: clock.in_time(client, works[client]) for client in cohort}

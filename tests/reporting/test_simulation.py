@@ -54,6 +54,6 @@ def test_the_section_has_the_curve_and_the_timeline_of_a_round(tmp_path: Path) -
     section = fleet_section(tmp_path, SUMMARY, history)
     assert section is not None and section["heard"] == SUMMARY["heard"]
     pictures = [base64.b64decode(each.partition(",")[2]) for each in section["figures"].values()]
-    assert list(section["figures"]) == ["WER over the hours of the fleet", "Round 2: who waited for whom"]
+    assert list(section["figures"]) == ["WER over the time of the fleet", "Round 2: who waited for whom"]
     assert all(b"<svg" in picture for picture in pictures)
     assert fleet_section(tmp_path, None, history) is None
