@@ -15,7 +15,8 @@ from asr_fed.system.errors import UserError
 
 LOCAL = "127.0.0.1"
 PAUSE = 0.2  # seconds between two polls for messages
-NOT_ADMITTED = "Failed to activate SuperNode"  # in a SuperNode's log if the server does not admit it
+# In a SuperNode's log, where SuperLink or proxy do not let it in.
+NOT_ADMITTED = ("Failed to activate SuperNode", "401 Unauthorized")
 # For up to a minute the server believes that a killed node is still there, and does not admit its successor.
 ADMISSION, RETRY = 120, 10  # seconds for which a node tries to be admitted, and between two attempts
 
@@ -32,7 +33,8 @@ def run_node(settings: NodeSettings) -> None:
         while True:
             begin = log.stat().st_size if log.is_file() else 0
             code = _run_supernode(settings, resident, log)
-            if NOT_ADMITTED not in log.read_text(encoding="utf-8", errors="replace")[begin:]:
+            said = log.read_text(encoding="utf-8", errors="replace")[begin:]
+            if not any(words in said for words in NOT_ADMITTED):
                 raise UserError(f"The SuperNode ended (exit code {code}). The end of {log}:\n{tail(log)}")
             if time.monotonic() - started > ADMISSION:
                 raise UserError(

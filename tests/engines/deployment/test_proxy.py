@@ -1,26 +1,38 @@
 """The proxy as a process of its own, before a server that notes what comes through."""
 
 import contextlib
+import datetime
 import gzip
+import json
 import socket
 import ssl
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import uvicorn
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from flwr.common.constant import TIMESTAMP_HEADER
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
+from flwr.supercore.date import now
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from asr_fed.engines.deployment.credentials import make_certificates
+from asr_fed.engines.deployment.credentials import make_certificates, make_node_key
 from asr_fed.engines.deployment.flower import end_process
-from asr_fed.engines.deployment.proxy import run_proxy
+from asr_fed.engines.deployment.proxy import LARGEST_BODY, run_proxy
+from asr_fed.engines.deployment.signature import KEY, SIGNATURE, TIME
+from asr_fed.wire.members import Member, read_members, write_members
 from tests.engines.deployment.machine import free_port
 from tests.waiting import PATIENCE, wait_until
 
@@ -79,17 +91,43 @@ class House:
     port: int
     inner: int
 
-    def client(self) -> httpx.Client:
+    def signed(self, key: str = "clinic", age: float = 0.0) -> dict[str, str]:
+        """What Flower's SuperNode adds to a request."""
+        return signed(self.certificates / key, age)
+
+    def client(self, headers: dict[str, str] | None = None) -> httpx.Client:
         context = ssl.create_default_context(cafile=str(self.certificates / "ca.crt"))
         return httpx.Client(
-            base_url=f"https://127.0.0.1:{self.port}", verify=context, timeout=PATIENCE, trust_env=False
+            base_url=f"https://127.0.0.1:{self.port}",
+            verify=context,
+            timeout=PATIENCE,
+            trust_env=False,
+            headers=self.signed() if headers is None else headers,
         )
+
+    def log(self) -> list[dict[str, Any]]:
+        path = self.certificates / "access.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def signed(path: Path, age: float) -> dict[str, str]:
+    key = load_ssh_private_key(path.read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    at = (now() - datetime.timedelta(seconds=age)).isoformat()
+    return {
+        KEY: b64encode(public_key_to_bytes(key.public_key())).decode(),
+        SIGNATURE: b64encode(sign_message(key, at.encode())).decode(),
+        TIME: at,
+    }
 
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     folder = tmp_path_factory.mktemp("proxy")
     make_certificates(folder, [])
+    key = make_node_key(folder / "clinic").read_text()
+    make_node_key(folder / "stranger")
+    write_members(folder, {1: Member("clinic", key=key)})
     port, inner = free_port(), free_port()
     process = get_context("spawn").Process(
         target=run_proxy, args=("127.0.0.1", port, inner, folder, folder / "proxy.log"), name="proxy"
@@ -111,8 +149,8 @@ def superlink(house: House) -> Iterator[SuperLink]:
 
 def test_what_nodes_say_goes_through_and_the_answer_comes_back(house: House, superlink: SuperLink) -> None:
     with house.client() as client:
-        signed = {"flwr-signature": "abc", "content-type": "application/x-protobuf"}
-        answer = client.post("/v1/fleet/push-messages", content=LARGE, headers=signed)
+        typed = {"content-type": "application/x-protobuf"}
+        answer = client.post("/v1/fleet/push-messages", content=LARGE, headers=typed)
         refused = client.post("/v1/fleet/refused", content=b"ab")
         packed = client.post("/v1/fleet/packed", content=LARGE)
     assert (answer.status_code, answer.content) == (200, LARGE[::-1])
@@ -121,7 +159,7 @@ def test_what_nodes_say_goes_through_and_the_answer_comes_back(house: House, sup
     assert packed.content == LARGE
     method, path, headers, body = superlink.seen[0]
     assert (method, path, body) == ("POST", "/v1/fleet/push-messages", LARGE)
-    assert headers["flwr-signature"] == "abc" and headers["host"] == f"127.0.0.1:{house.inner}"
+    assert headers[SIGNATURE] and headers["host"] == f"127.0.0.1:{house.inner}"
 
 
 @pytest.mark.parametrize(
@@ -160,14 +198,16 @@ def test_a_query_does_not_go_along(house: House, superlink: SuperLink) -> None:
     assert [path for _, path, _, _ in superlink.seen] == ["/v1/fleet/activate-node"]
 
 
-def raw(house: House, method: str, path: str) -> int:
-    """The status, with the path as it is: clients tidy it up."""
+def raw(house: House, method: str, path: str, headers: dict[str, str] | None = None) -> int:
+    """The status, without any body, and with the path as it is: clients tidy it up."""
+    headers = house.signed() | {"Content-Length": "0"} if headers is None else headers
     context = ssl.create_default_context(cafile=str(house.certificates / "ca.crt"))
     with (
         socket.create_connection(("127.0.0.1", house.port), 10) as plain,
         context.wrap_socket(plain, server_hostname="127.0.0.1") as shaken,
     ):
-        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        extra = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\n{extra}Connection: close\r\n\r\n"
         shaken.sendall(head.encode())
         return int(shaken.recv(4096).split()[1])
 
@@ -191,3 +231,64 @@ def test_a_stranger_in_the_superlinks_place_is_given_nothing(house: House, tmp_p
 def test_the_proxy_speaks_nothing_but_tls(house: House) -> None:
     with pytest.raises(httpx.TransportError):
         httpx.post(f"http://127.0.0.1:{house.port}/v1/fleet/activate-node", timeout=PATIENCE, trust_env=False)
+
+
+def test_the_headers_are_flowers_own() -> None:
+    assert (KEY, SIGNATURE, TIME) == (FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER, TIMESTAMP_HEADER)
+
+
+def forged(house: House) -> dict[str, dict[str, str]]:
+    """Headers of whoever is not registered."""
+    good, stranger = house.signed(), house.signed("stranger")
+    return {
+        "no signature": {},
+        "not registered": stranger,
+        "not clinic's": good | {SIGNATURE: stranger[SIGNATURE]},
+        "s ago": house.signed(age=400),
+        "cannot be read": good | {KEY: "AAAA"},
+        "too long": good | {SIGNATURE: "A" * 5000},
+    }
+
+
+@pytest.mark.parametrize(
+    "told", ["no signature", "not registered", "not clinic's", "s ago", "cannot be read", "too long"]
+)
+def test_a_strangers_body_is_not_waited_for(house: House, superlink: SuperLink, told: str) -> None:
+    """700 MiB without a key made the SuperLink 1.4 GB larger. Here they are announced, and the answer comes at once."""
+    headers = forged(house)[told] | {"Content-Length": str(700 << 20)}
+    assert raw(house, "POST", "/v1/fleet/push-object", headers) == 401
+    assert superlink.seen == []
+    last = house.log()[-1]
+    assert (last["node"], last["status"], last["path"]) == ("?", 401, "/v1/fleet/push-object")
+    assert told in last["reason"]
+
+
+def test_a_members_body_has_a_limit_too(house: House, superlink: SuperLink) -> None:
+    with house.client() as client:
+        for body in (bytes(LARGEST_BODY + 1), iter([bytes(LARGEST_BODY), b"x"])):
+            with contextlib.suppress(httpx.TransportError):
+                assert client.post("/v1/fleet/push-object", content=body).status_code == 413
+            assert house.log()[-1]["status"] == 413 and house.log()[-1]["node"] == "clinic"
+    assert superlink.seen == []
+
+
+def test_a_key_that_is_removed_opens_nothing_from_then_on(house: House, superlink: SuperLink) -> None:
+    members = read_members(house.certificates) or {}
+    with house.client() as client:
+        assert client.post("/v1/fleet/activate-node", content=b"x").status_code == 200
+        assert house.log()[-1] | {"time": 0} == {
+            **{"time": 0, "peer": "127.0.0.1", "node": "clinic", "path": "/v1/fleet/activate-node"},
+            **{"status": 200, "reason": ""},
+        }
+        write_members(house.certificates, {})
+        try:
+            assert client.post("/v1/fleet/activate-node", content=b"x").status_code == 401
+        finally:
+            write_members(house.certificates, members)
+
+
+def test_health_is_that_of_the_superlink(house: House) -> None:
+    with house.client({}) as client:
+        assert client.get("/healthz").status_code == 503
+        with serving(SuperLink(), house.inner, house.certificates):
+            assert client.get("/healthz").status_code == 200
