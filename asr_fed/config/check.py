@@ -30,6 +30,7 @@ from asr_fed.config.schema import (
     SimulationConfig,
     TaskKind,
     TokenizerKind,
+    Tune,
 )
 from asr_fed.config.setting import check_ranges
 from asr_fed.config.targets import check_targets
@@ -99,6 +100,8 @@ def check_shared(config: DictConfig) -> None:
     _check_averages(settings)
     if settings.personalise:
         _check_personalise(settings)
+    if settings.federation.tune is not Tune.full:
+        _check_tune(settings)
     if settings.task.kind is TaskKind.best_rq:
         _check_pretraining(settings)
     if settings.personalisation.lr is None and "Adam" not in settings.personalisation.optimizer["_target_"]:
@@ -243,6 +246,18 @@ def _check_personalise(settings: Config) -> None:
             "personalise=true measures on speech that each client holds back, of which there is none: set "
             "federation.clients.dev_fraction, to 0.2 for instance."
         )
+
+
+def _check_tune(settings: Config) -> None:
+    tune = settings.federation.tune
+    if tune is Tune.lora and settings.model.encoder is not EncoderKind.conformer:
+        raise UserError(
+            "federation.tune=lora is for encoders of linear layers: use model=conformer_tiny or model=conformer, or "
+            "federation.tune=norm_bias with a CRDNN."
+        )
+    if settings.personalise or settings.task.kind is TaskKind.best_rq:
+        other = "personalise=true" if settings.personalise else "task.kind=best_rq"
+        raise UserError(f"federation.tune={tune.name} and {other} do not go together: set federation.tune=full.")
 
 
 def _check_pretraining(settings: Config) -> None:

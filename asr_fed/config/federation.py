@@ -15,6 +15,16 @@ class EngineKind(Enum):
     deployment = "deployment"
 
 
+class Tune(Enum):
+    """What of the model the rounds train: all; the layers that write tokens; all parameters of one dimension (biases,
+    scales and shifts of normalisation); or low-rank additions to the weights of the linear layers (LoRA)."""
+
+    full = "full"
+    head = "head"
+    norm_bias = "norm_bias"
+    lora = "lora"
+
+
 @dataclass
 class HeldOutConfig:
     """Training on the server's own held-out speech after each aggregation."""
@@ -84,6 +94,9 @@ class FederationConfig:
     ctc_epochs: int | None = setting(None, at_least=0)  # how many local epochs (the first ones) use CTC; null: all
     # parts of the model, such as encoder.crdnn.CNN, that rounds neither change nor send; the warm start trains all
     frozen: list[str] = field(default_factory=list)
+    tune: Tune = Tune.full
+    lora_rank: int = setting(8, at_least=1)
+    lora_alpha: float = setting(16.0, above=0)
     optimizer: Any = field(default_factory=lambda: {"_target_": "torch.optim.SGD"})
     lr: float = setting(1.0, above=0)
     clip: float = setting(5.0, above=0)

@@ -22,7 +22,7 @@ from asr_fed.config.data import (
     TooSmall,
     WarmUpRule,
 )
-from asr_fed.config.federation import EngineConfig, EngineKind, FederationConfig, HeldOutConfig, UploadConfig
+from asr_fed.config.federation import EngineConfig, EngineKind, FederationConfig, HeldOutConfig, Tune, UploadConfig
 from asr_fed.config.model import (
     SEARCH,
     Decoder,
@@ -92,6 +92,7 @@ __all__ = [
     "TokenizerKind",
     "TooSmall",
     "Tracking",
+    "Tune",
     "UploadConfig",
     "WarmStartConfig",
     "WarmUpRule",

@@ -20,7 +20,8 @@ import torch
 
 from asr_fed.data.manifest import Utterance
 from asr_fed.data.partition import Client
-from asr_fed.model.state import freeze, read_state
+from asr_fed.model.state import read_state
+from asr_fed.model.tuning import train_only
 from asr_fed.runs.experiment import Experiment, open_run, pick_device
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import available_cores, peak_rss_mb, start_worker
@@ -182,7 +183,7 @@ def _train_for(
         run = open_run(run_dir)
         config = run.config
         learner = load_learner(run.checkpoints / "warm_start.pt", config)
-        freeze(learner.model, config.federation.frozen)
+        train_only(learner.model, config.federation)
         training, weights = run.task(learner, device), read_state(learner.model)
         settings = replace(config.federation, local_epochs=1, local_steps=None)
 

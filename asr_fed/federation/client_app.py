@@ -27,7 +27,8 @@ from asr_fed.data.partition_files import read_client, read_client_rows
 from asr_fed.federation.client_store import ClientStore
 from asr_fed.federation.shared_config import shared_config
 from asr_fed.federation.upload import UNSENT, to_send
-from asr_fed.model.state import freeze, frozen_sha256, layout, load_frozen
+from asr_fed.model.state import frozen_sha256, layout, load_frozen
+from asr_fed.model.tuning import is_partial, train_only
 from asr_fed.runs.experiment import OpenRun, open_run, pick_device
 from asr_fed.system.randomness import generator
 from asr_fed.tasks.learners import Learner, create_learner, load_learner
@@ -101,9 +102,11 @@ def without_weights(run: OpenRun) -> Learner:
     """What is to be trained. Its trainable weights come with orders; its frozen ones are those of the warm start."""
     config = run.config
     learner = create_learner(config, run.tokenizer)
-    if config.federation.frozen:
-        freeze(learner.model, config.federation.frozen)
-        load_frozen(learner.model, load_learner(run.checkpoints / "warm_start.pt", config).model.state_dict())
+    if is_partial(config.federation):
+        base = load_learner(run.checkpoints / "warm_start.pt", config)
+        for model in (learner.model, base.model):
+            train_only(model, config.federation)
+        load_frozen(learner.model, base.model.state_dict())
     return learner
 
 

@@ -36,7 +36,8 @@ from asr_fed.federation.round import (
 from asr_fed.federation.round_numbers import exchanged, mean_client_loss, sums
 from asr_fed.federation.state import FederationState, load_federation, save_federation, steer
 from asr_fed.federation.virtual import VirtualTime, remember
-from asr_fed.model.state import StateLayout, freeze, frozen_sha256, layout, load_state, read_state
+from asr_fed.model.state import StateLayout, frozen_sha256, layout, load_state, read_state
+from asr_fed.model.tuning import train_only
 from asr_fed.runs.experiment import Experiment, pick_device
 from asr_fed.runs.records import RoundRecord
 from asr_fed.simulation.oort import Memory
@@ -109,7 +110,7 @@ def run_federation(
     """
     config, settings = experiment.config, experiment.config.federation
     learner = load_learner(experiment.checkpoints / "warm_start.pt", config)
-    freeze(learner.model, settings.frozen)
+    train_only(learner.model, settings)
     training = experiment.task(learner, pick_device(config.device))
     model, checkpoint = training.model, experiment.checkpoints / "federation.pt"
     state = load_federation(checkpoint) if checkpoint.is_file() else begin(experiment, training)

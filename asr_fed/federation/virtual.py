@@ -20,7 +20,8 @@ from asr_fed.algorithms.algorithm import Algorithm
 from asr_fed.config.schema import Config, FederationConfig, Sampling
 from asr_fed.federation.client_app import client_size
 from asr_fed.federation.sampling import asked_and_wanted, sample_cohort
-from asr_fed.model.state import freeze, layout
+from asr_fed.model.state import layout
+from asr_fed.model.tuning import train_only
 from asr_fed.runs.experiment import Experiment
 from asr_fed.runs.records import RoundRecord
 from asr_fed.simulation.buffered import plan_buffers
@@ -136,7 +137,7 @@ def check_virtual_time(experiment: Experiment) -> None:
     if config.simulation is not None:
         model = create_learner(config, experiment.tokenizer).model
         sizes = {client.id: client_size(client) for client in experiment.partition.clients}
-        freeze(model, config.federation.frozen)
+        train_only(model, config.federation)
         VirtualTime.open(config, sizes, model, instantiate(config.algorithm))
 
 

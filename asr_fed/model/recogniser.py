@@ -16,6 +16,7 @@ from asr_fed.data.batching import Batch
 from asr_fed.data.tokenizer import BLANK, BOS, EOS, Tokenizer
 from asr_fed.model.backbone import Backbone
 from asr_fed.model.teacher_forcing import teacher_forced
+from asr_fed.model.tuning import merged_state
 from asr_fed.model.typed import plain, typed
 from asr_fed.system.checkpoint import load_checkpoint, save_checkpoint
 from asr_fed.system.errors import UserError
@@ -120,7 +121,7 @@ class Recogniser:
     def to_dict(self) -> dict[str, Any]:
         """Plain tensors and values, safe to load with `weights_only`."""
         return {
-            "model": {name: tensor.cpu() for name, tensor in self.model.state_dict().items()},
+            "model": {name: tensor.cpu() for name, tensor in merged_state(self.model).items()},
             "tokenizer": self.tokenizer.proto,
             "model_config": plain(self.model_config),
             "features": dataclasses.asdict(self.features),

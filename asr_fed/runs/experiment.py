@@ -27,7 +27,7 @@ from asr_fed.data.wrong_transcripts import with_wrong_transcripts
 from asr_fed.interop.open_recogniser import open_recogniser
 from asr_fed.model.encoder import stride
 from asr_fed.model.recogniser import Recogniser, config_keys
-from asr_fed.model.state import freeze
+from asr_fed.model.tuning import is_partial, train_only
 from asr_fed.runs.run_dir import CONFIG, complete_config, has_begun
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import available_cores
@@ -130,8 +130,8 @@ def prepare_experiment(config: Config) -> Experiment:
     if not (begun and tokenizer_path.is_file()):
         save_tokenizer(_tokenizer(config, partition.warm_up), tokenizer_path)
     tokenizer = load_tokenizer(tokenizer_path)
-    if frozen := config.federation.frozen:  # a misspelt one is refused before any work
-        freeze(create_learner(config, tokenizer).model, frozen)
+    if is_partial(config.federation):  # a misspelt name is refused before any work
+        train_only(create_learner(config, tokenizer).model, config.federation)
     cache, partition = prepare_features(config, run_dir, partition, tokenizer, available_cores())
     kept = run_dir / "partition"
     if begun and (kept / "partition.csv").is_file() and read_partition(kept) != partition:

@@ -16,8 +16,10 @@ from asr_fed.federation.client_app import (
     shape_of,
     train_clients,
     train_speech,
+    without_weights,
 )
 from asr_fed.federation.client_store import ClientStore
+from asr_fed.model.tuning import is_partial
 from asr_fed.runs.experiment import Experiment
 from asr_fed.tasks.best_rq import BestRqTask
 from asr_fed.tasks.recognition import Recognition
@@ -35,7 +37,9 @@ class PlainNode:
 
     @classmethod
     def of(cls, experiment: Experiment, weighting: Weighting | None = None) -> "PlainNode":
-        training = experiment.task(experiment.fresh_learner(), torch.device("cpu"))
+        partial = is_partial(experiment.config.federation)
+        learner = without_weights(experiment) if partial else experiment.fresh_learner()
+        training = experiment.task(learner, torch.device("cpu"))
         clients = {client.id: client for client in experiment.partition.clients}
         store = ClientStore(experiment.run_dir / "clients")
         return cls(

@@ -28,7 +28,8 @@ from asr_fed.engines.deployment.policy import check_approved, check_disk, check_
 from asr_fed.engines.deployment.settings import Clients, NodeSettings
 from asr_fed.federation.client_app import Shape, shape_of
 from asr_fed.federation.shared_config import SHARED
-from asr_fed.model.state import freeze, frozen_sha256, load_frozen
+from asr_fed.model.state import frozen_sha256, load_frozen
+from asr_fed.model.tuning import is_partial, train_only
 from asr_fed.runs.experiment import prepare_features
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import write_text
@@ -189,14 +190,15 @@ def _learner(config: Config, tokenizer: Tokenizer, setup: SharedConfig, settings
     except Exception as error:
         raise Refused(f"a model that cannot be built: {type(error).__name__}") from error
     try:
-        freeze(learner.model, config.federation.frozen)
+        train_only(learner.model, config.federation)
     except UserError as error:
         raise Refused(f"a config that this node does not take: {error}") from error
-    if config.federation.frozen:
+    if is_partial(config.federation):
         if settings.base is None:
             raise Refused("a model that is frozen in part, and the node has no base for it (base: in its settings)")
         base = load_learner(Path(settings.base), config)
         try:
+            train_only(base.model, config.federation)
             load_frozen(learner.model, base.model.state_dict())
         except UserError as error:
             raise Refused(f"a model that the node has another base for: {error}") from error

@@ -1,0 +1,81 @@
+"""Which part of a model the rounds train; the rest is frozen, so it does not travel (asr_fed.model.state).
+
+LoRA (arXiv 2106.09685): a weight W stays as it is, and W + alpha / rank * B A takes its place, of which A and B are
+trained. torch's parametrisations do that for any weight, the attention's own ones too, which peft does not reach.
+"""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from asr_fed.config.schema import FederationConfig, Tune
+from asr_fed.model.state import freeze, trainable
+from asr_fed.system.errors import UserError
+
+HEADS = ("ctc_head.", "decoder_head.")
+ORIGINAL = ".original"  # how torch names the W of a parametrised weight
+PARAMETRISED = "parametrizations."
+
+
+class LowRank(nn.Module):
+    """W -> W + alpha / rank * B A. B begins at 0, so that the model begins as it was; A is the same wherever drawn."""
+
+    def __init__(self, weight: torch.Tensor, rank: int, alpha: float) -> None:
+        super().__init__()
+        rows, columns = weight.shape
+        drawn = torch.empty(rank, columns).uniform_(-1, 1, generator=torch.Generator().manual_seed(columns))
+        self.down = nn.Parameter((drawn / math.sqrt(columns)).to(weight))
+        self.up = nn.Parameter(torch.zeros(rows, rank).to(weight))
+        self.scale = alpha / rank
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight + self.scale * self.up @ self.down
+
+
+def train_only(model: nn.Module, settings: FederationConfig) -> None:
+    """Take out of training, in place, what `frozen` names and all that is not `tune`.
+
+    Raises UserError for a name that the model does not have, and where nothing would be left to train.
+    """
+    freeze(model, settings.frozen)
+    if settings.tune is Tune.full:
+        return
+    before = {id(parameter) for parameter in trainable(model)}
+    for name, parameter in model.named_parameters():
+        kept = {
+            Tune.head: name.startswith(HEADS),
+            Tune.norm_bias: parameter.ndim == 1,
+            Tune.lora: False,
+        }[settings.tune]
+        parameter.requires_grad_(kept and id(parameter) in before)
+    if settings.tune is Tune.lora:
+        for module in list(model.modules()):
+            name = "in_proj_weight" if hasattr(module, "in_proj_weight") else "weight"
+            weight = getattr(module, name, None)
+            if not isinstance(module, nn.Linear) and name == "weight":
+                continue
+            if isinstance(weight, nn.Parameter) and id(weight) in before and min(weight.shape) > settings.lora_rank:
+                low_rank = LowRank(weight, settings.lora_rank, settings.lora_alpha)
+                parametrize.register_parametrization(module, name, low_rank)
+    if not trainable(model):
+        raise UserError(f"federation.tune={settings.tune.name} leaves no part of the model to train.")
+
+
+def is_partial(settings: FederationConfig) -> bool:
+    """Whether there is a frozen base."""
+    return bool(settings.frozen) or settings.tune is not Tune.full
+
+
+def merged_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict of the same model without LoRA, into whose weights it is merged."""
+    state: dict[str, torch.Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        owner, mark, rest = name.partition(PARAMETRISED)
+        if not mark:
+            state[name] = tensor
+        elif rest.endswith(ORIGINAL):
+            weight = rest.removesuffix(ORIGINAL)
+            state[owner + weight] = getattr(model.get_submodule(owner.removesuffix(".")), weight).detach()
+    return state
