@@ -5,7 +5,7 @@
 ROOT is the folder of a language (clips/ and its .tsv files). hparams/cv_fr.yaml is prepared on it with its own local
 epochs, batches, losses and augmentation: two speakers warm up, the others are dealt to `--clients` clients.
 `train_client` is called as a worker calls it, one thread, features cached; the figure is the clips trained on (each
-epoch counts them anew) over the processor time of the call, which ends with the client's decoding. Three ways take
+epoch counts them again) over the processor time of the call, which ends with the client's decoding. Three ways take
 turns: the experiment as it stands (CTC and attention), CTC alone (loss.ctc_weight=1), and CTC alone with the 40 bands
 every 20 ms of hparams/demo_fr.yaml. --profile prints where the time of the first goes.
 """

@@ -32,7 +32,7 @@ class Peak:
 
 
 def peak_mb(process: int | str) -> float:
-    """Highest resident memory of a process so far. Unlike getrusage's, it starts anew when a process starts."""
+    """Highest resident memory of a process so far. Unlike getrusage's, it starts at 0 when a process starts."""
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024

@@ -37,7 +37,7 @@ STARTERS = ("compare.py", "deployment.py", "export.py", "measure.py", "personali
 
 
 def imports(path: Path) -> list[tuple[int, str]]:
-    """Line and room of each import of ours."""
+    """Line and room of each import of asr_fed."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("asr_fed."):

@@ -20,7 +20,7 @@ Decode the recordings of a manifest and count the errors: wer_report.txt (every 
 groups, confusions), per_utterance.csv, per_speaker.csv.
 
 With a run directory and no manifest, its recognisers are tested on the run's own test speakers again, and its
-summary.json, evaluation/ and report.html are written anew.
+summary.json, evaluation/ and report.html are written again.
 """
 
 

@@ -27,8 +27,8 @@ DESCRIPTION = """\
 Fine-tune a copy of a recogniser for each speaker of a manifest, on that speaker's own utterances, and measure the word
 error rate before and after on utterances of the same speaker that were held back.
 
-OUTPUT holds personalisation.csv (a row a speaker), before/ and after/ (what python -m asr_fed.evaluation writes), and
-with --save speakers/SPEAKER.pt, the copies. A run that was stopped goes on when the same command is given again.
+OUTPUT holds personalisation.csv (one row per speaker), before/ and after/ (what python -m asr_fed.evaluation writes),
+and with --save speakers/SPEAKER.pt, the copies. A run that was stopped goes on when the same command is given again.
 """
 
 

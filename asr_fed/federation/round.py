@@ -166,7 +166,7 @@ def check_weight(
     bounds: Bounds,
     terms: Mapping[str, Terms] | None = None,
 ) -> Reply:
-    """The reply, where its weight is one that its clients can have, under these terms. Raises Refused."""
+    """The reply. Raises Refused if its weight is one that its clients cannot have under these terms."""
     factors = {name: (terms or {}).get(name, WHOLE).weight for name in clients}
     if reply.update is None:
         return reply

@@ -29,5 +29,5 @@ def describe_stuck(name: str, report: EpochReport, config: Config) -> str:
     tries.append(f"another {name}.lr")
     return (
         f"{name}: next to nothing is recognised after {report.epoch} epochs (dev WER {report.best_wer:.1f} at best), "
-        f"and rounds of federation do not mend that. Try, in this order: {'; '.join(tries)}. See docs/own_corpus.md."
+        f"and rounds of federation do not repair that. Try, in this order: {'; '.join(tries)}. See docs/own_corpus.md."
     )

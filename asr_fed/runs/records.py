@@ -79,7 +79,7 @@ class RoundRecord:
 
 
 def write_history(run_dir: Path, history: Iterable[RoundRecord]) -> None:
-    """history.jsonl, one line a round; whole or not at all."""
+    """history.jsonl, one line per round; whole or not at all."""
     with replacing(run_dir / HISTORY) as path:
         path.write_text("".join(json.dumps(record.to_dict()) + "\n" for record in history), encoding="utf-8")
 

@@ -1,9 +1,9 @@
 """Flower's objects, checked before they are deserialised.
 
-A message travels as a tree of objects, each named by the hash of its bytes. Flower 1.41 inflates whatever tree it is
+A message travels as a tree of objects, each named by the hash of its bytes. Flower 1.41 inflates any tree that it is
 given: an Array may name one chunk any number of times (1 MiB on the wire became 6.8 GB), and an invalid record raises
-    any exception of its parser. Here kinds, numbers and sizes are checked from the bytes alone, and every failure is a
-    `Refused`.
+any exception of its parser. Here kinds, numbers and sizes are checked from the bytes alone, and every failure is a
+`Refused`.
 
 The names of Flower used here are not public; tests/wire/test_inflate.py holds Flower to them.
 """

@@ -1,4 +1,4 @@
-"""Workers that do odd things on purpose; quick to import, since each actor imports them anew."""
+"""Workers that do odd things on purpose; quick to import, because each actor imports them again."""
 
 import functools
 import os

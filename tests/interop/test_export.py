@@ -98,7 +98,7 @@ def test_the_text_is_that_of_our_decoder(
     longest = max(len(signal) for signal in signals)
     batch = torch.nn.utils.rnn.pad_sequence(signals, batch_first=True, padding_value=0.3)
     texts, _ = theirs.transcribe_batch(batch, torch.tensor([len(signal) / longest for signal in signals]))
-    assert texts == ours, "in company, and whatever the padding"
+    assert texts == ours, "in a batch, with any padding"
 
 
 def test_it_opens_without_asr_fed_and_beside_another(recordings: list[Utterance], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""An utterance's states are its own, whatever else is in the batch."""
+"""An utterance's states do not depend on the rest of the batch."""
 
 import pytest
 import torch

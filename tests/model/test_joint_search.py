@@ -1,4 +1,4 @@
-"""The joint beam search: SpeechBrain's hypotheses, whatever the company."""
+"""The joint beam search: SpeechBrain's hypotheses, which do not depend on the rest of the batch."""
 
 from dataclasses import replace
 

@@ -76,7 +76,7 @@ class Resident:
             return Message(Error(REFUSED, str(refused)), reply_to=message)
         except (UserError, OSError) as error:  # the texts may name private files
             self.say(f"not in order: {error}")
-        except Exception as error:  # whatever a config or an order brings about: the node answers, and goes on
+        except Exception as error:  # any error of a config or an order: the node answers, and continues
             log.exception("message %s", message.metadata.message_id)
             self.say(f"not in order: {type(error).__name__}: {error}")
         return Message(Error(NOT_IN_ORDER, "the node is not in order, its owner has been told why"), reply_to=message)
