@@ -43,10 +43,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from asr_fed.runs.run_dir import read_summary, write_text
+from asr_fed.runs.summary import read_summary
 from asr_fed.system.errors import UserError
 from asr_fed.system.exit_status import exit_status
-from asr_fed.system.files import replacing
+from asr_fed.system.files import replacing, write_text
 from asr_fed.system.processes import available_cores
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def check(chosen: argparse.Namespace) -> list[str]:
         execute(recipe, runs, chosen.jobs)
         rows = measure(recipe, runs)
         if chosen.write:
-            seconds = sum(read_summary(runs / run)["seconds"] for run in recipe.runs)
+            seconds = sum(read_summary(runs / run).seconds for run in recipe.runs)
             write_measured(recipe, rows, measured_on(f"{len(recipe.runs)} runs of {seconds / 60:.0f} minutes together"))
         elif not compare(recipe, rows):
             different.append(name)
@@ -250,7 +250,7 @@ def measure(recipe: Recipe, runs: Path) -> list[Measured]:
 def _measure_row(row: Row, evaluations: "Mapping[str, Evaluation]", runs: Path) -> Measured:
     own, other = evaluations[row.name], None if row.against is None else evaluations[row.against]
     summaries = [read_summary(runs / run) for run in row.runs]
-    wers = [summary["systems"][row.system]["wer"] for summary in summaries]
+    wers = [summary.systems[row.system].wer for summary in summaries]
     speakers = tuple(own.speakers.values())
     return Measured(
         name=row.name,
@@ -261,7 +261,7 @@ def _measure_row(row: Row, evaluations: "Mapping[str, Evaluation]", runs: Path) 
         against=row.against,
         matched_pairs_p=None if other is None else _matched_pairs_p(own, other, len(row.runs)),
         runs=len(row.runs),
-        minutes=fmean(summary["seconds"] for summary in summaries) / 60,
+        minutes=fmean(summary.seconds for summary in summaries) / 60,
         speakers=speakers,
     )
 

@@ -82,6 +82,7 @@ def _on_manifest(
     from asr_fed.reporting.evaluation_files import numbers, own_folder, read_evaluation, write_evaluation
     from asr_fed.reporting.progress import result_table
     from asr_fed.runs.experiment import check_trained, pick_device
+    from asr_fed.runs.summary import SystemResult
     from asr_fed.system.processes import available_cores
 
     device = pick_device(chosen.device)
@@ -125,7 +126,7 @@ def _on_manifest(
             raise UserError(f"--against {chosen.against}: {error}. Evaluate both on the same manifest.") from None
     output = chosen.output or own_folder(folder, _folder_name(name, chosen, settings), about)
     write_evaluation(output, result, about, against)
-    console.print(result_table({name: numbers(result)}, f"{len(result.speakers)} speakers"))
+    console.print(result_table({name: SystemResult(**numbers(result))}, f"{len(result.speakers)} speakers"))
     for other, paired in against.items():
         console.print(f"against {other}: {describe_pair(paired)}", soft_wrap=True)
     console.print(f"Results are in {output}.", soft_wrap=True)

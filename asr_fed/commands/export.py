@@ -1,7 +1,6 @@
 """`python -m asr_fed.export MODEL FOLDER`: a folder that SpeechBrain opens; see docs/take_the_model_away.md."""
 
 import argparse
-import json
 from pathlib import Path
 
 from asr_fed.config.schema import Decoder, EvaluationConfig
@@ -30,6 +29,7 @@ def _export(model: Path, folder: Path, decoder: str | None) -> None:
     from asr_fed.interop.open_recogniser import open_recogniser
     from asr_fed.interop.speechbrain.writer import export_recogniser
     from asr_fed.runs.experiment import check_trained, read_config
+    from asr_fed.runs.summary import SUMMARY, read_summary
 
     recogniser = open_recogniser(model)
     used = Decoder.ctc_greedy if decoder is None else Decoder[decoder]
@@ -39,7 +39,7 @@ def _export(model: Path, folder: Path, decoder: str | None) -> None:
         evaluation = config.evaluation
         used = evaluation.test_decoder if decoder is None else used
     check_trained(recogniser, used, evaluation.beam_ctc_weight, run_of(model))
-    if (model / "summary.json").is_file():
-        summary = json.loads((model / "summary.json").read_text(encoding="utf-8"))
+    if (model / SUMMARY).is_file():
+        summary = vars(read_summary(model))
     export_recogniser(recogniser, folder, used, evaluation, summary)
     print(f"{folder} transcribes with {used.name}. Its README.md says how to open it.")

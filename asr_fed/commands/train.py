@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from glob import escape
 from multiprocessing import active_children
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -35,6 +35,11 @@ from asr_fed.runs.run_dir import CONFIG, has_begun, latest_run, load_config
 from asr_fed.system.errors import UserError
 from asr_fed.system.exit_status import Stopped, exit_status
 from asr_fed.system.files import NoRoom, is_no_room
+
+if TYPE_CHECKING:
+    from asr_fed.runs.summary import PretrainingSummary, RunSummary
+
+    Summary = RunSummary | PretrainingSummary
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PROGRAM = "asr-fed"
@@ -111,18 +116,18 @@ def _stop(number: int, _frame: object) -> None:
     raise Stopped(number)
 
 
-def _run(config: DictConfig) -> dict[str, Any]:
-    """One run; returns its summary. In a sweep {"failed": why} where there is none, so that the others go on."""
+def _run(config: DictConfig) -> "Summary | str":
+    """One run; returns its summary. In a sweep the reason where it failed, so that the others go on."""
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         return _run_of_sweep(config)
-    summaries: list[dict[str, Any]] = []
+    summaries: list[Summary] = []
     status = exit_status(PROGRAM, lambda: summaries.append(_train(config)))
     if status:  # here, because Hydra would print its own line about an exception
         sys.exit(status)
     return summaries[0]
 
 
-def _run_of_sweep(config: DictConfig) -> dict[str, Any]:
+def _run_of_sweep(config: DictConfig) -> "Summary | str":
     number = HydraConfig.get().job.num
     try:
         return _train(config, f"-{number}")  # the time in its name is that of the sweep
@@ -132,10 +137,10 @@ def _run_of_sweep(config: DictConfig) -> dict[str, Any]:
         traceback.print_exc()
         message = f"{type(error).__name__}: {error}"
     print(f"{PROGRAM}: run {number} of the sweep failed: {message}", file=sys.stderr)
-    return {"failed": message}
+    return message
 
 
-def _train(config: DictConfig, suffix: str = "") -> dict[str, Any]:
+def _train(config: DictConfig, suffix: str = "") -> "Summary":
     """Train in run_dir + `suffix`; if that is interrupted, print how to continue.
 
     Raises UserError for errors that the user can fix.

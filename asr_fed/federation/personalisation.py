@@ -21,6 +21,7 @@ from asr_fed.federation.roster import Roster, join
 from asr_fed.federation.round import assign, audio_seconds
 from asr_fed.model.state import state_sha256
 from asr_fed.runs.experiment import Experiment
+from asr_fed.runs.summary import GainsSummary
 from asr_fed.system.files import write_csv, write_text
 from asr_fed.wire.ask import AWAY, Asked, Assignment, ask
 from asr_fed.wire.hosts import Hosts
@@ -100,7 +101,7 @@ def personalise_clients(
     return state
 
 
-def summarise_gains(experiment: Experiment, weights_sha256: str) -> dict[str, Any] | None:
+def summarise_gains(experiment: Experiment, weights_sha256: str) -> GainsSummary | None:
     """For summary.json: the WER in percent over all held-back words, and how many clients became better or worse.
 
     None if personalisation with these weights and settings has not finished.
@@ -111,18 +112,18 @@ def summarise_gains(experiment: Experiment, weights_sha256: str) -> dict[str, An
         return None
     gains = state.gains.values()
     words = sum(gained.words for gained in gains)
-    return {
-        "part": experiment.config.personalisation.part.name,
-        "decoder": experiment.config.evaluation.client_decoder.name,
-        "clients": len(gains),
-        "words": words,
-        "wer_before": 100 * sum(gained.before for gained in gains) / words if words else None,
-        "wer_after": 100 * sum(gained.after for gained in gains) / words if words else None,
-        "better": sum(gained.after < gained.before for gained in gains),
-        "worse": sum(gained.after > gained.before for gained in gains),
-        "too_little_speech": sum(reason == TOO_LITTLE for reason in state.failures.values()),
-        "failures": {client: reason for client, reason in state.failures.items() if reason != TOO_LITTLE},
-    }
+    return GainsSummary(
+        part=experiment.config.personalisation.part.name,
+        decoder=experiment.config.evaluation.client_decoder.name,
+        clients=len(gains),
+        words=words,
+        wer_before=100 * sum(gained.before for gained in gains) / words if words else None,
+        wer_after=100 * sum(gained.after for gained in gains) / words if words else None,
+        better=sum(gained.after < gained.before for gained in gains),
+        worse=sum(gained.after > gained.before for gained in gains),
+        too_little_speech=sum(reason == TOO_LITTLE for reason in state.failures.values()),
+        failures={client: reason for client, reason in state.failures.items() if reason != TOO_LITTLE},
+    )
 
 
 def _assign_some(clients: Sequence[str], roster: Roster, config: Config) -> list[Assignment]:

@@ -208,6 +208,7 @@ def write_gains(
     from asr_fed.evaluation.wer import score
     from asr_fed.reporting.evaluation_files import numbers, write_evaluation
     from asr_fed.reporting.progress import result_table
+    from asr_fed.runs.summary import SystemResult
     from asr_fed.system.files import write_csv
 
     held_back = [utterance for client in clients for utterance in client.dev]
@@ -237,7 +238,8 @@ def write_gains(
     worse = sum(after.speakers[client.id].errors > before.speakers[client.id].errors for client in clients)
     console.print(
         result_table(
-            {"before": numbers(before), "after": numbers(after)}, f"held-back speech of {len(clients)} speakers"
+            {"before": SystemResult(**numbers(before)), "after": SystemResult(**numbers(after))},
+            f"held-back speech of {len(clients)} speakers",
         )
     )
     console.print(f"{describe_pair(gain)}; better for {better} speakers, worse for {worse}.", soft_wrap=True)

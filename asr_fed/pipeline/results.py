@@ -1,7 +1,7 @@
 """The results of a run: its recognisers evaluated on the test speakers, written to files."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from asr_fed.reporting.evaluation_files import numbers, write_evaluation
 from asr_fed.reporting.progress import RunProgress
 from asr_fed.reporting.report import write_report
 from asr_fed.runs.experiment import Experiment, open_experiment, pick_device, pooled_speech, systems
-from asr_fed.runs.run_dir import exclusive, git_commit, read_summary, versions, write_summary
+from asr_fed.runs.run_dir import exclusive, git_commit, versions
+from asr_fed.runs.summary import RunSummary, SystemResult, read_summary, write_summary
 from asr_fed.system.processes import peak_rss_mb
 
 OF_THE_PROCESS = ("seconds", "peak_rss_mb", "command", "versions", "git_commit")
@@ -77,15 +78,19 @@ def write_results(
     federation: FederationState | None,
     tests: Outcome,
     made: Mapping[str, Any],
-) -> dict[str, Any]:
+) -> RunSummary:
     """summary.json, evaluation/NAME/ for each recogniser, the carbon account, and report.html; returns the summary.
 
     `made`: facts for the summary about the run that trained them (seconds, memory, command, versions, commit).
     """
     run_dir, evaluations = experiment.run_dir, tests.chosen
-    summary = {**summarise(experiment, federation, tests), **made}
+    summary = summarise(experiment, federation, tests, made)
     account = carbon_account(experiment, federation, summary)
-    summary["carbon"] = None if account is None else summarise_account(account, read_measured(run_dir))
+    summary = replace(
+        summary,
+        carbon=None if account is None else summarise_account(account, read_measured(run_dir)),
+        simulation=summarise_run_of_fleet(experiment, federation),
+    )
     if account is not None:
         write_account(run_dir, account)
     for name, evaluation in evaluations.items():
@@ -95,7 +100,6 @@ def write_results(
             **describe_decoder(experiment.config.evaluation.test_decoder, experiment.config.evaluation),
         }
         write_evaluation(run_dir / "evaluation" / name, evaluation, about, compare_with_others(name, evaluations))
-    summary["simulation"] = summarise_run_of_fleet(experiment, federation)
     write_summary(run_dir, summary)
     history = federation.history if federation is not None else []
     write_report(
@@ -110,9 +114,7 @@ def write_results(
     return summary
 
 
-def carbon_account(
-    experiment: Experiment, federation: FederationState | None, summary: Mapping[str, Any]
-) -> Account | None:
+def carbon_account(experiment: Experiment, federation: FederationState | None, summary: RunSummary) -> Account | None:
     """None where the config asks for none. The centralised run makes the passes of the config over the pooled speech,
     whether the run has trained one or not."""
     config = experiment.config
@@ -120,18 +122,18 @@ def carbon_account(
         return None
     here = experiment.partition.clients  # the silos of a deployment keep theirs
     pooled = sum(each.duration for each in pooled_speech(experiment)) if here else federation.seconds
-    before = summary["warm_start_wer"]
-    gained = None if before is None else before - summary["test_wer"]
+    before = summary.warm_start_wer
+    gained = None if before is None else before - summary.test_wer
     return account_of_run(config, experiment.run_dir, federation.history, config.central.epochs * pooled, gained)
 
 
-def test_again(run_dir: Path, settings: EvaluationConfig) -> dict[str, Any]:
+def test_again(run_dir: Path, settings: EvaluationConfig) -> RunSummary:
     """Test the recognisers of a finished run with another decoder, and write its results again.
 
     Raises UserError where the run has not ended.
     """
     earlier = read_summary(run_dir)
-    made = {key: value for key, value in earlier.items() if key in OF_THE_PROCESS}
+    made = {name: getattr(earlier, name) for name in OF_THE_PROCESS}
     experiment = open_experiment(run_dir)
     trained = experiment.config.loss.ctc_weight
     check_decoder(settings.test_decoder, settings.beam_ctc_weight, trained, "--decoder")
@@ -165,8 +167,9 @@ def made_by(seconds: float, command: str) -> dict[str, Any]:
     return dict(zip(OF_THE_PROCESS, (seconds, peak_rss_mb(), command, versions(), git_commit()), strict=True))
 
 
-def summarise(experiment: Experiment, federation: FederationState | None, tests: Outcome) -> dict[str, Any]:
-    """The result for summary.json. `test_*` and `weights_sha256` are about the run's own recogniser."""
+def summarise(
+    experiment: Experiment, federation: FederationState | None, tests: Outcome, made: Mapping[str, Any]
+) -> RunSummary:
     config, evaluations = experiment.config, tests.chosen
     own = "central" if config.mode is Mode.central else "federated"
     model = load_recogniser(experiment.checkpoints / f"{own}.pt").model
@@ -174,24 +177,26 @@ def summarise(experiment: Experiment, federation: FederationState | None, tests:
     freeze(model, config.federation.frozen)
     federated_sha256 = state_sha256(read_state(model))  # of the weights that clients are sent
     pooled = [utterance for client in experiment.partition.clients for utterance in client.train]
-    return {
-        "mode": config.mode.name,
-        "test_wer": evaluations[own].wer,
-        "test_cer": evaluations[own].cer,
-        "warm_start_wer": evaluations["warm_start"].wer if "warm_start" in evaluations else None,
-        "best_round": federation.best_round if federation is not None else 0,
-        "rounds": federation.round if federation is not None else 0,
-        "clients": federation.clients if federation is not None else len(experiment.partition.clients),
-        "hours": federation.seconds / 3600 if federation is not None else hours(pooled),
-        "test_speakers": len(evaluations[own].speakers),
-        "decoder": config.evaluation.test_decoder.name,
-        "systems": {
-            name: numbers(evaluation) | beside(tests.ctc_greedy.get(name)) for name, evaluation in evaluations.items()
+    return RunSummary(
+        mode=config.mode.name,
+        test_wer=evaluations[own].wer,
+        test_cer=evaluations[own].cer,
+        warm_start_wer=evaluations["warm_start"].wer if "warm_start" in evaluations else None,
+        best_round=federation.best_round if federation is not None else 0,
+        rounds=federation.round if federation is not None else 0,
+        clients=federation.clients if federation is not None else len(experiment.partition.clients),
+        hours=federation.seconds / 3600 if federation is not None else hours(pooled),
+        test_speakers=len(evaluations[own].speakers),
+        decoder=config.evaluation.test_decoder.name,
+        systems={
+            name: SystemResult(**numbers(evaluation) | beside(tests.ctc_greedy.get(name)))
+            for name, evaluation in evaluations.items()
         },
-        "against": {name: asdict(paired) for name, paired in compare_with_others(own, evaluations).items()},
-        "spread": {name: asdict(speaker_spread(evaluation)) for name, evaluation in evaluations.items()},
-        "personalisation": summarise_gains(experiment, federated_sha256) if config.personalise else None,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "weights_sha256": weights_sha256,
-        "tokenizer_sha256": experiment.tokenizer.sha256,
-    }
+        against=compare_with_others(own, evaluations),
+        spread={name: speaker_spread(evaluation) for name, evaluation in evaluations.items()},
+        personalisation=summarise_gains(experiment, federated_sha256) if config.personalise else None,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        weights_sha256=weights_sha256,
+        tokenizer_sha256=experiment.tokenizer.sha256,
+        **made,
+    )

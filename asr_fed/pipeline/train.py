@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -37,6 +36,7 @@ from asr_fed.reporting.tracking import check_tracking, open_tracking
 from asr_fed.runs.experiment import Experiment, pick_device, pooled_speech, prepare_experiment, systems
 from asr_fed.runs.records import RoundRecord, write_epochs, write_history
 from asr_fed.runs.run_dir import begin_run, claim_run_dir
+from asr_fed.runs.summary import PretrainingSummary, RunSummary
 from asr_fed.simulation.fleet import Fleet
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import keep_freed_memory
@@ -46,7 +46,7 @@ from asr_fed.training.central import EpochReport, train_central
 LONG = 10  # trainings of at least this many epochs report already halfway that they learn nothing
 
 
-def train(config: Config, command: str = "") -> dict[str, Any]:
+def train(config: Config, command: str = "") -> RunSummary | PretrainingSummary:
     """Run `config` to its end and return the summary that is also in the run directory.
 
     `command` is the command line for the summary. Raises UserError for errors that the user can fix.
@@ -93,18 +93,18 @@ def train(config: Config, command: str = "") -> dict[str, Any]:
                 if config.task.kind is not TaskKind.recognition:
                     found = evaluate_pretraining(experiment, progress)
                     made = made_by(time.perf_counter() - started, command)
-                    summary = write_pretraining(experiment, federation, found, made)
+                    pretraining = write_pretraining(experiment, federation, found, made)
                     progress.say(f"Results are in {experiment.run_dir}.")
-                    return summary
+                    return pretraining
                 tests = test_all(experiment, progress)
             made = made_by(time.perf_counter() - started, command)
             summary = write_results(experiment, federation, tests, made)
             progress.result(summary)
-            if summary["personalisation"]:
-                progress.say(describe_gains(summary["personalisation"]))
-            for line in describe_fleet(summary["simulation"]):
+            if summary.personalisation is not None:
+                progress.say(describe_gains(summary.personalisation))
+            for line in describe_fleet(summary.simulation):
                 progress.say(line)
-            for sentence in describe_carbon(summary["carbon"]):
+            for sentence in describe_carbon(summary.carbon):
                 progress.say(sentence)
             progress.say(f"Results are in {experiment.run_dir}.")
     return summary

@@ -11,6 +11,7 @@ from rich.table import Table
 from asr_fed.carbon.account import Account, Sums
 from asr_fed.carbon.model import Band, names
 from asr_fed.reporting.figures import data_uri
+from asr_fed.runs.summary import RunSummary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,7 +113,7 @@ def carbon_figure(account: Account, width: float = 9.0) -> "Figure":
     return figure
 
 
-def carbon_section(account: Account, summary: Mapping[str, Any]) -> dict[str, Any]:
+def carbon_section(account: Account, summary: RunSummary) -> dict[str, Any]:
     """What report.html shows of an account; `summary` is the run's."""
     rows = [
         (line.name, amount(line.sums.wh.value), amount(line.sums.g.value), spread(line.sums.g), _percent(line.share))
@@ -121,7 +122,7 @@ def carbon_section(account: Account, summary: Mapping[str, Any]) -> dict[str, An
     used = names((*account.federated, *account.central))
     return {
         "rows": rows,
-        "sentences": describe_carbon(summary["carbon"]),
+        "sentences": describe_carbon(summary.carbon),
         "picture": data_uri(carbon_figure(account)),
         "constants": [account.constants[name] for name in sorted(used)],
     }

@@ -10,7 +10,7 @@ from rich.console import Console
 from asr_fed.reporting.comparison import lay_out, markdown, run_labels, terminal_table
 from asr_fed.reporting.dev_curves import dev_curves
 from asr_fed.runs.records import read_history
-from asr_fed.runs.run_dir import own_system, read_summary
+from asr_fed.runs.summary import PretrainingSummary, RunSummary, read_summary
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import replacing
 
@@ -29,13 +29,21 @@ FIELDS = (
 )
 
 
-def describe_run(overrides: Sequence[str], run_dir: str | None, result: dict[str, Any]) -> dict[str, Any]:
+def describe_run(
+    overrides: Sequence[str], run_dir: str | None, result: RunSummary | PretrainingSummary | str
+) -> dict[str, Any]:
     """A run as one record, with the keys of FIELDS; what does not apply to it is None.
 
     `effective_clients` is the mean over the rounds. `audio_hours` counts the clients' speech once for each time that
     they trained on it. MB are 10^6 bytes.
+
+    Args:
+        result: the summary of the run, or why it failed.
     """
-    rounds = [] if run_dir is None or "failed" in result else read_history(Path(run_dir))
+    about = {"overrides": list(overrides), "run_dir": run_dir}
+    if isinstance(result, str):
+        return {name: (about | {"failed": result}).get(name) for name in FIELDS}
+    rounds = [] if run_dir is None else read_history(Path(run_dir))
 
     def total(key: str, unit: float) -> float | None:
         return sum(getattr(record, key) for record in rounds) / unit if rounds else None
@@ -46,19 +54,14 @@ def describe_run(overrides: Sequence[str], run_dir: str | None, result: dict[str
         "mb_up": total("bytes_up", 1e6),
         "mb_down": total("bytes_down", 1e6),
     }
-    fleet = result.get("simulation") or {}
+    if isinstance(result, PretrainingSummary):
+        return {name: {**vars(result), **sums, **about}.get(name) for name in FIELDS}
+    fleet = result.simulation or {}
     sums |= {name: fleet.get(name) for name in ("dropped", "partial", "lost_compute", "waiting")}
     sums |= {"fleet_hours": fleet.get("hours"), "fleet_hours_to_best": fleet.get("best_hours")}
-    own = result.get("systems", {}).get(own_system(result), {})
-    interval = {name: own.get(name) for name in ("wer_low", "wer_high")}
-    known = {
-        **result,
-        **sums,
-        **interval,
-        **_carbon(result.get("carbon")),
-        "overrides": list(overrides),
-        "run_dir": run_dir,
-    }
+    own = result.systems.get(result.own)
+    interval = {"wer_low": own and own.wer_low, "wer_high": own and own.wer_high}
+    known = {**vars(result), **sums, **interval, **_carbon(result.carbon), **about}
     return {name: known.get(name) for name in FIELDS}
 
 
@@ -120,7 +123,7 @@ def _against(record: dict[str, Any], first: dict[str, Any]) -> dict[str, Any]:
 
     try:
         own, other = (
-            read_evaluation(Path(each["run_dir"]) / "evaluation" / own_system(read_summary(Path(each["run_dir"]))))
+            read_evaluation(Path(each["run_dir"]) / "evaluation" / read_summary(Path(each["run_dir"])).own)
             for each in (record, first)
         )
         found = paired_test(own, other)

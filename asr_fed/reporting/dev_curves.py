@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asr_fed.runs.records import RoundRecord, read_epochs, read_history
-from asr_fed.runs.run_dir import read_summary
+from asr_fed.runs.summary import read_summary
 from asr_fed.training.central import EpochReport
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Run:
     @classmethod
     def read(cls, label: str, run_dir: Path) -> "Run":
         ended = (run_dir / "summary.json").is_file()
-        hours = (read_summary(run_dir).get("hours") if ended else None) or 0.0
+        hours = read_summary(run_dir).hours if ended else 0.0
         return cls(label, read_history(run_dir), read_epochs(run_dir, "central"), hours)
 
 

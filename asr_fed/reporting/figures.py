@@ -4,10 +4,11 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from asr_fed.reporting.partition_report import histogram
 from asr_fed.runs.records import RoundRecord
+from asr_fed.runs.summary import SystemResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,14 +57,14 @@ def pretraining_figures(history: History) -> dict[str, str]:
     }
 
 
-def interval_figure(systems: Mapping[str, Mapping[str, Any]]) -> str:
+def interval_figure(systems: Mapping[str, SystemResult]) -> str:
     """WER of each recogniser with its interval."""
     figure, axes = new_axes((5.5, 0.6 + 0.45 * len(systems)))
     for place, (name, system) in enumerate(systems.items()):
         colour = COLOURS.get(name, "#444")
-        if system["wer_low"] is not None:
-            axes.plot([system["wer_low"], system["wer_high"]], [place, place], color=colour, linewidth=3, alpha=0.45)
-        axes.plot(system["wer"], place, "o", color=colour, markersize=8)
+        if system.wer_low is not None and system.wer_high is not None:
+            axes.plot([system.wer_low, system.wer_high], [place, place], color=colour, linewidth=3, alpha=0.45)
+        axes.plot(system.wer, place, "o", color=colour, markersize=8)
     axes.set_yticks(range(len(systems)), [name.replace("_", " ") for name in systems])
     axes.set_ylim(len(systems) - 0.5, -0.5)
     axes.set_xlim(left=0)

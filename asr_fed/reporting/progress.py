@@ -1,16 +1,15 @@
 """Terminal output of a run: progress bars, and above them one line per step."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from asr_fed.evaluation.statistics import describe_pair, read_paired
+from asr_fed.evaluation.statistics import describe_pair
 from asr_fed.reporting.tracking import Track
 from asr_fed.runs.records import RoundRecord
-from asr_fed.runs.run_dir import own_system
+from asr_fed.runs.summary import CodesResult, RunSummary, SystemResult
 from asr_fed.training.central import EpochReport
 
 
@@ -63,42 +62,41 @@ class RunProgress:
             if isinstance(value, int | float) and key not in ("round", "version"):
                 self._track(f"federation/{key}", value, record.round)
 
-    def result(self, summary: dict[str, Any]) -> None:
-        self.say(result_table(summary["systems"], f"{summary['test_speakers']} unseen test speakers"))
-        for name, paired in summary["against"].items():
-            against = f"{own_system(summary)} against {name}".replace("_", " ")
-            self.say(f"{against}: {describe_pair(read_paired(paired))}")
-        for name, system in summary["systems"].items():
-            self._track(f"test/{name}_wer", system["wer"], summary["rounds"])
-            self._track(f"test/{name}_cer", system["cer"], summary["rounds"])
+    def result(self, summary: RunSummary) -> None:
+        self.say(result_table(summary.systems, f"{summary.test_speakers} unseen test speakers"))
+        for name, paired in summary.against.items():
+            against = f"{summary.own} against {name}".replace("_", " ")
+            self.say(f"{against}: {describe_pair(paired)}")
+        for name, system in summary.systems.items():
+            self._track(f"test/{name}_wer", system.wer, summary.rounds)
+            self._track(f"test/{name}_cer", system.cer, summary.rounds)
 
 
-def pretraining_table(systems: Mapping[str, Mapping[str, float]]) -> Table:
+def pretraining_table(systems: Mapping[str, CodesResult]) -> Table:
     """Loss and accuracy of each model on the test speakers."""
     table = Table(title="unseen test speakers, masked codes")
     for column in ("", "loss", "right %", "masked"):
         table.add_column(column, justify="left" if not column else "right")
     for name, found in systems.items():
-        loss, accuracy = f"{found['loss']:.3f}", f"{found['accuracy']:.2f}"
-        table.add_row(name.replace("_", " "), loss, accuracy, f"{found['masked']:.0f}")
+        table.add_row(name.replace("_", " "), f"{found.loss:.3f}", f"{found.accuracy:.2f}", f"{found.masked:.0f}")
     return table
 
 
-def result_table(systems: dict[str, dict[str, Any]], title: str) -> Table:
+def result_table(systems: Mapping[str, SystemResult], title: str) -> Table:
     """WER and CER of each system on the test speakers; beside the WER of a beam search that of CTC greedy, if there is
     one."""
     table = Table(title=title)
-    both = any(result.get("ctc_greedy_wer") is not None for result in systems.values())
+    both = any(result.ctc_greedy_wer is not None for result in systems.values())
     for column in ("", "WER %", "95 % interval", *(["CTC greedy"] * both), "CER %", "sub", "del", "ins", "words"):
         table.add_column(column, justify="left" if not column else "right")
     for name, result in systems.items():
-        greedy = [f"{result['ctc_greedy_wer']:.2f}"] if both else []
-        counts = (str(result[key]) for key in ("substitutions", "deletions", "insertions", "words"))
-        wer, cer = f"{result['wer']:.2f}", f"{result['cer']:.2f}"
-        table.add_row(name.replace("_", " "), wer, interval(result), *greedy, cer, *counts)
+        greedy = [f"{result.ctc_greedy_wer:.2f}"] if both else []
+        counts = map(str, (result.substitutions, result.deletions, result.insertions, result.words))
+        cells = (f"{result.wer:.2f}", interval(result), *greedy, f"{result.cer:.2f}", *counts)
+        table.add_row(name.replace("_", " "), *cells)
     return table
 
 
-def interval(result: Mapping[str, Any]) -> str:
+def interval(result: SystemResult) -> str:
     """Interval of the WER over test speakers; empty if there is only one speaker."""
-    return "" if result["wer_low"] is None else f"{result['wer_low']:.1f} to {result['wer_high']:.1f}"
+    return "" if result.wer_low is None else f"{result.wer_low:.1f} to {result.wer_high:.1f}"

@@ -6,7 +6,6 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
@@ -23,7 +22,7 @@ from asr_fed.reporting.figures import hours_figure, interval_figure, round_figur
 from asr_fed.reporting.page import render
 from asr_fed.reporting.simulation import fleet_section
 from asr_fed.runs.records import RoundRecord
-from asr_fed.runs.run_dir import own_system
+from asr_fed.runs.summary import GainsSummary, RunSummary
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import replacing
 
@@ -47,7 +46,7 @@ class Sample:
 
 def write_report(
     run_dir: Path,
-    summary: Mapping[str, Any],
+    summary: RunSummary,
     history: Sequence[RoundRecord],
     evaluations: Mapping[str, Evaluation],
     partition: Partition,
@@ -62,7 +61,7 @@ def write_report(
         clips: how many recordings can be listened to.
         account: of what the run would emit, where it has one.
     """
-    own = own_system(summary)
+    own = summary.own
     wers = {
         name: {speaker: counts.percent for speaker, counts in evaluation.speakers.items()}
         for name, evaluation in evaluations.items()
@@ -74,7 +73,7 @@ def write_report(
         name=run_dir.name,
         summary=summary,
         own=own,
-        intervals=interval_figure(summary["systems"]),
+        intervals=interval_figure(summary.systems),
         rounds=round_figures(history) if history else {},
         failures=sum(len(record.failures) for record in history),
         partition=summarise(partition),
@@ -85,27 +84,27 @@ def write_report(
         confusions={kind: common[:COMMON] for kind, common in confusions(evaluations[own]).items()},
         samples=samples(evaluations, own, clips),
         carbon=carbon_section(account, summary) if account else None,
-        gains=describe_gains(summary["personalisation"]) if summary.get("personalisation") else None,
-        fleet=fleet_section(run_dir, summary.get("simulation"), history),
+        gains=describe_gains(summary.personalisation) if summary.personalisation else None,
+        fleet=fleet_section(run_dir, summary.simulation, history),
         config=(run_dir / "config.yaml").read_text(encoding="utf-8"),
     )
     with replacing(run_dir / "report.html") as path:
         path.write_text(text, encoding="utf-8")
 
 
-def describe_gains(personalisation: Mapping[str, Any]) -> str:
+def describe_gains(gains: GainsSummary) -> str:
     """The summary of personalisation in one line."""
-    few, failed = personalisation["too_little_speech"], len(personalisation["failures"])
+    few, failed = gains.too_little_speech, len(gains.failures)
     left_out = (f"; {few} had too little speech to hold some back" if few else "") + (
         f"; {failed} failed" if failed else ""
     )
-    if not personalisation["words"]:
-        return f"Nobody personalised ({personalisation['part']}){left_out}."
+    if not gains.words:
+        return f"Nobody personalised ({gains.part}){left_out}."
     return (
-        f"Personalised ({personalisation['part']}): WER on speech that clients held back "
-        f"{personalisation['wer_before']:.2f} before, {personalisation['wer_after']:.2f} after; better for "
-        f"{personalisation['better']} of {personalisation['clients']} clients, worse for "
-        f"{personalisation['worse']}{left_out}."
+        f"Personalised ({gains.part}): WER on speech that clients held back "
+        f"{gains.wer_before:.2f} before, {gains.wer_after:.2f} after; better for "
+        f"{gains.better} of {gains.clients} clients, worse for "
+        f"{gains.worse}{left_out}."
     )
 
 

@@ -1,9 +1,8 @@
 """The run directory: its files, and the rules for continuing a run in it."""
 
-import json
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from glob import glob
@@ -181,27 +180,6 @@ def may_change(key: str, config: Config) -> bool:
     if key.startswith(f"evaluation.{SEARCH}"):
         return Decoder.beam not in (config.evaluation.dev_decoder, config.evaluation.client_decoder)
     return any(f"{key}.".startswith(f"{name}.") for name in MAY_CHANGE)
-
-
-def write_summary(run_dir: Path, summary: dict[str, Any]) -> None:
-    """summary.json."""
-    write_text(run_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
-
-
-def read_summary(run_dir: Path) -> dict[str, Any]:
-    """Raises UserError where the run has not ended, or has trained no recogniser."""
-    path = run_dir / "summary.json"
-    if not path.is_file():
-        raise UserError(f"{run_dir} has no summary.json: it is no run, or one that has not ended.")
-    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if summary.get("task", "recognition") != "recognition":
-        raise UserError(f"{run_dir} is a pre-training ({summary['task']}): it has no word error rate.")
-    return summary
-
-
-def own_system(summary: Mapping[str, Any]) -> str:
-    """The recogniser that a summary's `test_wer` is about."""
-    return "central" if summary.get("mode") == "central" else "federated"
 
 
 def versions() -> dict[str, str]:

@@ -76,10 +76,10 @@ def test_gains_are_those_of_the_plain_function_on_any_node(holding_back: Experim
     summary = summarise_gains(holding_back, state_sha256(weights))
     assert summary is not None
     words = sum(gained.words for gained in plain.values())
-    assert summary["wer_before"] == pytest.approx(100 * sum(gained.before for gained in plain.values()) / words)
-    assert summary["wer_after"] == pytest.approx(100 * sum(gained.after for gained in plain.values()) / words)
-    assert summary["better"] + summary["worse"] <= summary["clients"] == 4
-    assert summary["too_little_speech"] == 1 and "1 had too little speech" in describe_gains(summary)
+    assert summary.wer_before == pytest.approx(100 * sum(gained.before for gained in plain.values()) / words)
+    assert summary.wer_after == pytest.approx(100 * sum(gained.after for gained in plain.values()) / words)
+    assert summary.better + summary.worse <= summary.clients == 4
+    assert summary.too_little_speech == 1 and "1 had too little speech" in describe_gains(summary)
     assert summarise_gains(holding_back, "0" * 64) is None, "these are other weights"
 
 
@@ -142,7 +142,7 @@ def test_clients_whose_node_was_away_are_asked_when_it_is_resumed(
     away = {client.id for client in holding_back.partition.clients[1::2]}
     assert {name for name, reason in state.failures.items() if reason == AWAY} == away
     summary = summarise_gains(holding_back, state_sha256(weights))
-    assert summary is not None and summary["failures"].keys() == away
+    assert summary is not None and summary.failures.keys() == away
     asked_before = grid.pushed
     grid.nodes = [1, 2]
     state = run(holding_back, weights, grid)

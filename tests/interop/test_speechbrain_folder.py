@@ -361,7 +361,7 @@ def test_training_goes_on_from_it(published: Published, corpus: Corpus, prepared
         open_recogniser(tmp_path / "run" / "checkpoints" / "warm_start.pt"),
         open_recogniser(tmp_path / "run"),
     )
-    assert summary["tokenizer_sha256"] == begun.tokenizer.sha256 == ended.tokenizer.sha256
+    assert summary.tokenizer_sha256 == begun.tokenizer.sha256 == ended.tokenizer.sha256
     expected = open_recogniser(published.folder).model.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in begun.model.state_dict().items())
     assert not torch.equal(ended.model.embedding.Embedding.weight, begun.model.embedding.Embedding.weight)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from asr_fed.reporting.compare import describe_run
+from asr_fed.runs.summary import RunSummary
 from tests.tiny import Corpus, settings, write_experiment_file
 
 REPOSITORY = Path(__file__).parents[2]
@@ -89,6 +90,7 @@ def test_help_of_an_experiment_of_ones_own_lists_our_groups(folder: Path) -> Non
 
 
 def test_a_centralised_run_has_no_rounds_to_add_up(tmp_path: Path) -> None:
-    described = describe_run(["mode=central"], str(tmp_path), {"test_wer": 5.0, "rounds": 0, "seconds": 2.0})
+    summary = RunSummary(test_wer=5.0, test_cer=2.0, mode="central", seconds=2.0)
+    described = describe_run(["mode=central"], str(tmp_path), summary)
     assert described["test_wer"] == 5.0
     assert described["mb_up"] is None and described["audio_hours"] is None and described["failed"] is None

@@ -15,6 +15,7 @@ from asr_fed.pipeline.results import Outcome, beside, summarise
 from asr_fed.reporting.evaluation_files import numbers
 from asr_fed.reporting.progress import RunProgress, result_table
 from asr_fed.runs.experiment import Experiment
+from asr_fed.runs.summary import SystemResult
 from tests.tiny import Corpus, settings, typed_config
 
 
@@ -39,9 +40,9 @@ def test_ctc_greedy_stands_beside_a_beam(tested: Callable[..., tuple[Experiment,
     expected = results.test(own, "federated", Decoder.ctc_greedy, RunProgress())
     assert tests.ctc_greedy["federated"].hypotheses == expected.hypotheses
     assert tests.chosen["federated"].hypotheses != expected.hypotheses
-    system = summarise(own, None, tests)["systems"]["federated"]
-    assert (system["wer"], system["ctc_greedy_wer"]) == (tests.chosen["federated"].wer, expected.wer)
-    assert (system["cer"], system["ctc_greedy_cer"]) == (tests.chosen["federated"].cer, expected.cer)
+    system = summarise(own, None, tests, {}).systems["federated"]
+    assert (system.wer, system.ctc_greedy_wer) == (tests.chosen["federated"].wer, expected.wer)
+    assert (system.cer, system.ctc_greedy_cer) == (tests.chosen["federated"].cer, expected.cer)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_it_does_not_where_it_is_the_chosen_one_or_not_trained(
 ) -> None:
     own, tests = tested(*changes)
     assert tests.ctc_greedy == {}
-    assert summarise(own, None, tests)["systems"]["federated"]["ctc_greedy_wer"] is None
+    assert summarise(own, None, tests, {}).systems["federated"].ctc_greedy_wer is None
 
 
 def test_the_table_has_a_column_for_it_where_there_is_one(tested: Callable[..., tuple[Experiment, Outcome]]) -> None:
@@ -65,7 +66,7 @@ def test_the_table_has_a_column_for_it_where_there_is_one(tested: Callable[..., 
 
     _, tests = tested("evaluation.test_decoder=ctc_greedy")
     found = tests.chosen["federated"]
-    assert "greedy" not in shown({"federated": numbers(found)})
-    other = {"federated": numbers(found) | {"ctc_greedy_wer": 12.345}}
+    assert "greedy" not in shown({"federated": SystemResult(**numbers(found))})
+    other = {"federated": SystemResult(**numbers(found), ctc_greedy_wer=12.345)}
     assert "CTC greedy" in shown(other) and "12.35" in shown(other)
     assert beside(None) == {"ctc_greedy_wer": None, "ctc_greedy_cer": None}

@@ -18,7 +18,7 @@ from asr_fed.data.manifest import Utterance
 from asr_fed.evaluation.evaluate import Evaluation
 from asr_fed.evaluation.wer import score
 from asr_fed.reporting.evaluation_files import numbers, write_evaluation
-from asr_fed.runs.run_dir import write_summary
+from asr_fed.runs.summary import RunSummary, SystemResult, write_summary
 from asr_fed.system.errors import UserError
 from recipes import check
 
@@ -129,8 +129,9 @@ def finish(run_dir: Path, wrong: int) -> None:
         heard = [" ".join(WORDS.split()[count:]) for count in (missed, missed - 1)]
         evaluation = Evaluation(score(speech, heard))
         write_evaluation(run_dir / "evaluation" / name, evaluation, {})
-        systems[name] = numbers(evaluation)
-    write_summary(run_dir, {"systems": systems, "seconds": 90})
+        systems[name] = SystemResult(**numbers(evaluation))
+    own = systems["federated"]
+    write_summary(run_dir, RunSummary(test_wer=own.wer, test_cer=own.cer, systems=systems, seconds=90))
 
 
 def test_seeds_words_runs_and_the_environment_make_the_command_lines(

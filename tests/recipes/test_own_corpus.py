@@ -41,6 +41,6 @@ def test_the_example_runs_on_a_table_of_recordings(
     Path("mine.yaml").write_text(example(), encoding="utf-8")
     config = compose_and_check(str(tmp_path / "mine.yaml"), [f"data.root={corpus.table}", "run_dir=run", *SMALLER])
     summary = train(OmegaConf.to_object(config))  # type: ignore[arg-type]
-    assert (summary["rounds"], summary["clients"]) == (1, 2)
+    assert (summary.rounds, summary.clients) == (1, 2)
     assert len(read_manifest("prepared/mine/manifest.csv")) == corpus.good
-    assert {"warm_start", "federated"} <= summary["systems"].keys()
+    assert {"warm_start", "federated"} <= summary.systems.keys()

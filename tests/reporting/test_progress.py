@@ -1,7 +1,5 @@
 """What a run prints at its end."""
 
-from dataclasses import asdict
-
 import pytest
 
 from asr_fed.data.manifest import Utterance
@@ -10,6 +8,7 @@ from asr_fed.evaluation.statistics import paired_test
 from asr_fed.evaluation.wer import score
 from asr_fed.reporting.evaluation_files import numbers
 from asr_fed.reporting.progress import RunProgress
+from asr_fed.runs.summary import RunSummary, SystemResult
 
 SPEECH = [Utterance(f"u{n}", 1.0, "", f"s{n % 3}", "one two three four") for n in range(6)]
 
@@ -23,10 +22,14 @@ def evaluation(*wrong: int) -> Evaluation:
 def test_the_table_of_a_run_ends_with_both_tests_of_its_own_recogniser(capsys: pytest.CaptureFixture[str]) -> None:
     own, start = evaluation(0, 1, 1, 0, 1, 1), evaluation(2, 2, 3, 2, 2, 4)
     paired = paired_test(own, start)
-    summary = {
-        **{"mode": "federated", "test_speakers": 3, "rounds": 2, "against": {"warm_start": asdict(paired)}},
-        "systems": {"warm_start": numbers(start), "federated": numbers(own)},
-    }
+    summary = RunSummary(
+        test_wer=own.wer,
+        test_cer=own.cer,
+        test_speakers=3,
+        rounds=2,
+        against={"warm_start": paired},
+        systems={name: SystemResult(**numbers(found)) for name, found in (("warm_start", start), ("federated", own))},
+    )
     tracked = {}
     with RunProgress(lambda name, value, step: tracked.update({name: (value, step)})) as progress:
         progress.result(summary)

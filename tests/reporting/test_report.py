@@ -17,6 +17,7 @@ from asr_fed.evaluation.evaluate import Evaluation
 from asr_fed.evaluation.wer import score
 from asr_fed.reporting.evaluation_files import numbers
 from asr_fed.reporting.report import CLIP_SECONDS, marked, samples, write_report
+from asr_fed.runs.summary import RunSummary, SystemResult
 from tests.runs.test_records import record
 
 FAILED = {"client_0001": "hangs"}
@@ -62,18 +63,23 @@ def page(
     tmp_path: Path, speech: list[Utterance], clips: int = 6, history: Any = None, beside: dict[str, float] | None = None
 ) -> str:
     found = evaluations(speech)
-    summary = {
-        "mode": "federated",
-        "test_wer": found["federated"].wer,
-        "warm_start_wer": found["warm_start"].wer,
-        **{"test_speakers": 2, "clients": 2, "hours": 0.1, "rounds": 2, "best_round": 1, "decoder": "ctc_greedy"},
-        **{"parameters": 1000, "seconds": 60.0, "weights_sha256": "f" * 64, "git_commit": None},
-        "command": "python train_fed.py a.yaml b='<c>'",
-        "versions": {"torch": "2.11.0"},
-        "systems": {name: numbers(evaluation) | (beside or {}) for name, evaluation in found.items()},
-        "against": {},
-        "spread": {},
-    }
+    summary = RunSummary(
+        test_wer=found["federated"].wer,
+        test_cer=found["federated"].cer,
+        warm_start_wer=found["warm_start"].wer,
+        test_speakers=2,
+        clients=2,
+        hours=0.1,
+        rounds=2,
+        best_round=1,
+        decoder="ctc_greedy",
+        parameters=1000,
+        seconds=60.0,
+        weights_sha256="f" * 64,
+        command="python train_fed.py a.yaml b='<c>'",
+        versions={"torch": "2.11.0"},
+        systems={name: SystemResult(**numbers(evaluation) | (beside or {})) for name, evaluation in found.items()},
+    )
     clients = tuple(Client(f"client_{n}", (Utterance(f"c{n}", 60.0 + n, "", f"c{n}", "x"),), ()) for n in range(2))
     (tmp_path / "config.yaml").write_text("seed: 1 # <script>\n")
     if history is None:

@@ -25,9 +25,7 @@ from asr_fed.runs.run_dir import (
     has_begun,
     latest_run,
     may_change,
-    read_summary,
     versions,
-    write_summary,
 )
 from asr_fed.system.errors import UserError
 from asr_fed.tasks.recognition import Recognition
@@ -264,10 +262,6 @@ def test_another_process_is_kept_out_until_it_dies(tmp_path: Path) -> None:
     assert claim(tmp_path / "run", "resume=true") == tmp_path / "run"
 
 
-def test_a_summary_is_read_back(tmp_path: Path) -> None:
-    write_summary(tmp_path, {"test_wer": 12.5})
-    assert read_summary(tmp_path) == {"test_wer": 12.5}
-    with pytest.raises(UserError, match="has no summary"):
-        read_summary(tmp_path / "other")
+def test_a_run_says_what_it_was_made_with() -> None:
     assert {"asr_fed", "torch", "flwr"} <= versions().keys()
     assert re.fullmatch(r"[0-9a-f]{40}\+?", git_commit() or "0" * 40)

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from asr_fed.runs.records import write_history
-from asr_fed.runs.run_dir import write_summary
+from asr_fed.runs.summary import RunSummary, write_summary
 from asr_fed.system.checkpoint import load_checkpoint, save_checkpoint
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import NoRoom, replacing
@@ -82,13 +82,13 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_is_told(tmp_path: Path, size:
 
 def test_a_full_disk_leaves_the_old_history_and_summary(tmp_path: Path) -> None:
     write_history(tmp_path, [record(1)])
-    write_summary(tmp_path, {"rounds": 1})
+    write_summary(tmp_path, RunSummary(9.0, 3.0, rounds=1))
     old = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with room_for(10):
         with pytest.raises(NoRoom, match=r"history\.jsonl"):
             write_history(tmp_path, [record(1), record(2)])
         with pytest.raises(NoRoom, match=r"summary\.json"):
-            write_summary(tmp_path, {"rounds": 2})
+            write_summary(tmp_path, RunSummary(9.0, 3.0, rounds=2))
         with pytest.raises(NoRoom), replacing(tmp_path / "a.npy") as temporary, temporary.open("wb") as file:
             np.save(file, np.ones(10_000))
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == old

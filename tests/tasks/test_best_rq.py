@@ -25,7 +25,8 @@ from asr_fed.pipeline.results import made_by
 from asr_fed.pipeline.train import train, warm_start
 from asr_fed.reporting.progress import RunProgress
 from asr_fed.runs.experiment import Experiment
-from asr_fed.runs.run_dir import begin_run, read_summary
+from asr_fed.runs.run_dir import begin_run
+from asr_fed.runs.summary import PretrainingSummary, read_summary
 from asr_fed.system.errors import UserError
 from asr_fed.system.randomness import generator, seed_everything
 from asr_fed.tasks.best_rq import BestRqTask, draw_mask
@@ -123,6 +124,7 @@ def test_two_workers_and_one_that_is_interrupted_end_in_the_same_bits_and_the_en
 ) -> None:
     config = make(name="whole").config
     summary = train(config)
+    assert isinstance(summary, PretrainingSummary)
     own = make(name="resumed")
     save_learner(own.fresh_learner(), own.config, own.checkpoints / "warm_start.pt")
 
@@ -139,12 +141,12 @@ def test_two_workers_and_one_that_is_interrupted_end_in_the_same_bits_and_the_en
     begin_run(own.config)
     with RunProgress() as progress:
         found = write_pretraining(own, state, evaluate_pretraining(own, progress), made_by(1.0, ""))
-    assert found["weights_sha256"] == summary["weights_sha256"]
-    assert found["systems"] == summary["systems"]
+    assert found.weights_sha256 == summary.weights_sha256
+    assert found.systems == summary.systems
     best = min(record.dev_loss for record in state.history if record.dev_loss is not None)
     assert state.best_wer <= best and state.history[0].wer is None and state.history[0].accuracy is not None
     page = (Path(config.run_dir) / "report.html").read_text()
-    assert f"{summary['test_accuracy']:.2f} %" in page and "Codes predicted right" in page
+    assert f"{summary.test_accuracy:.2f} %" in page and "Codes predicted right" in page
     with pytest.raises(UserError, match="is a pre-training"):
         read_summary(Path(config.run_dir))
 
