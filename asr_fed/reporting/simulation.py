@@ -34,7 +34,7 @@ def describe_fleet(summary: Mapping[str, Any] | None) -> list[str]:
         parts.append(f"updates were {summary['staleness']:.1f} steps old")
     else:
         parts.append(f"clients waited {summary['waiting']:.0%} of their time for slower ones")
-    found.append(f"{'; '.join(parts)}; {summary['gb_down']:.3g} GB down, {summary['gb_up']:.3g} GB up.")
+    found.append(f"{'; '.join(parts)}; {size(summary['gb_down'])} down, {size(summary['gb_up'])} up.")
     return found
 
 
@@ -53,6 +53,11 @@ def duration(hours: float) -> str:
     if hours >= 1:
         return f"{hours:.1f} h"
     return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
+
+
+def size(gigabytes: float) -> str:
+    """`4.25 GB`, `310 MB`."""
+    return f"{gigabytes:.3g} GB" if gigabytes >= 1 else f"{1000 * gigabytes:.3g} MB"
 
 
 def time_figures(

@@ -26,7 +26,7 @@ SUMMARY: dict[str, Any] = {
     "lost_compute": 0.42,
     "waiting": 0.3,
     "staleness": 0.0,
-    "gb_down": 4.0,
+    "gb_down": 0.4,
     "gb_up": 6.0,
     "heard": [{"by": "device"}],
 }
@@ -36,7 +36,7 @@ def test_the_lines_say_how_long_it_took_and_who_was_late() -> None:
     first, second = describe_fleet(SUMMARY)
     assert first == "Fleet of phones on mobile: 2.0 h for 2 rounds, dev WER 12.35 after 30.0 min."
     assert "3 of 4 asked clients arrived; 33% of them with part of the work; 42% of the computation was lost" in second
-    assert "waited 30% of their time" in second and second.endswith("4 GB down, 6 GB up.")
+    assert "waited 30% of their time" in second and second.endswith("400 MB down, 6 GB up.")
     steps = describe_fleet(SUMMARY | {"asynchronous": True, "staleness": 1.26, "best_hours": None})
     assert steps[0].endswith("2.0 h for 2 server steps.") and "updates were 1.3 steps old" in steps[1]
     assert describe_fleet(None) == []

@@ -1,5 +1,6 @@
 """Local training of a client: a function of its arguments and of nothing else."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -162,3 +163,19 @@ def test_errors_are_counted_on_the_own_dev_part_or_else_on_the_training_part(
     result = trained(context, split, weights)
     assert result.errors.units == words(client.train[7:])
     assert result.num_examples == 7
+
+
+def test_partial_work_is_the_first_steps_of_the_whole(
+    context: Recognition, client: Client, weights: np.ndarray
+) -> None:
+    def first(most_steps: int | None, *changes: str) -> ClientResult:
+        return train_client(replace(task(context, client, weights, *changes), most_steps=most_steps))
+
+    two = "federation.local_epochs=2"  # of three batches each
+    whole = first(None, two)
+    assert whole.steps == 6
+    assert numbers(first(6, two)) == numbers(first(99, two)) == numbers(whole)
+    assert numbers(first(3, two)) == numbers(first(None))
+    for most in (1, 2, 4, 5):
+        assert first(most, two).steps == most
+    assert first(2, "federation.local_steps=5").steps == 2 and first(9, "federation.local_steps=5").steps == 5
