@@ -30,7 +30,6 @@ from asr_fed.federation.upload import UNSENT, to_send
 from asr_fed.model.state import frozen_sha256, layout, load_frozen
 from asr_fed.model.tuning import is_partial, train_only
 from asr_fed.runs.experiment import OpenRun, open_run, pick_device
-from asr_fed.system.randomness import generator
 from asr_fed.tasks.learners import Learner, create_learner, load_learner
 from asr_fed.tasks.personalise import personalise_client
 from asr_fed.tasks.recognition import Recognition
@@ -249,8 +248,8 @@ def train_speech(
     )
     weight *= terms.weight
     delta = result.delta if terms.damping == 1 else result.delta * np.float32(terms.damping)
-    chance = generator(config.seed, "upload", order.server_round, client.id)
-    sent, unsent = to_send(delta, weight, kept.get(UNSENT), layout(training.model), config.federation.upload, chance)
+    parts, upload = layout(training.model), config.federation.upload
+    sent, unsent = to_send(delta, weight, kept.get(UNSENT), parts, upload, config.seed, order.server_round, client.id)
     if step.kept or unsent:
         store.write(client.id, order.server_round, {**step.kept, **unsent})
     return Contribution(sent, weight, totals, step.summed)
