@@ -16,6 +16,7 @@ from asr_fed.wire.hosts import Hosts
 from asr_fed.wire.joining import query_message, read_report
 from asr_fed.wire.members import Member, check_member, read_members
 from asr_fed.wire.messages import ClientSize, Refused, Report, SharedConfig
+from asr_fed.wire.records import told
 
 PAUSE = 0.2  # seconds between two checks for nodes
 AGAIN = 60  # seconds after which a node that has not joined is asked again: it may have been repaired
@@ -71,7 +72,7 @@ class Roster:
     def _admit(self, node: int, answer: Message) -> None:
         try:
             if answer.has_error():
-                raise Refused(answer.error.reason or "unknown error")
+                raise Refused(told(answer.error.reason or "unknown error"))
             report = read_report(answer)
             if report.setup != self.setup.sha256:
                 raise Refused("it has another config, tokenizer or frozen base than this run")
@@ -86,7 +87,7 @@ class Roster:
                 if shared and (report.own or self.nodes[other].own):
                     raise Refused(f"{self.nodes[other].name} hosts {min(shared)} too, and it is not simulated")
         except Refused as refused:
-            self.refused[node] = str(refused)
+            self.refused[node] = told(refused)
             log.warning("node %d was not admitted: %s", node, refused)
             return
         self.nodes[node] = report

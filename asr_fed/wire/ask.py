@@ -11,8 +11,8 @@ from flwr.app import Message, MessageType
 
 from asr_fed.wire.hosts import Hosts, exchange
 from asr_fed.wire.messages import Answer, Order, Refused, Timing
-from asr_fed.wire.records import readable, record_bytes
-from asr_fed.wire.rounds import LONGEST_REASON, order_arrays, order_message, reply_ticket, ticket
+from asr_fed.wire.records import record_bytes, told
+from asr_fed.wire.rounds import order_arrays, order_message, reply_ticket, ticket
 
 AWAY = "no node that hosts it is there"
 NO_ANSWER = "its node did not answer in time"
@@ -103,7 +103,7 @@ def ask(
             asked.dropped += 1
             return
         open_.remove(own)
-        asked.failures |= dict.fromkeys(orders[own].clients, readable(reason)[:LONGEST_REASON])
+        asked.failures |= dict.fromkeys(orders[own].clients, told(reason))
 
     def admit(reply: Message) -> None:
         if reply.has_error():

@@ -6,7 +6,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
 from asr_fed.wire.messages import ClientSize, Refused, Report, SharedConfig
-from asr_fed.wire.records import is_amount, is_count, is_id, named_record, read_columns, readable
+from asr_fed.wire.records import is_amount, is_count, is_id, named_record, only_records, read_columns, told
 
 LARGEST_SETUP = 32 << 20  # bytes of config and tokenizer
 
@@ -43,6 +43,7 @@ def report_message(query: Message, report: Report) -> Message:
 
 def read_report(message: Message) -> Report:
     """Raises Refused."""
+    only_records(message, ("node", "clients"))
     node, clients = named_record(message, "node", ConfigRecord), named_record(message, "clients", ConfigRecord)
     name, own, setup = node.get("name"), node.get("own"), node.get("setup")
     if not isinstance(name, str) or not isinstance(own, bool) or not isinstance(setup, str):
@@ -57,4 +58,4 @@ def read_report(message: Message) -> Report:
         if not is_count(examples) or not is_amount(train) or not is_amount(dev):
             raise Refused(f"amounts of speech of {client} that are not numbers of at least 0")
         sizes[client] = ClientSize(examples, float(train), float(dev))
-    return Report(readable(name)[:80], own, setup, sizes)
+    return Report(told(name, 80), own, setup, sizes)

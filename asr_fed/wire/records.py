@@ -5,7 +5,7 @@ Names, types, shapes, sizes and ranges are checked. Arrays are read without unpi
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from flwr.app import Array, ArrayRecord, Message
 from asr_fed.data.identity import identity
 from asr_fed.wire.messages import Refused
 
+LONGEST_TEXT = 300  # characters of a text from outside that are kept
 HEADER = 256  # bytes that numpy's own header of an array may take
 
 
@@ -82,13 +83,27 @@ def read_columns(record: Any, names: tuple[str, ...], refusal: str) -> list[list
     return columns
 
 
+def only_records(message: Message, names: Collection[str]) -> None:
+    """Raises Refused where a message holds records of other names."""
+    if message.has_content() and (more := sorted(set(message.content) - set(names))):
+        raise Refused(f"a record {more[0]!r:.80} that does not belong there")
+
+
+def told(text: object, longest: int = LONGEST_TEXT) -> str:
+    """A text from outside, before it reaches a terminal, a log or a page: cut, and without what these would act on."""
+    return readable(str(text)[:longest])
+
+
 def readable(text: str) -> str:
     """The text without control characters, which a terminal would act on."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def is_id(text: object) -> bool:
-    return isinstance(text, str) and 0 < len(text) <= 200 and text.isprintable() and identity(text) == text
+    """Whether it may be the id of a client. It ends in CSV files: no spreadsheet takes it for a formula."""
+    if not isinstance(text, str) or not 0 < len(text) <= 200 or not text.isprintable() or identity(text) != text:
+        return False
+    return text[0] not in "=+-@"
 
 
 def is_count(value: object) -> bool:

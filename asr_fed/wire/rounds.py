@@ -16,14 +16,16 @@ from asr_fed.wire.records import (
     is_count,
     is_number,
     named_record,
+    only_records,
     pack_vectors,
     read_columns,
     read_vectors,
-    readable,
+    told,
 )
 
 WEIGHTS = "weights"
 LONGEST_REASON = 300  # characters of a failure's reason that are kept
+ACCOUNT = ("failures", "node", "timing")  # records of every answer to an order
 LONGEST_TOTAL = 60  # digits
 NO_LIMIT = -1  # of steps
 
@@ -186,6 +188,7 @@ def read_reply(message: Message, clients: Sequence[str], length: int, others: Ma
     `length` is the number of entries of the state, `others` those of the algorithm's vectors, by name. Raises
     Refused.
     """
+    only_records(message, (*ACCOUNT, "arrays", "weights", "peaks", "totals"))
     failures, timing = _read_account(message, clients)
     if len(failures) == len(clients):
         return Reply(None, failures, timing)
@@ -200,6 +203,7 @@ def read_reply(message: Message, clients: Sequence[str], length: int, others: Ma
 
 def read_gains(message: Message, clients: Sequence[str]) -> Gains:
     """The answer to an order to personalise `clients`: each is in the gains or in the failures. Raises Refused."""
+    only_records(message, (*ACCOUNT, "gains"))
     failures, timing = _read_account(message, clients)
     if len(failures) == len(clients):
         return Gains({}, failures, timing)
@@ -220,7 +224,7 @@ def _read_account(message: Message, clients: Sequence[str]) -> tuple[dict[str, s
     who, why = read_columns(named, ("clients", "reasons"), "failures without clients or reasons")
     if not set(who) <= set(clients) or len(set(who)) != len(who):
         raise Refused("failures of clients that were not asked for")
-    failures = {str(name): readable(str(reason))[:LONGEST_REASON] for name, reason in zip(who, why, strict=True)}
+    failures = {str(name): told(reason) for name, reason in zip(who, why, strict=True)}
     times = named_record(message, "timing", MetricRecord)
     if not is_amount(times.get("busy")) or not is_amount(times.get("start")):
         raise Refused("times that are not numbers of at least 0")

@@ -149,3 +149,11 @@ def test_a_node_reports_no_more_than_the_operator_lets_it() -> None:
     assert f"{2**29} utterances" in admitted(huge, Member("clinic"))[1]
     assert "2 clients" in admitted(virtual("a", "b"), Member("virtual"))[1]
     assert admitted(virtual("a", "b"), Member("virtual", clients=2)) == {}
+
+
+def test_a_nodes_reason_does_nothing_to_the_terminal() -> None:
+    network = Network(_1="\x1b[2J" + "x" * 5000)
+    roster = Roster(SETUP)
+    roster.refresh(network)  # type: ignore[arg-type]
+    roster.refresh(network)  # type: ignore[arg-type]
+    assert roster.refused[1].isprintable() and len(roster.refused[1]) <= 300

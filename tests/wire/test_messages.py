@@ -29,7 +29,7 @@ from asr_fed.wire.messages import (
     Timing,
 )
 from asr_fed.wire.packing import pack_whole
-from asr_fed.wire.records import pack_vector, record_bytes
+from asr_fed.wire.records import pack_vector, record_bytes, told
 from asr_fed.wire.rounds import (
     add_failures,
     gains_message,
@@ -381,3 +381,28 @@ def test_an_odd_setup_is_refused() -> None:
             read_query(query)
     with pytest.raises(Refused, match="bytes"):
         read_query(query_message(4, SharedConfig("a", bytes(LARGEST_SETUP))))
+
+
+@pytest.mark.parametrize("record", [ConfigRecord({"a": "b"}), MetricRecord({"a": 1}), ArrayRecord()])
+def test_records_that_do_not_belong_there_are_refused(record: ConfigRecord) -> None:
+    message = reply()
+    message.content["speech"] = record
+    with pytest.raises(Refused, match="a record 'speech' that does not belong there"):
+        read(message)
+    report = report_message(query_message(3, SETUP), Report("clinic", True, "s", {"clinic": ClientSize(1, 1.0, 1.0)}))
+    report.content["speech"] = record
+    with pytest.raises(Refused, match="does not belong there"):
+        read_report(report)
+
+
+@pytest.mark.parametrize("name", ['=HYPERLINK("http://x")', "+1", "-1", "@SUM(A1)", "\x1b[2J", "a\u202eb"])
+def test_an_id_is_no_formula_and_no_command_of_a_terminal(name: str) -> None:
+    report = report_message(query_message(3, SETUP), Report("clinic", True, "s", {name: ClientSize(1, 1.0, 1.0)}))
+    with pytest.raises(Refused, match="a client id"):
+        read_report(report)
+
+
+def test_a_text_from_outside_is_cut_and_does_nothing() -> None:
+    """A reason of 2 MB with ESC [2J was printed as it was."""
+    text = told("\x1b[2J\u202e" + "x" * 2_000_000)
+    assert len(text) == 300 and text.isprintable() and text.startswith(" [2J x")

@@ -30,7 +30,7 @@ from asr_fed.system.errors import UserError
 from asr_fed.wire.ask import Asked, Assignment, ask
 from asr_fed.wire.joining import read_query, report_message
 from asr_fed.wire.messages import Answer, ClientSize, Order, Refused, Reply, Report, Timing
-from asr_fed.wire.records import record_bytes
+from asr_fed.wire.records import record_bytes, told
 from asr_fed.wire.rounds import LONGEST_REASON, gains_message, order_setup, read_order, read_reply, reply_message
 
 REFUSED, NOT_IN_ORDER = 1, 2
@@ -70,7 +70,7 @@ class Resident:
                 return self._personalise(message)
             raise Refused(f"a message of type {message.metadata.message_type:.40}")
         except Refused as refused:
-            self.say(f"refused: {refused}")
+            self.say(f"refused: {told(refused)}")
             with suppress(OSError, UserError):  # a node that cannot write answers all the same
                 self.journal.add("refused", reason=str(refused)[:LONGEST_REASON])
             return Message(Error(REFUSED, str(refused)), reply_to=message)
