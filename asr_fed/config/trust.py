@@ -14,7 +14,7 @@ from asr_fed.system.errors import UserError
 TRUST = (
     "torch.optim.",
     "asr_fed.aggregation.weighting.",
-    *(f"asr_fed.algorithms.{name}." for name in ("fed_avg", "fed_prox", "scaffold", "diloco", "mime_lite")),
+    *(f"asr_fed.algorithms.{name}." for name in ("fed_avg", "fed_prox", "scaffold", "diloco", "mime_lite", "fed_vssl")),
 )
 
 
