@@ -228,7 +228,7 @@ def _check_averages(settings: Config) -> None:
         ("warm_start", settings.warm_start.average_last, "epochs", settings.warm_start.epochs),
         ("central", settings.central.average_last, "epochs", settings.central.epochs),
     ):
-        if isinstance(last, int) and last > steps:
+        if isinstance(last, int) and last > steps > 0:  # 0: nothing is trained, and there is nothing to average
             raise UserError(f"{name}.average_last={last} is more than the {name}.{unit}={steps} that there are.")
     for name, central in (("warm_start", settings.warm_start), ("central", settings.central)):
         if central.average_last is not None and central.early_stop is not None:
