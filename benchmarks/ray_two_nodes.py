@@ -57,7 +57,7 @@ class RayNode:
         return {int(pid): command for pid, session, command in rows if int(session) == self._process.pid}
 
     def workers(self) -> int:
-        return sum("_Actor" in command for command in self.processes().values())
+        return sum("RayWorker" in command for command in self.processes().values())
 
     def kill(self) -> None:
         for pid in self.processes():

@@ -24,7 +24,8 @@ def check_engine(config: Config) -> None:
 
 
 def _check_ray(engine: EngineConfig) -> None:
-    from asr_fed.engines.ray_pool import RayPool, check_temporary_folder, import_ray, no_room
+    from asr_fed.engines.ray_cluster import check_temporary_folder, import_ray, no_room
+    from asr_fed.engines.ray_pool import RayPool
 
     import_ray()
     workers = engine.workers or 1

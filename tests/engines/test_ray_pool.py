@@ -113,7 +113,7 @@ def test_ctrl_c_ends_everything_though_a_worker_sleeps() -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "training\n"
         started = descendants(process.pid)
-        assert any("_Actor" in line for line in started.values())
+        assert any("RayWorker" in line for line in started.values())
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         assert process.wait(PATIENCE) == 130
     wait_for_the_end_of(started)
