@@ -30,7 +30,7 @@ from asr_fed.evaluation import evaluate as evaluation
 from asr_fed.model.recogniser import AcousticModel
 from asr_fed.pipeline.train import train
 from asr_fed.system import randomness
-from asr_fed.training import epoch
+from asr_fed.tasks import recognition
 from tests.federation.inline_pool import InlinePool
 
 PACKAGE = str(Path(asr_fed.__file__).parent)
@@ -158,7 +158,7 @@ def _note_speech(recording: Recording, patch: pytest.MonkeyPatch) -> None:
 
 def _note_training(now: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
     """What the next step of an optimizer goes by."""
-    lose, clip, change = AcousticModel.loss, torch.nn.utils.clip_grad_norm_, epoch.spec_augment
+    lose, clip, change = AcousticModel.loss, torch.nn.utils.clip_grad_norm_, recognition.spec_augment
 
     def losing(model: AcousticModel, normalised: torch.Tensor, batch: Batch, config: LossConfig, **more: Any) -> Any:
         now.update(loss=config, precision="bf16" if torch.is_autocast_enabled("cpu") else "fp32")
@@ -175,7 +175,7 @@ def _note_training(now: dict[str, Any], patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(AcousticModel, "loss", losing)
     patch.setattr(torch.nn.utils, "clip_grad_norm_", clipping)
-    patch.setattr(epoch, "spec_augment", changing)
+    patch.setattr(recognition, "spec_augment", changing)
 
 
 def _note_step(recording: Recording, now: dict[str, Any], optimizer: torch.optim.Optimizer, *_: Any) -> None:
