@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from asr_fed.system.errors import UserError
-from asr_fed.system.processes import start_worker
+from asr_fed.system.processes import limit_memory, start_worker
 
 CONNECTION = "server"  # name of the SuperLink in config.toml of that home
 CALL_SECONDS = 60
@@ -59,6 +59,7 @@ def _run_command(
     command: str, arguments: list[str], variables: dict[str, str], log: Path, before: Callable[[], None] | None
 ) -> None:
     start_worker()
+    limit_memory()  # of what strangers' bytes become in here, and in the ServerApp that a SuperLink starts
     os.environ.update(variables)
     write_output_to(log)
     if before is not None:
