@@ -151,6 +151,7 @@ def test_two_workers_and_one_that_is_interrupted_end_in_the_same_bits_and_the_en
         read_summary(Path(config.run_dir))
 
     tuned = make("task.kind=recognition", f"warm_start.encoder={config.run_dir}", name="tuned")
+    tuned.run_dir.mkdir()
     with RunProgress() as progress:
         warm_start(tuned, progress)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from asr_fed.config.schema import TaskConfig, TaskKind
 from asr_fed.data.deal import make_client
 from asr_fed.data.manifest import Utterance, write_manifest
 from asr_fed.data.partition import Client
@@ -33,6 +34,7 @@ from asr_fed.model.recogniser import Recogniser, load_recogniser, save_recognise
 from asr_fed.model.state import freeze, frozen_sha256, layout
 from asr_fed.runs.experiment import Experiment, open_experiment
 from asr_fed.system.errors import UserError
+from asr_fed.tasks.learners import create_learner
 from asr_fed.wire.messages import Refused, SharedConfig
 from tests.tiny import tiny_recogniser
 
@@ -132,6 +134,22 @@ def test_a_node_with_another_frozen_base_is_refused_in_words(
     refuse(replace(setup, base=frozen.base), silo, f"base is {frozen.base[:8]}, and that of the node is none")
     unknown = frozen.config.replace("- encoder", "- nothing")
     refuse(replace(frozen, config=unknown), silo, "the model has no part 'nothing'")
+
+
+def test_a_node_draws_the_codebook_of_a_pretraining_from_the_seed_and_it_has_to_be_the_servers(
+    experiment: Experiment, setup: SharedConfig, silo: NodeSettings
+) -> None:
+    content = yaml.safe_load(setup.config)
+    content["task"] |= {"kind": "best_rq", "codebook_size": 12, "code_dim": 4}
+    content["weighting"] = {"_target_": "asr_fed.aggregation.weighting.NumExamples"}
+    config = replace(experiment.config, task=TaskConfig(TaskKind.best_rq, codebook_size=12, code_dim=4))
+    server = create_learner(config, experiment.tokenizer).model
+    ours = SharedConfig(yaml.safe_dump(content), setup.tokenizer, frozen_sha256(server))
+    reseeded = replace(ours, config=yaml.safe_dump(content | {"seed": content["seed"] + 1}))
+    refuse(reseeded, silo, f"base is {ours.base[:8]}, and that of the node is")
+    prepared = prepare(ours, silo)
+    assert prepared.shape.state == layout(server).length
+    assert frozen_sha256(without_weights(open_experiment(prepared.run_dir)).model) == ours.base
 
 
 def test_text_that_the_recogniser_cannot_write_is_remarked(
