@@ -21,8 +21,12 @@ from asr_fed.reporting.evaluation_files import numbers, write_evaluation
 from asr_fed.runs.summary import RunSummary, SystemResult, write_summary
 from asr_fed.system.errors import UserError
 from recipes import check
+from recipes.checking.execute import execute
+from recipes.checking.measure import FIELDS, measure, recount
+from recipes.checking.recipe import Recipe, command, read_recipe, starts_from
+from recipes.checking.table import MARKS, read_measured, write_measured
 
-README = f"# A recipe\n\n{check.MARKS[0]}\nold\n{check.MARKS[1]}\n\nAfter it.\n"
+README = f"# A recipe\n\n{MARKS[0]}\nold\n{MARKS[1]}\n\nAfter it.\n"
 RECIPE = """
 base: train_fed.py nowhere.yaml
 seeds: [7, 8]
@@ -42,14 +46,14 @@ WORDS = "one two three four five six seven eight nine ten"
 
 @pytest.mark.parametrize("path", sorted(check.RECIPES.glob("*/recipe.yaml")), ids=lambda path: path.parent.name)
 def test_every_run_of_our_recipes_is_one_that_would_start(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = check.read_recipe(path.parent)
+    recipe = read_recipe(path.parent)
     monkeypatch.setenv("AN4", "corpus")
     monkeypatch.setenv("TABLE", "corpus/table.csv")
     for line in recipe.runs.values():
-        program, experiment, *overrides = check.command(line, Path("runs"))
+        program, experiment, *overrides = command(line, Path("runs"))
         assert (check.RECIPES.parent / program).is_file()
         compose_and_check(experiment, [*overrides, "run_dir=somewhere"])
-        assert check.starts_from(line) <= recipe.runs.keys()
+        assert starts_from(line) <= recipe.runs.keys()
     rows = {row.name for row in recipe.rows}
     assert {run for row in recipe.rows for run in row.runs} <= recipe.runs.keys()
     assert {row.against for row in recipe.rows} <= {*rows, None} and len(rows) == len(recipe.rows)
@@ -113,12 +117,12 @@ def compose_and_check(experiment: str, overrides: list[str]) -> DictConfig:
 
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> check.Recipe:
+def recipe(tmp_path: Path) -> Recipe:
     folder = tmp_path / "recipe"
     folder.mkdir()
     (folder / "recipe.yaml").write_text(RECIPE)
     (folder / "README.md").write_text(README)
-    return check.read_recipe(folder)
+    return read_recipe(folder)
 
 
 def finish(run_dir: Path, wrong: int) -> None:
@@ -135,24 +139,24 @@ def finish(run_dir: Path, wrong: int) -> None:
 
 
 def test_seeds_words_runs_and_the_environment_make_the_command_lines(
-    recipe: check.Recipe, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert list(recipe.runs) == ["start", "run-7", "run-8"]
     assert recipe.rows[1].runs == ("run-7", "run-8")
     with pytest.raises(UserError, match="CORPUS"):
-        check.command(recipe.runs["run-7"], Path("/runs"))
+        command(recipe.runs["run-7"], Path("/runs"))
     monkeypatch.setenv("CORPUS", "here")
-    words = check.command(recipe.runs["run-7"], Path("/runs"))
+    words = command(recipe.runs["run-7"], Path("/runs"))
     assert words == ["train_fed.py", "nowhere.yaml", "a=/runs/start/warm.pt", "seed=7", "b=here"]
-    assert check.starts_from(recipe.runs["run-7"]) == {"start"}
+    assert starts_from(recipe.runs["run-7"]) == {"start"}
 
 
 def test_a_failed_run_is_named_with_its_command_and_what_it_said(
-    recipe: check.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CORPUS", "here")
     with pytest.raises(UserError) as stopped:
-        check.execute(recipe, tmp_path, jobs=2)
+        execute(recipe, tmp_path, jobs=2)
     told = str(stopped.value)
     assert "recipe: the run start ended with status 2: asr-fed: There is no experiment file nowhere.yaml" in told
     assert f"python train_fed.py nowhere.yaml run_dir={tmp_path / 'start'}" in told
@@ -160,7 +164,7 @@ def test_a_failed_run_is_named_with_its_command_and_what_it_said(
 
 
 def test_runs_that_have_ended_are_not_repeated_and_the_others_run_side_by_side_when_what_they_need_is_there(
-    recipe: check.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CORPUS", "here")
     program = tmp_path / "program.py"
@@ -169,12 +173,12 @@ def test_runs_that_have_ended_are_not_repeated_and_the_others_run_side_by_side_w
     (runs / "run-8").mkdir(parents=True)
     (runs / "run-8" / "config.yaml").touch()  # it was stopped
     lines = {name: line.replace("train_fed.py", str(program)) for name, line in recipe.runs.items()}
-    check.execute(check.Recipe(recipe.folder, lines, recipe.rows, 0), runs, jobs=2)
+    execute(Recipe(recipe.folder, lines, recipe.rows, 0), runs, jobs=2)
     first, *others = (tmp_path / "order.txt").read_text().splitlines()
     assert first == "start ends" and sorted(others[:2]) == ["run-7 begins", "run-8 begins resume=true"]
     assert (runs / "run-7" / "summary.json").is_file()
     (tmp_path / "order.txt").unlink()
-    check.execute(check.Recipe(recipe.folder, lines, recipe.rows, 0), runs, jobs=2)
+    execute(Recipe(recipe.folder, lines, recipe.rows, 0), runs, jobs=2)
     assert not (tmp_path / "order.txt").exists()
 
 
@@ -199,12 +203,12 @@ note(f"{run_dir.name} ends")
 
 
 def test_the_table_is_written_from_the_runs_and_compared_with_later_ones(
-    recipe: check.Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     finish(tmp_path / "start", 5)
     finish(tmp_path / "run-7", 2)
     finish(tmp_path / "run-8", 4)
-    start, both, again, first = rows = check.measure(recipe, tmp_path)
+    start, both, again, first = rows = measure(recipe, tmp_path)
     assert (start.wer, start.runs, start.minutes) == (45, 1, 1.5)
     assert (both.wer, both.least, both.greatest, both.runs) == (25, 15, 35, 2)
     assert both.low is not None and 0 < both.low < 25 < (both.high or 0)
@@ -218,62 +222,60 @@ def test_the_table_is_written_from_the_runs_and_compared_with_later_ones(
     # Both speakers have 4 more in 20; a coin for each is alike in half of the cases. So have both utterances.
     assert (again.difference, again.paired_t_p, again.matched_pairs_p) == (pytest.approx(20), 0.5, 0.5)
     assert (first.difference, first.paired_t_p, first.matched_pairs_p) == (pytest.approx(-30), 0.5, 0.5)
-    check.write_measured(recipe, rows, "On a machine.")
+    write_measured(recipe, rows, "On a machine.")
     readme = (recipe.folder / "README.md").read_text()
     assert f"| both | 25.0 | {both.low:.1f} to {both.high:.1f} | 15.0 to 35.0 |" in readme
     assert "| +20.0 to both | 0.5 | 0.5 | 2 |" in readme
-    assert "old" not in readme and readme.endswith("After it.\n") and f"{check.MARKS[0]}\nOn a machine.\n" in readme
+    assert "old" not in readme and readme.endswith("After it.\n") and f"{MARKS[0]}\nOn a machine.\n" in readme
     assert check.compare(recipe, rows)
 
     for wrong, within in ((6, True), (7, False)):  # a mean of 35 and of 40, where 25 may differ by 10
         finish(tmp_path / "run-8", wrong)
-        assert check.compare(recipe, check.measure(recipe, tmp_path)) is within
+        assert check.compare(recipe, measure(recipe, tmp_path)) is within
     assert "DIFFERS" in capsys.readouterr().out
 
 
-def test_a_row_that_was_never_measured_does_not_pass(recipe: check.Recipe, tmp_path: Path) -> None:
+def test_a_row_that_was_never_measured_does_not_pass(recipe: Recipe, tmp_path: Path) -> None:
     for run in recipe.runs:
         finish(tmp_path / run, 3)
-    rows = check.measure(recipe, tmp_path)
+    rows = measure(recipe, tmp_path)
     with pytest.raises(UserError, match=r"measured\.csv is not there"):
         check.compare(recipe, rows)
-    check.write_measured(recipe, rows[:1], "Then.")
+    write_measured(recipe, rows[:1], "Then.")
     assert not check.compare(recipe, rows)
 
 
-def test_what_follows_from_stored_counts_is_computed_again_without_the_runs(
-    recipe: check.Recipe, tmp_path: Path
-) -> None:
+def test_what_follows_from_stored_counts_is_computed_again_without_the_runs(recipe: Recipe, tmp_path: Path) -> None:
     for wrong, run in enumerate(recipe.runs, 3):
         finish(tmp_path / run, wrong)
-    check.write_measured(recipe, check.measure(recipe, tmp_path), "Then.")
+    write_measured(recipe, measure(recipe, tmp_path), "Then.")
     right = [(recipe.folder / name).read_text() for name in ("README.md", "measured.csv")]
-    rows = check.read_measured(recipe)
-    check.write_measured(recipe, [dataclasses.replace(row, low=0.0, paired_t_p=1.0) for row in rows])
+    rows = read_measured(recipe)
+    write_measured(recipe, [dataclasses.replace(row, low=0.0, paired_t_p=1.0) for row in rows])
     assert (recipe.folder / "measured.csv").read_text() != right[1]
-    check.write_measured(recipe, check.recount(check.read_measured(recipe)))
+    write_measured(recipe, recount(read_measured(recipe)))
     assert [(recipe.folder / name).read_text() for name in ("README.md", "measured.csv")] == right
     with pytest.raises(UserError, match="no counts for start"):
-        check.recount([dataclasses.replace(row, speakers=()) for row in rows])
+        recount([dataclasses.replace(row, speakers=()) for row in rows])
 
 
 @pytest.mark.parametrize("path", sorted(check.RECIPES.glob("*/measured.csv")), ids=lambda path: path.parent.name)
 def test_our_tables_follow_from_their_counts_or_say_that_they_have_none(path: Path) -> None:
-    rows = check.read_measured(check.read_recipe(path.parent))
+    rows = read_measured(read_recipe(path.parent))
     if not any(row.speakers for row in rows):
         assert "drawn by the bootstrap" in (path.parent / "README.md").read_text(encoding="utf-8")
         return
-    for row, again in zip(rows, check.recount(rows), strict=True):
-        for field in check.FIELDS:
+    for row, again in zip(rows, recount(rows), strict=True):
+        for field in FIELDS:
             was, now = getattr(row, field.name), getattr(again, field.name)
             assert was == (pytest.approx(now, rel=1e-3, abs=1e-3) if isinstance(now, float) else now), field.name
 
 
-def test_a_run_without_its_evaluation_says_how_to_make_it(recipe: check.Recipe, tmp_path: Path) -> None:
+def test_a_run_without_its_evaluation_says_how_to_make_it(recipe: Recipe, tmp_path: Path) -> None:
     for run in recipe.runs:
         finish(tmp_path / run, 3)
     for file in (tmp_path / "run-8" / "evaluation" / "federated").iterdir():
         file.unlink()
     (tmp_path / "run-8" / "evaluation" / "federated").rmdir()
     with pytest.raises(UserError, match=r"python -m asr_fed.evaluation .*run-8"):
-        check.measure(recipe, tmp_path)
+        measure(recipe, tmp_path)
