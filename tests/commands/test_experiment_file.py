@@ -79,7 +79,10 @@ def test_a_warm_start_in_the_file_is_as_on_the_command_line(yaml: str, monkeypat
         (b"defaults: [schema\nseed: 1", "bad.yaml, line 2: this is no YAML"),
         (b"- one\n- two\n", "bad.yaml holds no keys"),
         ("# été\nseed: 1".encode("latin-1"), "bad.yaml is not UTF-8"),
-        (b"defaults: [schema, {model: tiyn}, _self_]", "There is no model=tiyn. It is one of crdnn, "),
+        (
+            b"defaults: [schema, {model: tiyn}, _self_]",
+            "There is no model=tiyn. It is one of conformer, conformer_tiny, crdnn, ",
+        ),
         (b"defaults: [schema, {modle: x}, _self_]", "There is no file modle/x.yaml"),
     ],
 )
