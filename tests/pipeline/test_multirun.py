@@ -86,7 +86,7 @@ def test_a_mistake_in_one_run_of_a_sweep_is_found_before_the_first(folder: Path)
 def test_help_of_an_experiment_of_ones_own_lists_our_groups(folder: Path) -> None:
     completed = command(folder, "--help")
     assert completed.returncode == 0
-    assert "weighting: loss_softmax, num_examples, uniform, wer_softmax" in completed.stdout
+    assert "weighting: loss_softmax, num_examples, uniform, wer_shrunk, wer_softmax" in completed.stdout
 
 
 def test_a_centralised_run_has_no_rounds_to_add_up(tmp_path: Path) -> None:

@@ -248,4 +248,4 @@ def test_what_is_wrong_with_a_nodes_own_files_is_told_to_its_owner_alone(
         code, reason = ill.error(server.query())
     assert code == NOT_IN_ORDER and reason == "the node is not in order, its owner has been told why"
     assert str(missing) in ill.said[-1]
-    assert not (tmp_path / "state").exists()
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["journal.jsonl"], "what it was asked, no more"
