@@ -16,7 +16,8 @@ from asr_fed.system.errors import UserError
 LOCAL = "127.0.0.1"
 PAUSE = 0.2  # seconds between two polls for messages
 # In a SuperNode's log, where SuperLink or proxy do not let it in.
-NOT_ADMITTED = ("Failed to activate SuperNode", "401 Unauthorized")
+# Answered with 401, as the proxy answers a key that is not registered, a SuperNode stops itself without a reason.
+NOT_ADMITTED = ("Failed to activate SuperNode", "SuperNode terminated gracefully")
 # For up to a minute the server believes that a killed node is still there, and does not admit its successor.
 ADMISSION, RETRY = 120, 10  # seconds for which a node tries to be admitted, and between two attempts
 
