@@ -1,6 +1,6 @@
 """All that a node was asked and has sent, as lines of JSON of which each holds the hash of the one before.
 
-Who changes, removes or inserts a line later breaks the chain, unless all lines behind it are made anew; note the last
+Who changes, removes or inserts a line later breaks the chain, unless all lines behind it are made again; note the last
 hash elsewhere from time to time to see that too.
 """
 
