@@ -10,9 +10,7 @@ It lies in a folder named after its parameters, as that of `synthetic` does. Spe
 in a process of its own, so that the samples do not depend on the number of cores.
 """
 
-import argparse
 import dataclasses
-import inspect
 import json
 import multiprocessing
 import sys
@@ -24,15 +22,14 @@ from pathlib import Path
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from asr_fed.data.manifest import Utterance, hours, read_manifest, write_manifest
+from asr_fed.data.manifest import Utterance, read_manifest, write_manifest
 from asr_fed.data_prep import french_sentences
 from asr_fed.data_prep.cv_shape_speakers import Handset, draw_clips, draw_speaker, in_room, through
 from asr_fed.data_prep.espeak import Espeak
-from asr_fed.data_prep.synthetic_folder import digest, made_once
-from asr_fed.data_prep.synthetic_speakers import SAMPLE_RATE, Speaker, record
+from asr_fed.data_prep.synthetic_folder import digest, made_once, run_generator
+from asr_fed.data_prep.synthetic_speakers import Speaker, record, say, write_clip
 from asr_fed.data_prep.text import normalise
 from asr_fed.system.errors import UserError
-from asr_fed.system.exit_status import exit_status
 from asr_fed.system.files import write_csv
 from asr_fed.system.processes import available_cores
 
@@ -158,8 +155,6 @@ def _generate(folder: Path, voices: list[Voice], seed: int) -> None:
 
 def _speak(folder: Path, voices: list[Voice], seed: int, block: int) -> list[Utterance]:
     """Speak and write the clips of these speakers; the utterances have paths relative to `folder`."""
-    import soundfile
-
     espeak = Espeak()
     rng = np.random.default_rng([seed, 3, block])
     utterances = []
@@ -167,31 +162,10 @@ def _speak(folder: Path, voices: list[Voice], seed: int, block: int) -> list[Utt
         speaker = voice.speaker
         (folder / "clips" / speaker.id).mkdir(parents=True)
         for number, (said, written) in enumerate(zip(voice.said, voice.written, strict=True)):
-            speech = espeak.say(
-                said,
-                f"{speaker.accent}+{speaker.variant}",
-                pitch=speaker.pitch,
-                pitch_range=speaker.pitch_range,
-                rate=speaker.rate,
-            )
+            speech = say(espeak, said, speaker)
             speech = in_room(speech, espeak.sample_rate, voice.handset.reverberation, rng)
             samples = through(record(speech, espeak.sample_rate, speaker, rng), voice.handset)
-            name = f"{speaker.id}-{number:03d}"
-            path = f"clips/{speaker.id}/{name}.flac"
-            soundfile.write(folder / path, samples, SAMPLE_RATE)
-            utterances.append(
-                Utterance(
-                    id=name,
-                    duration=len(samples) / SAMPLE_RATE,
-                    wav=path,
-                    speaker=speaker.id,
-                    text=written,
-                    locale=LOCALE,
-                    gender=speaker.gender,
-                    accent=speaker.accent,
-                    split=speaker.split,
-                )
-            )
+            utterances.append(write_clip(folder, f"{number:03d}", samples, written, speaker, LOCALE))
     return utterances
 
 
@@ -206,24 +180,13 @@ OPTION_HELP = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        "python -m asr_fed.data_prep.cv_shape", description="Generate a synthetic corpus with Common Voice's shape."
+    return run_generator(
+        "asr_fed.data_prep.cv_shape",
+        "Generate a synthetic corpus with Common Voice's shape.",
+        prepare,
+        OPTION_HELP,
+        argv,
     )
-    parser.add_argument("root", help="the folder to hold the corpus")
-    parser.add_argument("manifest", help="the manifest.csv to write")
-    defaults = inspect.signature(prepare).parameters
-    for name, meaning in OPTION_HELP.items():
-        default = defaults[name].default
-        flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, type=type(default), default=default, help=f"{meaning} (default {default})")
-    arguments = vars(parser.parse_args(argv))
-
-    def run() -> None:
-        utterances = prepare(arguments.pop("root"), arguments.pop("manifest"), **arguments)
-        speakers = len({utterance.speaker for utterance in utterances})
-        print(f"{len(utterances)} utterances, {hours(utterances):.2f} h, {speakers} speakers")
-
-    return exit_status("asr_fed.data_prep.cv_shape", run)
 
 
 if __name__ == "__main__":

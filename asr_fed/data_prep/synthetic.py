@@ -12,9 +12,7 @@ Each corpus has its own folder under `root`, named after its parameters:
 A folder of that name is a finished corpus: it is built under another name and renamed at the end.
 """
 
-import argparse
 import dataclasses
-import inspect
 import itertools
 import json
 import multiprocessing
@@ -27,12 +25,11 @@ from pathlib import Path
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from asr_fed.data.manifest import Utterance, hours, read_manifest, write_manifest
+from asr_fed.data.manifest import Utterance, read_manifest, write_manifest
 from asr_fed.data_prep.espeak import Espeak
-from asr_fed.data_prep.synthetic_folder import digest, made_once
-from asr_fed.data_prep.synthetic_speakers import SAMPLE_RATE, Speaker, draw_speakers, record
+from asr_fed.data_prep.synthetic_folder import digest, made_once, run_generator
+from asr_fed.data_prep.synthetic_speakers import Speaker, draw_speakers, record, say, write_clip
 from asr_fed.system.errors import UserError
-from asr_fed.system.exit_status import exit_status
 from asr_fed.system.files import write_csv
 
 LOCALE = "fr"
@@ -158,8 +155,6 @@ def _generate(
 
 def _speak(folder: Path, speakers: list[Speaker], lengths: dict[str, int], seed: int) -> list[Utterance]:
     """Speak and write all clips; the utterances have paths relative to `folder`."""
-    import soundfile
-
     espeak = Espeak()
     pools = {split: itertools.cycle(pool) for split, pool in sentence_pools(seed).items()}
     columns = TextColumn("speaking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -171,30 +166,9 @@ def _speak(folder: Path, speakers: list[Speaker], lengths: dict[str, int], seed:
             (folder / "clips" / speaker.id).mkdir(parents=True)
             # The pool is longer than the sentences of one speaker, so no speaker says a sentence twice.
             for number, text in enumerate(itertools.islice(pools[speaker.split], lengths[speaker.split])):
-                speech = espeak.say(
-                    text,
-                    f"{speaker.accent}+{speaker.variant}",
-                    pitch=speaker.pitch,
-                    pitch_range=speaker.pitch_range,
-                    rate=speaker.rate,
-                )
+                speech = say(espeak, text, speaker)
                 samples = record(speech, espeak.sample_rate, speaker, rng)
-                name = f"{speaker.id}-{number:02d}"
-                path = f"clips/{speaker.id}/{name}.flac"
-                soundfile.write(folder / path, samples, SAMPLE_RATE)
-                utterances.append(
-                    Utterance(
-                        id=name,
-                        duration=len(samples) / SAMPLE_RATE,
-                        wav=path,
-                        speaker=speaker.id,
-                        text=text,
-                        locale=LOCALE,
-                        gender=speaker.gender,
-                        accent=speaker.accent,
-                        split=speaker.split,
-                    )
-                )
+                utterances.append(write_clip(folder, f"{number:02d}", samples, text, speaker, LOCALE))
                 bar.advance(task)
     return utterances
 
@@ -212,24 +186,9 @@ OPTION_HELP = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        "python -m asr_fed.data_prep.synthetic", description="Generate the synthetic French demo corpus."
+    return run_generator(
+        "asr_fed.data_prep.synthetic", "Generate the synthetic French demo corpus.", prepare, OPTION_HELP, argv
     )
-    parser.add_argument("root", help="the folder to hold the corpus")
-    parser.add_argument("manifest", help="the manifest.csv to write")
-    defaults = inspect.signature(prepare).parameters
-    for name, meaning in OPTION_HELP.items():
-        default = defaults[name].default
-        flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, type=int, default=default, help=f"{meaning} (default {default})")
-    arguments = vars(parser.parse_args(argv))
-
-    def run() -> None:
-        utterances = prepare(arguments.pop("root"), arguments.pop("manifest"), **arguments)
-        speakers = len({utterance.speaker for utterance in utterances})
-        print(f"{len(utterances)} utterances, {hours(utterances):.2f} h, {speakers} speakers")
-
-    return exit_status("asr_fed.data_prep.synthetic", run)
 
 
 if __name__ == "__main__":

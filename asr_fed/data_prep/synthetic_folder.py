@@ -1,14 +1,19 @@
-"""Folders of generated corpora: named after what decides their content, and whole or absent."""
+"""Generated corpora: a folder that is named after what decides its content, whole or absent, and the command line."""
 
+import argparse
 import hashlib
+import inspect
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
+
+from asr_fed.data.manifest import Utterance, hours
+from asr_fed.system.exit_status import exit_status
 
 
 def digest(parameters: Mapping[str, object], generator: Iterable[str]) -> str:
@@ -33,3 +38,29 @@ def made_once(folder: Path) -> Iterator[Path | None]:
         partial.mkdir()
         yield partial
         os.rename(partial, folder)
+
+
+def run_generator(
+    module: str,
+    description: str,
+    prepare: Callable[..., list[Utterance]],
+    meanings: Mapping[str, str],
+    argv: Sequence[str] | None,
+) -> int:
+    """The command line of `prepare`, whose keywords become options with these meanings; returns the exit status."""
+    parser = argparse.ArgumentParser(f"python -m {module}", description=description)
+    parser.add_argument("root", help="the folder to hold the corpus")
+    parser.add_argument("manifest", help="the manifest.csv to write")
+    defaults = inspect.signature(prepare).parameters
+    for name, meaning in meanings.items():
+        default = defaults[name].default
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, type=type(default), default=default, help=f"{meaning} (default {default})")
+    arguments = vars(parser.parse_args(argv))
+
+    def run() -> None:
+        utterances = prepare(arguments.pop("root"), arguments.pop("manifest"), **arguments)
+        speakers = len({utterance.speaker for utterance in utterances})
+        print(f"{len(utterances)} utterances, {hours(utterances):.2f} h, {speakers} speakers")
+
+    return exit_status(module, run)

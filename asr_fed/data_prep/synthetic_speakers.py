@@ -9,9 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
+from asr_fed.data.manifest import Utterance
+from asr_fed.data_prep.espeak import Espeak
 from asr_fed.system.errors import UserError
 
 SAMPLE_RATE = 16_000  # Hz, of everything that is written
@@ -103,6 +106,40 @@ def draw_speakers(counts: Mapping[str, int], seed: int) -> list[Speaker]:
                 )
             )
     return speakers
+
+
+def say(espeak: Espeak, text: str, speaker: Speaker) -> np.ndarray:
+    """The text in this speaker's voice: int16 [samples] at `espeak.sample_rate`."""
+    return espeak.say(
+        text,
+        f"{speaker.accent}+{speaker.variant}",
+        pitch=speaker.pitch,
+        pitch_range=speaker.pitch_range,
+        rate=speaker.rate,
+    )
+
+
+def write_clip(folder: Path, number: str, samples: np.ndarray, text: str, speaker: Speaker, locale: str) -> Utterance:
+    """Write clips/SPEAKER/SPEAKER-NUMBER.flac below `folder`; the utterance has its path relative to `folder`.
+
+    `samples`: int16 at SAMPLE_RATE.
+    """
+    import soundfile
+
+    name = f"{speaker.id}-{number}"
+    path = f"clips/{speaker.id}/{name}.flac"
+    soundfile.write(folder / path, samples, SAMPLE_RATE)
+    return Utterance(
+        id=name,
+        duration=len(samples) / SAMPLE_RATE,
+        wav=path,
+        speaker=speaker.id,
+        text=text,
+        locale=locale,
+        gender=speaker.gender,
+        accent=speaker.accent,
+        split=speaker.split,
+    )
 
 
 def record(speech: np.ndarray, sample_rate: int, speaker: Speaker, rng: np.random.Generator) -> np.ndarray:
