@@ -20,7 +20,7 @@ from asr_fed.aggregation.weighting import Uniform
 from asr_fed.config.schema import FederationConfig
 from asr_fed.federation.placement import CostModel
 from asr_fed.federation.roster import Roster
-from asr_fed.federation.round import audio_seconds, close_round, plan_round
+from asr_fed.federation.round import close_round, learn, plan_round
 from asr_fed.wire.ask import Asked
 from asr_fed.wire.messages import ClientSize, Report, SharedConfig
 
@@ -36,15 +36,12 @@ def register(count: int) -> Roster:
 
 
 def serve(roster: Roster, cost: CostModel, settings: FederationConfig, server_round: int) -> float:
-    """CPU seconds of the server's own work for one round in which every client fails to answer but has been timed."""
+    """CPU seconds of the server's own work for a round that no update reaches, though each client has been timed."""
     started = time.process_time()
     plan = plan_round(roster, cost, settings, 1234, server_round)
-    failures = {client: "not trained here" for each in plan.assignments for client in each.clients}
-    close_round(plan, Asked({}, failures), roster.clients, Uniform().bounds, settings)
-    for each in plan.assignments:
-        for client in each.clients:
-            cost.observe(each.node, audio_seconds(roster.clients[client], settings), 1.0)
-    cost.end_round()
+    timings = [(each.node, client, 1.0) for each in plan.assignments for client in each.clients]
+    close_round(plan, Asked(), roster.clients, Uniform().bounds, settings)
+    learn(cost, plan, Asked(), roster.clients, settings, timings)
     return time.process_time() - started
 
 

@@ -1,8 +1,11 @@
-"""A round as data: `plan_round` says who is asked, `close_round` sums the answers. Both are pure functions."""
+"""A round as data: `plan_round` says who is asked, `close_round` sums the answers. Both are pure functions.
+
+`learn` tells the cost model what the round took.
+"""
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -167,15 +170,44 @@ def check_weight(
     terms: Mapping[str, Terms] | None = None,
 ) -> Reply:
     """The reply. Raises Refused if its weight is one that its clients cannot have under these terms."""
-    factors = {name: (terms or {}).get(name, WHOLE).weight for name in clients}
     if reply.update is None:
         return reply
     trained = [name for name in clients if name not in reply.failures]
+    factors = {name: (terms or {}).get(name, WHOLE).weight for name in trained}
     least, most = (math.fsum(bounds(sizes[name].examples)[side] * factors[name] for name in trained) for side in (0, 1))
     weight, slack = reply.update.weight / ONE, 1e-6 * len(trained)  # each weight was rounded
     if not least * (1 - 1e-9) - slack <= weight <= most * (1 + 1e-9) + slack:
         raise Refused(f"a weight of {weight:g} for {len(trained)} client(s), outside {least:g} to {most:g}")
     return reply
+
+
+def learn(
+    cost: CostModel,
+    plan: RoundPlan,
+    asked: Asked[Reply],
+    sizes: Mapping[str, ClientSize],
+    settings: FederationConfig,
+    timings: Iterable[tuple[int, str, float]] | None,
+) -> None:
+    """Tell the cost model how long clients took: each one if that is known, else all clients of a node together.
+
+    timings: node, client and seconds of each client; None where only the nodes' own reports are known.
+    """
+
+    def audio(client: str) -> float:
+        return audio_seconds(sizes[client], settings)
+
+    if timings is not None:
+        for node, client, seconds in timings:
+            if client not in asked.failures:  # a failure takes another time than training
+                cost.observe(node, audio(client), seconds)
+    else:
+        for each in plan.assignments:
+            if each.node in asked.answers and not asked.failures.keys() & each.clients:
+                # A node may report any number, but it cannot have worked for longer than the server waited for it.
+                busy = min(asked.timing(each.node).busy, asked.waited)
+                cost.observe(each.node, [audio(name) for name in each.clients], busy)
+    cost.end_round()
 
 
 def audio_seconds(client: ClientSize, settings: FederationConfig) -> float:

@@ -25,12 +25,12 @@ from asr_fed.federation.roster import Roster, join
 from asr_fed.federation.round import (
     Bounds,
     RoundPlan,
-    audio_seconds,
     check_variances,
     check_weight,
     close_round,
     enough,
     joined,
+    learn,
     plan_round,
 )
 from asr_fed.federation.round_numbers import exchanged, mean_client_loss, sums
@@ -248,7 +248,7 @@ def run_round(
                 enough=partial(enough, plan, settings=settings),
                 timeout=settings.round_timeout,
             )
-            learn(federation, plan, asked)
+            learn(federation.cost, plan, asked, roster.clients, settings, federation.hosts.client_seconds())
             dropped += asked.dropped
             parts.append((plan, asked))
         started = time.perf_counter()
@@ -305,24 +305,3 @@ def apply_update(
             "learning rate, and resume from the last checkpoint."
         )
     return weights, optimizer, federation.algorithm.server(state.algorithm, update, len(federation.roster.clients))
-
-
-def learn(federation: Federation, plan: RoundPlan, asked: Asked[Reply]) -> None:
-    """Tell the cost model how long clients took: each one if that is known, else all clients of a node together."""
-    settings, cost = federation.experiment.config.federation, federation.cost
-
-    def audio(client: str) -> float:
-        return audio_seconds(federation.roster.clients[client], settings)
-
-    timings = federation.hosts.client_seconds()
-    if timings is not None:
-        for node, client, seconds in timings:
-            if client not in asked.failures:  # a failure takes another time than training
-                cost.observe(node, audio(client), seconds)
-    else:
-        for each in plan.assignments:
-            if each.node in asked.answers and not asked.failures.keys() & each.clients:
-                # A node may report any number, but it cannot have worked for longer than the server waited for it.
-                busy = min(asked.timing(each.node).busy, asked.waited)
-                cost.observe(each.node, [audio(name) for name in each.clients], busy)
-    cost.end_round()

@@ -22,11 +22,11 @@ def evaluate_pretraining(experiment: Experiment, progress: RunProgress) -> dict[
     found = {}
     for name in systems(experiment.config):
         learner = load_learner(experiment.checkpoints / f"{name}.pt", experiment.config)
-        judged = experiment.task(learner, pick_device(experiment.config.device)).evaluate(
+        evaluated = experiment.task(learner, pick_device(experiment.config.device)).evaluate(
             experiment.partition.test, "dev"
         )
-        numbers = dict(judged.numbers)
-        found[name] = CodesResult(numbers["dev_loss"], numbers["accuracy"], judged.errors.units)
+        numbers = dict(evaluated.numbers)
+        found[name] = CodesResult(numbers["dev_loss"], numbers["accuracy"], evaluated.errors.units)
     progress.say(pretraining_table(found))
     return found
 

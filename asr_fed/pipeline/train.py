@@ -159,20 +159,20 @@ def centrally(
 ) -> None:
     config = experiment.config
     bar = progress.bars.add_task(name.replace("_", " "), total=settings.epochs)
-    judged: list[EpochReport] = []
+    evaluated: list[EpochReport] = []
 
     def on_epoch(report: EpochReport) -> None:
         progress.bars.update(bar, completed=report.epoch)
         if report.wer is None:
             return
         progress.epoch(name, report)
-        halfway = 2 * report.epoch >= settings.epochs > 2 * (judged[-1].epoch if judged else 0)
-        judged.append(report)
+        halfway = 2 * report.epoch >= settings.epochs > 2 * (evaluated[-1].epoch if evaluated else 0)
+        evaluated.append(report)
         if halfway and settings.epochs >= LONG:
             say_if_stuck()
 
     def say_if_stuck() -> None:
-        if judged and (advice := describe_stuck(name, judged[-1], config)):
+        if evaluated and (advice := describe_stuck(name, evaluated[-1], config)):
             progress.say(advice)
 
     train_central(

@@ -114,12 +114,12 @@ def train_client(
         audio += sum(utterance.duration for batch in batches for utterance in batch)
 
     delta = read_delta(model, task.weights)
-    judged = task.context.evaluate(client.dev or client.train, "client")
+    evaluated = task.context.evaluate(client.dev or client.train, "client")
     return ClientResult(
         delta=delta,
         num_examples=len(client.train),
         loss=last.loss,
-        errors=judged.errors,
+        errors=evaluated.errors,
         audio_seconds=audio,
         train_seconds=time.perf_counter() - started,
         skipped_steps=made.skipped,

@@ -16,7 +16,7 @@ BatchT = TypeVar("BatchT")
 Place = Literal["client", "dev"]
 
 
-class Judged(Protocol):
+class Evaluated(Protocol):
     """What an evaluation comes to."""
 
     @property
@@ -55,7 +55,7 @@ class Task(Protocol[BatchT]):
         """The loss of a step, a scalar. `with_ctc` matters where there is CTC."""
         ...
 
-    def evaluate(self, utterances: Sequence[Utterance], place: Place) -> Judged:
+    def evaluate(self, utterances: Sequence[Utterance], place: Place) -> Evaluated:
         """How good the model is at its task, without dropout and augmentation."""
         ...
 

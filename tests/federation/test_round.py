@@ -22,6 +22,7 @@ from asr_fed.federation.round import (
     check_weight,
     close_round,
     enough,
+    learn,
     plan_round,
 )
 from asr_fed.federation.round_numbers import sums
@@ -111,6 +112,27 @@ def test_clients_that_no_node_hosts_now_are_away_and_named() -> None:
     result = close_round(plan, answered(plan), there.clients, BOUNDS, SETTINGS)
     assert result.failures == {"elsewhere": AWAY}
     assert result.success == pytest.approx(28 / 33)
+
+
+class LookedUp(dict[str, ClientSize]):
+    """Sizes that are there for who asks by name, and for nobody who goes through all of them."""
+
+    def _refused(self, *_: object) -> Any:
+        raise AssertionError("a round went through all registered clients")
+
+    __iter__ = keys = values = items = copy = _refused
+
+
+def test_a_round_looks_at_its_cohort_alone() -> None:
+    """There may be a million clients registered."""
+    there = roster(1, 2)
+    assert there.names == sorted(SIZES)
+    there.clients = LookedUp(SIZES)
+    settings, cost = replace(SETTINGS, cohort=3), CostModel()
+    plan = plan_round(there, cost, settings, 1, 1)
+    close_round(plan, answered(plan), there.clients, BOUNDS, settings)
+    learn(cost, plan, answered(plan), there.clients, settings, [(1, plan.cohort[0], 2.0)])
+    assert cost.predict(1, audio_seconds(SIZES[plan.cohort[0]], settings)) == pytest.approx(2.0)
 
 
 def test_the_mean_is_weighted_and_the_numbers_are_sums() -> None:
