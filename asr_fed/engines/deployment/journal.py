@@ -6,6 +6,7 @@ hash elsewhere from time to time to see that too.
 
 import hashlib
 import json
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from asr_fed.system.errors import UserError
 
 JOURNAL = "journal.jsonl"  # in a node's folder
 START = "0" * 64
+BLOCK = 1 << 16  # bytes that are read at a time, from the end
 
 
 @dataclass
@@ -23,11 +25,12 @@ class Journal:
 
     def add(self, event: str, **what: Any) -> None:
         """Append an event; `what` is made of texts and numbers."""
-        entry = {"time": round(time.time(), 3), "event": event, **what, "previous": self._last()}
+        last = self._last_line()
+        previous = _hash(last.decode().removesuffix("\n")) if last else START
+        entry = {"time": round(time.time(), 3), "event": event, **what, "previous": previous}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        text = self.path.read_bytes()[-1:] if self.path.is_file() else b""
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(("" if text in (b"", b"\n") else "\n") + json.dumps(entry, ensure_ascii=True) + "\n")
+            file.write("\n" * (last[-1:] not in (b"", b"\n")) + json.dumps(entry, ensure_ascii=True) + "\n")
 
     def entries(self) -> list[dict[str, Any]]:
         """All events, the first one first. Raises UserError where the chain is broken."""
@@ -55,9 +58,19 @@ class Journal:
     def _lines(self) -> list[str]:
         return self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
 
-    def _last(self) -> str:
-        lines = self._lines()
-        return _hash(lines[-1]) if lines else START
+    def _last_line(self) -> bytes:
+        """With its end, unless it was cut short. Read from the end of the file: a node writes one for years."""
+        if not self.path.is_file():
+            return b""
+        tail = b""
+        with self.path.open("rb") as file:
+            start = file.seek(0, os.SEEK_END)
+            while start > 0 and b"\n" not in tail[:-1]:
+                size = min(BLOCK, start)
+                start -= size
+                file.seek(start)
+                tail = file.read(size) + tail
+        return tail[tail.rfind(b"\n", 0, -1) + 1 :]
 
 
 def _hash(line: str) -> str:

@@ -77,8 +77,6 @@ def check_setup(policy: Policy, config: Config, own: bool) -> None:
         raise _refused("batch", f"federation.batch.max_utterances={batch.max_utterances}")
     if batch.max_seconds is not None and batch.max_seconds < policy.batch_seconds:
         raise _refused("batch_seconds", f"federation.batch.max_seconds={batch.max_seconds:g}")
-    if config.personalise and config.federation.batch.max_utterances < policy.batch:
-        raise _refused("batch", "personalise=true")
     steps = config.federation.local_steps
     if steps is not None and steps < policy.steps:
         raise _refused("steps", f"federation.local_steps={steps}")
