@@ -68,8 +68,10 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 def frozen_modules(module: nn.Module) -> list[nn.Module]:
     """The outermost modules that have parameters but no trainable ones."""
-    parameters = list(module.parameters())
-    if parameters and not any(parameter.requires_grad for parameter in parameters):
+    trains = [parameter.requires_grad for parameter in module.parameters()]
+    if all(trains):  # also where there are none; most models end here, and each client asks several times
+        return []
+    if not any(trains):
         return [module]
     return [frozen for child in module.children() for frozen in frozen_modules(child)]
 
