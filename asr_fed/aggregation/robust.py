@@ -1,69 +1,117 @@
 """Nodes that may lie about what their clients learned: how much one of them can move the sum.
 
-All of this is about nodes, each with the mean change that it reports: sum(a_k delta_k) / sum(a_k). It needs the update
-of each node by itself, and so cannot go together with secure aggregation.
+All of this is about nodes, each with the mean change that it reports: sum(a_k delta_k) / sum(a_k), and with the means
+of the algorithm's further vectors. It needs the update of each node by itself, and so cannot go together with secure
+aggregation.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.spatial.distance import pdist, squareform
 
-from asr_fed.aggregation.update import DELTA, ONE, Sum, Update, UpdateRefused, empty, merge
+from asr_fed.aggregation.update import DELTA, ONE, Sum, Update, UpdateRefused, add_totals, check_range, merge
 from asr_fed.config.federation import RobustConfig, Rule
+
+Part = tuple[str, slice]  # the name of a vector, and entries of it
 
 
 def combine(updates: Sequence[Update], settings: RobustConfig, parameters: int | None = None) -> Update:
-    """One update of several nodes'. The norm is that of the first `parameters` entries; None: of all.
+    """One update of several nodes'. The first `parameters` entries of the change are no buffers; None: all.
 
-    Raises UpdateRefused where the sums leave their range.
+    Raises UpdateRefused where the sums leave their range, or where the nodes are too few for the rule.
     """
-    if settings.on:
-        limit = _limit([norm(update, parameters) for update in updates], settings)
-        updates = [update if limit is None else clipped(update, limit, parameters) for update in updates]
+    if settings.clip is not None or settings.clip_median is not None:
+        updates = _clipped(updates, settings, parameters)
     if settings.rule is Rule.mean:
         return merge(updates)
-    deltas = np.stack([_mean(update) for update in updates])
-    cut = int(settings.trim * len(deltas)) if settings.rule is Rule.trimmed_mean else (len(deltas) - 1) // 2
-    middle = np.sort(deltas, axis=0)[cut : len(deltas) - cut].mean(axis=0)
-    merged = merge([_without_delta(update) for update in updates])
-    values = np.rint(middle * merged.weight).astype(np.int64)
-    peak = int(max(values.max(initial=0), -values.min(initial=0)))
-    return Update(merged.sums | {DELTA: Sum(values, merged.weight, peak)}, merged.totals)
+    means = {name: np.stack([_mean(update, name) for update in updates]) for name in updates[0].sums}
+    if settings.rule is Rule.multi_krum:
+        chosen = multi_krum(means[DELTA][:, :parameters], settings.liars)
+    middle = {name: _middle(values, settings) for name, values in means.items()}
+    if settings.rule is Rule.multi_krum:
+        middle[DELTA][:parameters] = means[DELTA][chosen, :parameters].mean(axis=0)
+    sums = {name: _summed(values, sum(each.sums[name].weight for each in updates)) for name, values in middle.items()}
+    totals: dict[str, int] = {}
+    for update in updates:
+        add_totals(totals, update.totals)
+    return Update(sums, totals)
 
 
-def norm(update: Update, parameters: int | None = None) -> float:
-    """L2 norm of the node's mean change."""
-    return float(np.linalg.norm(_mean(update)[:parameters]))
+def multi_krum(changes: np.ndarray, liars: int) -> list[int]:
+    """Those n - f - 2 of n nodes whose changes (float64 [n, parameters]) others come closest to; f of them may lie.
+
+    The score of node i is the sum of |V_i - V_j|^2 over the n - f - 2 nodes j that are closest to it, and the lowest
+    scores are chosen: Blanchard et al., arXiv 1703.02757; how many, as in Damaskinos et al., AggregaThor, MLSys 2019.
+    Raises UpdateRefused where n < 2 f + 3.
+    """
+    nodes = len(changes)
+    if nodes < 2 * liars + 3:
+        raise UpdateRefused(f"multi_krum with liars={liars} needs {2 * liars + 3} nodes, and {nodes} have answered")
+    closest = nodes - liars - 2
+    distances = np.sort(squareform(pdist(changes, "sqeuclidean")), axis=1)  # each node is the closest one to itself
+    scores = distances[:, 1 : closest + 1].sum(axis=1)
+    return sorted(np.argsort(scores, kind="stable")[:closest].tolist())
 
 
-def clipped(update: Update, limit: float, parameters: int | None = None) -> Update:
-    """The same, with its mean change shortened to at most this norm: buffers in the same ratio."""
-    length = norm(update, parameters)
-    if not length > limit:
+def norm(update: Update, part: Part = (DELTA, slice(None))) -> float:
+    """L2 norm of a part of what the node reports, as a mean over its clients."""
+    name, entries = part
+    return float(np.linalg.norm(_mean(update, name)[entries]))
+
+
+def _clipped(updates: Sequence[Update], settings: RobustConfig, parameters: int | None) -> list[Update]:
+    """The parameters of each node within the limits, and all else shortened in the same ratio at least.
+
+    With `clip_median` buffers, and each further vector, are held to that multiple of their own median norm, too: else
+    a node that leaves the parameters alone could send any running variance.
+    """
+    parts: list[Part] = [(DELTA, slice(0, parameters))]
+    if parameters is not None:
+        parts.append((DELTA, slice(parameters, None)))
+    parts += [(name, slice(None)) for name in updates[0].sums if name != DELTA]
+    norms = np.array([[norm(update, part) for part in parts] for update in updates])
+    limits = np.full(len(parts), np.inf)
+    if settings.clip_median is not None and len(updates) > 2:
+        limits = settings.clip_median * np.median(norms, axis=0)
+    if settings.clip is not None:
+        limits[0] = min(limits[0], settings.clip)
+    ratios = np.divide(limits, norms, out=np.ones_like(norms), where=norms > limits)
+    ratios = np.minimum(ratios, ratios[:, :1])
+    return [_shortened(update, parts, own) for update, own in zip(updates, ratios, strict=True)]
+
+
+def _shortened(update: Update, parts: Sequence[Part], ratios: np.ndarray) -> Update:
+    if (ratios == 1).all():
         return update
-    own = update.sums[DELTA]
-    values = np.rint(own.values * (limit / length)).astype(np.int64)
-    return Update(update.sums | {DELTA: Sum(values, own.weight, own.peak)}, update.totals)
+    sums = {name: Sum(each.values.copy(), each.weight, each.peak) for name, each in update.sums.items()}
+    for (name, entries), ratio in zip(parts, ratios, strict=True):
+        if ratio < 1:
+            values = sums[name].values
+            values[entries] = np.rint(values[entries] * ratio).astype(np.int64)
+    return Update(sums, update.totals)
 
 
-def _limit(norms: Sequence[float], settings: RobustConfig) -> float | None:
-    limits = [] if settings.clip is None else [settings.clip]
-    if settings.clip_median is not None and len(norms) > 2:
-        limits.append(settings.clip_median * float(np.median(norms)))
-    return min(limits, default=None)
+def _middle(values: np.ndarray, settings: RobustConfig) -> np.ndarray:
+    """Of each entry over nodes, values [nodes, length]: the mean without both ends, or the median."""
+    nodes = len(values)
+    cut = int(settings.trim * nodes) if settings.rule is Rule.trimmed_mean else (nodes - 1) // 2
+    middle: np.ndarray = np.sort(values, axis=0)[cut : nodes - cut].mean(axis=0)
+    return middle
 
 
-def _mean(update: Update) -> np.ndarray:
+def _mean(update: Update, name: str) -> np.ndarray:
     """float64 [length]"""
-    own = update.sums[DELTA]
+    own = update.sums[name]
     if own.weight < 1:
         raise UpdateRefused(f"a weight of {own.weight / ONE}")
     mean: np.ndarray = own.values / own.weight
     return mean
 
 
-def _without_delta(update: Update) -> Update:
-    """The rest of it, and its weight."""
-    nothing = empty(len(update.sums[DELTA].values)).sums[DELTA]
-    copies = {name: Sum(each.values.copy(), each.weight, each.peak) for name, each in update.sums.items()}
-    return Update(copies | {DELTA: Sum(nothing.values, update.weight)}, dict(update.totals))
+def _summed(mean: np.ndarray, weight: int) -> Sum:
+    """The sum that has this mean. Raises UpdateRefused where it leaves its range."""
+    values = np.rint(mean * weight)
+    peak = int(max(values.max(initial=0), -values.min(initial=0)))
+    check_range(peak, weight)
+    return Sum(values.astype(np.int64), weight, peak)

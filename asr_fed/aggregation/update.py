@@ -97,7 +97,7 @@ def add_client(
         _add_scaled(update.sums[name].values, vector, units[name], peaks[name])
         update.sums[name].weight += units[name]
         update.sums[name].peak += peaks[name]
-    _add_totals(update.totals, {"clients": 1, "weight_squared": fixed(weight**2), **totals})
+    add_totals(update.totals, {"clients": 1, "weight_squared": fixed(weight**2), **totals})
 
 
 def _peak(into: Sum, name: str, vector: np.ndarray, units: int) -> int:
@@ -111,7 +111,7 @@ def _peak(into: Sum, name: str, vector: np.ndarray, units: int) -> int:
         if not np.isfinite(largest):
             raise UpdateRefused(f"a {name} that is not finite")
         peak = int(np.ceil(largest * units)) + 1
-    _check_range(into.peak + peak, into.weight + units)
+    check_range(into.peak + peak, into.weight + units)
     return peak
 
 
@@ -151,13 +151,13 @@ def merge(updates: Iterable[Update]) -> Update:
             ours = merged.sums[name]
             if theirs.values.shape != ours.values.shape:
                 raise UpdateRefused(f"updates of {len(theirs.values)} and {len(ours.values)} numbers")
-            _check_range(ours.peak + theirs.peak, ours.weight + theirs.weight)
+            check_range(ours.peak + theirs.peak, ours.weight + theirs.weight)
         for name, theirs in update.sums.items():
             ours = merged.sums[name]
             ours.values = np.add(ours.values, theirs.values, out=ours.values if ours.values.flags.writeable else None)
             ours.weight += theirs.weight
             ours.peak += theirs.peak
-        _add_totals(merged.totals, update.totals)
+        add_totals(merged.totals, update.totals)
     if merged is None:
         raise ValueError("no updates to merge")
     return merged
@@ -171,11 +171,13 @@ def mean(update: Update, name: str = DELTA) -> np.ndarray:
     return result
 
 
-def _add_totals(into: dict[str, int], totals: dict[str, int]) -> None:
+def add_totals(into: dict[str, int], totals: dict[str, int]) -> None:
+    """Add further sums, in place."""
     for name, value in totals.items():
         into[name] = into.get(name, 0) + value
 
 
-def _check_range(peak: int, weight: int) -> None:
+def check_range(peak: int, weight: int) -> None:
+    """Raises UpdateRefused where entries up to `peak`, or a weight, do not fit into a sum."""
     if peak >= LIMIT or weight >= LIMIT:
         raise UpdateRefused("weights or deltas too large to be summed exactly")

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from asr_fed.config.addresses import is_loopback
 from asr_fed.config.explain import no_such_key
+from asr_fed.config.federation import Rule
 from asr_fed.config.schema import (
     AugmentConfig,
     ClientsConfig,
@@ -292,6 +293,12 @@ def _check_engine(settings: Config) -> None:
         raise UserError(
             f"engine.address={address} is another machine, and without engine.certificates all that is sent there "
             "would be readable on the way: give the folder with the SuperLink's ca.crt."
+        )
+    robust, nodes = settings.federation.robust, settings.engine.nodes
+    if robust.rule is Rule.multi_krum and nodes < 2 * robust.liars + 3:
+        raise UserError(
+            f"federation.robust.rule=multi_krum with federation.robust.liars={robust.liars} needs "
+            f"{2 * robust.liars + 3} nodes, and engine.nodes={nodes}: raise it, or lower liars."
         )
     for name in ("round_timeout", "client_timeout"):
         if getattr(settings.federation, name) is None:

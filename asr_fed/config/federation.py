@@ -40,12 +40,15 @@ class Rule(Enum):
     """How nodes' changes become one.
 
     mean: weighted, as in FedAvg. median: of each entry over nodes, all alike. trimmed_mean: of each entry without the
-    `trim` share of nodes at either end (both: Yin et al., arXiv 1803.01498).
+    `trim` share of nodes at either end (both: Yin et al., arXiv 1803.01498). multi_krum: the plain mean of those nodes
+    whose changes others come closest to, where up to `liars` nodes lie; of buffers the median (Blanchard et al., arXiv
+    1703.02757).
     """
 
     mean = "mean"
     median = "median"
     trimmed_mean = "trimmed_mean"
+    multi_krum = "multi_krum"
 
 
 @dataclass
@@ -53,11 +56,13 @@ class RobustConfig:
     """Against nodes that lie; for engine=deployment, where a node is a member.
 
     clip: the largest L2 norm that a node's mean change of the parameters may have; a longer one is shortened to it.
-    clip_median: the same as a multiple of the median norm of the round's nodes, from three nodes on.
+    clip_median: the same as a multiple of the median norm of the round's nodes, from three nodes on; buffers (running
+    means and variances) and the algorithm's further vectors likewise.
     """
 
     rule: Rule = Rule.mean
     trim: float = setting(0.2, at_least=0, below=0.5)
+    liars: int = setting(1, at_least=0)  # of multi_krum, which needs 2 x liars + 3 nodes in each round
     clip: float | None = setting(None, above=0)
     clip_median: float | None = setting(None, above=0)
 

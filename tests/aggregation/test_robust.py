@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from asr_fed.aggregation.robust import combine, norm
-from asr_fed.aggregation.update import DELTA, Update, add_client, empty, mean, merge
+from asr_fed.aggregation.robust import combine, multi_krum, norm
+from asr_fed.aggregation.update import DELTA, LIMIT, Sum, Update, UpdateRefused, add_client, empty, mean, merge
 from asr_fed.config.federation import RobustConfig, Rule
 
 LENGTH, PARAMETERS = 40, 30
@@ -43,8 +43,9 @@ def test_without_a_choice_it_is_the_sum_bit_by_bit(honest: list[Update]) -> None
         RobustConfig(clip_median=2.0),
         RobustConfig(rule=Rule.median),
         RobustConfig(rule=Rule.trimmed_mean, trim=0.2),
+        RobustConfig(rule=Rule.multi_krum, liars=1),
     ],
-    ids=["clip", "clip_median", "median", "trimmed_mean"],
+    ids=["clip", "clip_median", "median", "trimmed_mean", "multi_krum"],
 )
 @pytest.mark.parametrize("scale", [1000.0, -1000.0])
 def test_a_node_that_reports_a_thousand_moves_little(
@@ -61,7 +62,7 @@ def test_a_node_that_reports_a_thousand_moves_little(
 
 
 def test_an_honest_node_is_not_clipped(honest: list[Update]) -> None:
-    longest = max(norm(each, PARAMETERS) for each in honest)
+    longest = max(norm(each, (DELTA, slice(PARAMETERS))) for each in honest)
     expected = [each.sums[DELTA].values.copy() for each in honest]
     combined = combine(honest, RobustConfig(clip=longest), PARAMETERS)
     np.testing.assert_array_equal(combined.sums[DELTA].values, sum(expected))
@@ -76,3 +77,70 @@ def test_of_two_nodes_neither_is_the_median() -> None:
 def test_the_median_is_that_of_each_entry() -> None:
     nodes = [node(np.full(LENGTH, value), weight) for value, weight in ((1.0, 9.0), (2.0, 1.0), (7.0, 1.0))]
     np.testing.assert_allclose(mean(combine(nodes, RobustConfig(rule=Rule.median))), 2.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [RobustConfig(clip_median=1.5), RobustConfig(rule=Rule.median), RobustConfig(rule=Rule.multi_krum)],
+    ids=["clip_median", "median", "multi_krum"],
+)
+@pytest.mark.parametrize("lie", ["buffers", "control"])
+def test_a_node_that_lies_about_something_else_than_parameters_moves_little(
+    honest: list[Update], settings: RobustConfig, lie: str
+) -> None:
+    """Such as a running variance of 1e6, which no norm of the parameters shows."""
+    delta, control = np.full(LENGTH, 0.1), np.ones(2)
+    if lie == "buffers":
+        delta[PARAMETERS:] = 1e6
+    else:
+        control *= 1e6
+    liar = empty(LENGTH, {"control": 2})
+    add_client(liar, delta.astype(np.float32), 1.0, {"examples": 5}, {"control": control.astype(np.float32)})
+    combined = combine([*honest, liar], settings, PARAMETERS)
+    assert np.abs(mean(combined) - 0.1).max() < 0.1
+    assert np.abs(mean(combined, "control") - 1).max() < 0.1
+
+
+def krum_by_the_paper(changes: np.ndarray, liars: int) -> set[int]:
+    """The definition, one sum at a time."""
+    nodes, scores = len(changes), {}
+    for node in range(nodes):
+        distances = [
+            sum((float(a) - float(b)) ** 2 for a, b in zip(changes[node], changes[other], strict=True))
+            for other in range(nodes)
+            if other != node
+        ]
+        scores[node] = sum(sorted(distances)[: nodes - liars - 2])
+    return set(sorted(scores, key=lambda node: scores[node])[: nodes - liars - 2])
+
+
+@pytest.mark.parametrize(("nodes", "liars"), [(3, 0), (5, 1), (10, 3), (23, 10)])
+def test_multi_krum_chooses_as_a_plain_loop_does(nodes: int, liars: int) -> None:
+    rng = np.random.default_rng(nodes)
+    changes = rng.standard_normal((nodes, 6)) + rng.integers(0, 4, (nodes, 1))
+    chosen = multi_krum(changes, liars)
+    assert set(chosen) == krum_by_the_paper(changes, liars) and len(chosen) == nodes - liars - 2
+    changes[:liars] += 50
+    assert not set(multi_krum(changes, liars)) & set(range(liars)), "liars who agree are still too few"
+
+
+def test_multi_krum_takes_the_plain_mean_of_the_chosen(honest: list[Update]) -> None:
+    changes = np.stack([mean(each) for each in honest])
+    combined = combine([*honest, attack(50.0)], RobustConfig(rule=Rule.multi_krum, liars=1), PARAMETERS)
+    chosen = multi_krum(np.vstack([changes, np.full(LENGTH, 50.0)])[:, :PARAMETERS], 1)
+    np.testing.assert_allclose(
+        mean(combined)[:PARAMETERS], changes[chosen, :PARAMETERS].mean(axis=0), rtol=1e-6, atol=1e-9
+    )
+
+
+def test_too_few_nodes_for_multi_krum_are_named(honest: list[Update]) -> None:
+    with pytest.raises(UpdateRefused, match="liars=4 needs 11 nodes, and 9 have answered"):
+        combine(honest, RobustConfig(rule=Rule.multi_krum, liars=4))
+
+
+def test_a_median_that_leaves_the_range_of_a_sum_is_refused(honest: list[Update]) -> None:
+    """Two nodes report the largest mean there is with the least weight, and the third one has all the weight."""
+    values = np.full(LENGTH, LIMIT // 2, np.int64)
+    lies = [Update({DELTA: Sum(values.copy(), 1 << 32, LIMIT // 2)}, {}) for _ in range(2)]
+    with pytest.raises(UpdateRefused, match="too large"):
+        combine([*lies, Update({DELTA: Sum(values // 4, 1 << 50, LIMIT // 2)}, {})], RobustConfig(rule=Rule.median))

@@ -189,6 +189,7 @@ def test_an_impossible_value_names_the_key(run, argument: str) -> None:
         ("engine=deployment federation.clients.wrong_transcripts=0.3", "federation.clients.wrong_transcripts"),
         ("engine=deployment engine.address=10.0.0.2:8000", "engine.certificates"),
         ("engine=deployment engine.address=localhost:8000", "federation.round_timeout"),
+        ("engine=deployment engine.address=localhost:8000 federation.robust.rule=multi_krum engine.nodes=4", "5 nodes"),
         ("engine=deployment engine.address=localhost:8000 federation.round_timeout=9", "federation.client_timeout"),
     ],
 )
