@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from asr_fed.config.schema import BatchConfig, Decoder, EvaluationConfig, LossConfig
+from asr_fed.data.alignable import alignable
 from asr_fed.data.batching import collate, evaluation_batches
 from asr_fed.data.features import FeatureCache
 from asr_fed.data.manifest import Utterance
@@ -107,13 +108,18 @@ def mean_loss(
     config: EvaluationConfig,
     device: torch.device,
 ) -> float:
-    """The training loss of `utterances` without dropout and augmentation: the mean over utterances."""
+    """The training loss of `utterances` without dropout and augmentation: the mean over utterances.
+
+    Dev speech may hold some that CTC cannot align. Their loss is infinite: where CTC counts, they do not.
+    """
     model, added = recogniser.model, 0.0
     model.eval()
-    for chunk in evaluation_batches(utterances, _batches(config)):
+    fits = alignable(cache, recogniser.tokenizer, model.encoder.stride)
+    speech = [utterance for utterance in utterances if loss.ctc_weight == 0 or fits(utterance, 1.0)]
+    for chunk in evaluation_batches(speech, _batches(config)):
         batch = collate(chunk, cache, recogniser.tokenizer).to(device)
         added += float(model.loss(model.normalise(batch.features), batch, loss, with_ctc=True)) * len(chunk)
-    return added / max(1, len(utterances))
+    return added / max(1, len(speech))
 
 
 def _batches(config: EvaluationConfig) -> BatchConfig:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr_fed.config.schema import AugmentConfig
+from asr_fed.config.schema import AugmentConfig, LossConfig
 from asr_fed.data.alignable import (
     NOTHING_TO_TRAIN_ON,
     TOO_MANY_TOKENS,
@@ -134,6 +134,17 @@ def test_one_that_slips_through_is_no_perfect_loss(context: Recognition, experim
     result = train_epoch(context, [[good], [bad]], optimizer, np.random.default_rng(1), clip=5.0)
     assert (result.utterances, result.skipped) == (1, 1) and result.loss > 0
     assert read_state(context.recogniser.model).tobytes() != before
+
+
+def test_the_loss_of_dev_speech_leaves_them_out(context: Recognition, experiment: Experiment) -> None:
+    """Dev speech keeps them for its WER. Every client refuses an order with an infinite loss of it."""
+    dev = experiment.partition.dev
+    with_bad = [impossible(dev[0]), *dev[1:]]
+    assert context.mean_loss(with_bad) == pytest.approx(context.mean_loss(dev[1:]))
+    assert context.mean_loss(with_bad[:1]) == 0
+    attention = replace(context, loss_config=LossConfig(ctc_weight=0))
+    assert 0 < attention.mean_loss(with_bad) < math.inf
+    assert attention.mean_loss(with_bad) != pytest.approx(attention.mean_loss(dev[1:]))
 
 
 def test_a_client_of_nothing_else_has_no_weight(context: Recognition, experiment: Experiment) -> None:
