@@ -11,6 +11,8 @@ A recipe is a folder here with a recipe.yaml:
 - `runs`: by name, the rest of the line. The run_dir is `$RUNS/NAME`. A `$NAME` is one of the recipe's `words`, an
   environment variable such as the place of a corpus, or `$RUNS`, the folder of this recipe's runs: a line with
   `$RUNS/start/...` waits for the run `start`.
+- `accounts`, where there are some: by name, one of the runs, and the words of another clock by which its time is told
+  again (`python -m asr_fed.simulation account`), without training.
 - `seeds`: a run with `$SEED` in its name is one run for each of them.
 - `rows`, of the table: `name`, `run`, and `system`, that is warm_start, federated or central. A row over seeds has the
   errors of all its runs together. `against`: the row it is compared with, run by run on the same utterances.

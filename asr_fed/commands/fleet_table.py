@@ -1,22 +1,31 @@
-"""`python -m asr_fed.simulation KIND FILE TABLE`: a table of a fleet from what FLASH or FedScale have measured."""
+"""`python -m asr_fed.simulation`: a fleet's tables from what FLASH or FedScale have measured, and a finished run by the
+clock of another fleet.
+"""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from asr_fed.commands.account import account, add_account
 from asr_fed.simulation.traces import KINDS, convert
 from asr_fed.system.exit_status import exit_status
 
-DESCRIPTION = """\
+ACCOUNT = "account"
+TABLE = """\
 Make a table for simulation.devices, simulation.network or simulation.availability from files of FLASH or FedScale, as
 JSON or CSV. Nothing is unpickled.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m asr_fed.simulation", description=DESCRIPTION)
-    parser.add_argument("kind", choices=sorted(KINDS))
-    parser.add_argument("file", type=Path, help="what was measured")
-    parser.add_argument("table", type=Path, help="the CSV file to write")
+    parser = argparse.ArgumentParser("python -m asr_fed.simulation")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar=f"{{{ACCOUNT},{','.join(sorted(KINDS))}}}")
+    add_account(kinds.add_parser(ACCOUNT, help="a finished run by the clock of another fleet"))
+    for kind in sorted(KINDS):
+        table = kinds.add_parser(kind, description=TABLE)
+        table.add_argument("file", type=Path, help="what was measured")
+        table.add_argument("table", type=Path, help="the CSV file to write")
     chosen = parser.parse_args(arguments)
+    if chosen.kind == ACCOUNT:
+        return exit_status("asr_fed.simulation", lambda: account(chosen.run, chosen.new, chosen.changes))
     return exit_status("asr_fed.simulation", lambda: convert(chosen.kind, chosen.file, chosen.table))

@@ -131,14 +131,18 @@ def _check_buffer(buffer: int | None, clients: int, sent: Mapping[str, int]) -> 
         )
 
 
-def check_virtual_time(experiment: Experiment) -> None:
-    """Raises UserError where the simulation cannot be meant for the clients and the model of this experiment."""
+def virtual_time(experiment: Experiment) -> VirtualTime | None:
+    """Of an experiment whose clients are on this machine. None where its config has no simulation.
+
+    Raises UserError where the simulation cannot be meant for its clients and its model.
+    """
     config = experiment.config
-    if config.simulation is not None:
-        model = create_learner(config, experiment.tokenizer).model
-        sizes = {client.id: client_size(client) for client in experiment.partition.clients}
-        train_only(model, config.federation)
-        VirtualTime.open(config, sizes, model, instantiate(config.algorithm))
+    if config.simulation is None:
+        return None
+    model = create_learner(config, experiment.tokenizer).model
+    sizes = {client.id: client_size(client) for client in experiment.partition.clients}
+    train_only(model, config.federation)
+    return VirtualTime.open(config, sizes, model, instantiate(config.algorithm))
 
 
 def work_of(size: ClientSize, settings: FederationConfig) -> Work:

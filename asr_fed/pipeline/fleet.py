@@ -24,7 +24,7 @@ UNKNOWN, SEVERAL = "not known", "several"
 def summarise_run_of_fleet(experiment: Experiment, federation: FederationState | None) -> dict[str, Any] | None:
     """What summary.json says of the fleet, None where the run has none; `simulation_heard.csv` in the run directory."""
     simulation = experiment.config.simulation
-    if simulation is None or federation is None:
+    if simulation is None or federation is None or not federation.history:
         return None
     clients, rounds = read_client_times(experiment.run_dir), read_round_times(experiment.run_dir)
     best = next((each for each in rounds if each.round == federation.best_round), None)

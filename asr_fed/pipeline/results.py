@@ -84,7 +84,26 @@ def write_results(
     `made`: facts for the summary about the run that trained them (seconds, memory, command, versions, commit).
     """
     run_dir, evaluations = experiment.run_dir, tests.chosen
-    summary = summarise(experiment, federation, tests, made)
+    for name, evaluation in evaluations.items():
+        about = {
+            "recogniser": f"{run_dir / 'checkpoints' / name}.pt",
+            "speech": "the run's test speakers",
+            **describe_decoder(experiment.config.evaluation.test_decoder, experiment.config.evaluation),
+        }
+        write_evaluation(run_dir / "evaluation" / name, evaluation, about, compare_with_others(name, evaluations))
+    return write_accounts(experiment, federation, summarise(experiment, federation, tests, made), evaluations)
+
+
+def write_accounts(
+    experiment: Experiment,
+    federation: FederationState | None,
+    summary: RunSummary,
+    evaluations: Mapping[str, Evaluation],
+) -> RunSummary:
+    """The time of the simulated fleet and the carbon account, where the config has them; summary.json with both, and
+    report.html. Returns the summary.
+    """
+    run_dir = experiment.run_dir
     account = carbon_account(experiment, federation, summary)
     summary = replace(
         summary,
@@ -93,13 +112,6 @@ def write_results(
     )
     if account is not None:
         write_account(run_dir, account)
-    for name, evaluation in evaluations.items():
-        about = {
-            "recogniser": f"{run_dir / 'checkpoints' / name}.pt",
-            "speech": "the run's test speakers",
-            **describe_decoder(experiment.config.evaluation.test_decoder, experiment.config.evaluation),
-        }
-        write_evaluation(run_dir / "evaluation" / name, evaluation, about, compare_with_others(name, evaluations))
     write_summary(run_dir, summary)
     history = federation.history if federation is not None else []
     write_report(
@@ -115,10 +127,12 @@ def write_results(
 
 
 def carbon_account(experiment: Experiment, federation: FederationState | None, summary: RunSummary) -> Account | None:
-    """None where the config asks for none. The centralised run makes the passes of the config over the pooled speech,
-    whether the run has trained one or not."""
+    """None where the config asks for none, or there was no round.
+
+    The centralised run makes the passes of the config over the pooled speech, whether the run has trained one or not.
+    """
     config = experiment.config
-    if config.carbon is None or federation is None:
+    if config.carbon is None or federation is None or not federation.history:
         return None
     here = experiment.partition.clients  # the silos of a deployment keep theirs
     pooled = sum(each.duration for each in pooled_speech(experiment)) if here else federation.seconds

@@ -21,7 +21,7 @@ from asr_fed.engines.open_workers import open_workers
 from asr_fed.federation.rounds import run_federation
 from asr_fed.federation.sampling import cohort_size
 from asr_fed.federation.state import FederationState, load_federation
-from asr_fed.federation.virtual import check_virtual_time
+from asr_fed.federation.virtual import virtual_time
 from asr_fed.interop.open_recogniser import open_recogniser
 from asr_fed.model.recogniser import Recogniser, save_recogniser
 from asr_fed.pipeline.pretrained import evaluate_pretraining, write_pretraining
@@ -73,7 +73,7 @@ def train(config: Config, command: str = "") -> RunSummary | PretrainingSummary:
         if owners := experiment.partition.clients:
             draw_histogram(experiment.run_dir / "partition" / "clients.png", [owner.seconds for owner in owners])
         if config.engine.kind is not EngineKind.deployment:  # refuse now rather than later
-            check_virtual_time(experiment)
+            virtual_time(experiment)
             cohort_size(config.federation.cohort, len(experiment.partition.clients))
             if config.personalise and not any(client.dev for client in experiment.partition.clients):
                 raise UserError(

@@ -1,7 +1,7 @@
 """Comparison of runs: `python -m asr_fed.compare RUN RUN ...`, also at the end of every sweep."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +9,11 @@ from rich.console import Console
 
 from asr_fed.reporting.comparison import lay_out, markdown, run_labels, terminal_table
 from asr_fed.reporting.dev_curves import dev_curves
+from asr_fed.reporting.simulation import fleet_numbers
 from asr_fed.runs.records import read_history
 from asr_fed.runs.summary import PretrainingSummary, RunSummary, read_summary
 from asr_fed.system.errors import UserError
-from asr_fed.system.files import replacing
+from asr_fed.system.files import replacing, write_csv
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,14 +24,19 @@ FIELDS = (
     *("difference", "difference_low", "difference_high", "paired_t_p", "matched_pairs_p"),  # from the first run
     *("test_cer", "decoder", "best_round", "rounds", "clients", "effective_clients"),
     *("audio_hours", "mb_up", "mb_down", "seconds"),
-    *("fleet_hours", "fleet_hours_to_best", "dropped", "partial", "lost_compute", "waiting"),  # of a simulated fleet
+    *("fleet_hours", "fleet_hours_to_best", "target_wer", "fleet_hours_to_target"),  # of a simulated fleet
+    *("dropped", "partial", "lost_compute", "waiting", "least_heard", "least_heard_part", "least_heard_wer"),
     *("wh", "g_co2e", "g_co2e_low", "g_co2e_high", "of_central", "g_per_point"),  # modelled
     *("run_dir", "failed"),
 )
+HEARD = "comparison_heard.csv"
 
 
 def describe_run(
-    overrides: Sequence[str], run_dir: str | None, result: RunSummary | PretrainingSummary | str
+    overrides: Sequence[str],
+    run_dir: str | None,
+    result: RunSummary | PretrainingSummary | str,
+    target_wer: float | None = None,
 ) -> dict[str, Any]:
     """A run as one record, with the keys of FIELDS; what does not apply to it is None.
 
@@ -39,6 +45,7 @@ def describe_run(
 
     Args:
         result: the summary of the run, or why it failed.
+        target_wer: the dev WER, percent, whose time is asked for.
     """
     about = {"overrides": list(overrides), "run_dir": run_dir}
     if isinstance(result, str):
@@ -56,9 +63,7 @@ def describe_run(
     }
     if isinstance(result, PretrainingSummary):
         return {name: {**vars(result), **sums, **about}.get(name) for name in FIELDS}
-    fleet = result.simulation or {}
-    sums |= {name: fleet.get(name) for name in ("dropped", "partial", "lost_compute", "waiting")}
-    sums |= {"fleet_hours": fleet.get("hours"), "fleet_hours_to_best": fleet.get("best_hours")}
+    sums |= fleet_numbers(result.simulation, rounds, target_wer)
     own = result.systems.get(result.own)
     interval = {"wer_low": own and own.wer_low, "wer_high": own and own.wer_high}
     known = {**vars(result), **sums, **interval, **_carbon(result.carbon), **about}
@@ -80,7 +85,10 @@ def _carbon(account: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def write_comparison(folder: Path, records: Sequence[dict[str, Any]]) -> None:
-    """comparison.md and comparison.html for people, .csv for programs, .png: the WER over the rounds."""
+    """comparison.md and comparison.html for people, .csv for programs, .png: the WER over the rounds.
+
+    HEARD has, for runs with a simulated fleet, a row for each group of clients.
+    """
     from asr_fed.reporting.figures import data_uri
     from asr_fed.reporting.page import render
 
@@ -91,6 +99,8 @@ def write_comparison(folder: Path, records: Sequence[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, FIELDS)
         writer.writeheader()
         writer.writerows(record | {"overrides": " ".join(record["overrides"])} for record in records)
+    if heard := [{"run": label} | row for label, row in heard_in(comparison.labels, records)]:
+        write_csv(folder / HEARD, heard)
     figure = plot(records)
     if figure is not None:
         with replacing(folder / "comparison.png") as path:
@@ -136,6 +146,14 @@ def _against(record: dict[str, Any], first: dict[str, Any]) -> dict[str, Any]:
         "paired_t_p": found.paired_t_p,
         "matched_pairs_p": found.matched_pairs_p,
     }
+
+
+def heard_in(labels: Sequence[str], records: Sequence[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The groups of clients of each run, with its label (see `asr_fed.simulation.heard.Heard`)."""
+    for label, record in zip(labels, records, strict=True):
+        if record["least_heard"] is not None:
+            for row in (read_summary(Path(record["run_dir"])).simulation or {})["heard"]:
+                yield label, row
 
 
 def plot(records: Sequence[dict[str, Any]]) -> "Figure | None":

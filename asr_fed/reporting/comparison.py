@@ -37,6 +37,12 @@ def _best(record: Record) -> str:
     return f"{record['best_round']} of {record['rounds']}" if known else ""
 
 
+def _target(record: Record) -> str:
+    if record["target_wer"] is None:
+        return ""
+    return _amount("fleet_hours_to_target", ".3g")(record) or "never"
+
+
 # Of each table: heads, and what stands below them. They fit 80 columns. A space that cannot break is \u00a0.
 RESULT: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("WER\u00a0%", _number("test_wer", ".2f")),
@@ -57,12 +63,18 @@ COST: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("seconds", _number("seconds", ".0f")),
 )
 FLEET: tuple[tuple[str, Callable[[Record], str]], ...] = (  # of runs with a simulated fleet
-    ("fleet\u00a0hours", _amount("fleet_hours", ".2f")),
-    ("to best WER", _amount("fleet_hours_to_best", ".2f")),
+    ("fleet\u00a0hours", _amount("fleet_hours", ".3g")),
+    ("to best WER", _amount("fleet_hours_to_best", ".3g")),
+    ("to target", _target),
     ("dropped", _number("dropped", ".0%")),
     ("partial", _number("partial", ".0%")),
     ("lost computing", _number("lost_compute", ".0%")),
     ("waiting", _number("waiting", ".0%")),
+)
+HEARD: tuple[tuple[str, Callable[[Record], str]], ...] = (
+    ("least heard", lambda record: record["least_heard"] or ""),
+    ("of its part", _number("least_heard_part", ".0%")),
+    ("its WER\u00a0%", _number("least_heard_wer", ".2f")),
 )
 CARBON: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("Wh", _amount("wh", ".3g")),
@@ -95,7 +107,7 @@ def lay_out(records: Sequence[Record]) -> Comparison:
     """The records as they are shown. A column without a value is left out, and a table without a column."""
     head, labels = run_labels([record["overrides"] for record in records])
     tables = []
-    for columns in (RESULT, COST, FLEET, CARBON):
+    for columns in (RESULT, COST, FLEET, HEARD, CARBON):
         shown = [(name, column) for name, column in columns if any(column(record) for record in records)]
         if shown:
             rows = [
@@ -167,6 +179,13 @@ def _notes(labels: Sequence[str], records: Sequence[Record]) -> list[str]:
             f"{label} {record['decoder']}" for label, record in zip(labels, records, strict=True) if record["decoder"]
         )
         notes.append(f"Not decoded alike, so that WERs differ for that too: {', '.join(by_run)}.")
+    if targets := {record["target_wer"] for record in records} - {None}:
+        notes.append(f"To target: hours of the fleet until the dev WER was first no higher than {targets.pop():g} %.")
+    if any(record["least_heard"] is not None for record in records):
+        notes.append(
+            "Least heard: the group of clients that has least of all work that counted, for its number; of its part: "
+            "in percent of what its number would give it. The other groups are in comparison_heard.csv."
+        )
     others = [
         label
         for label, record in list(zip(labels, records, strict=True))[1:]

@@ -38,6 +38,30 @@ def describe_fleet(summary: Mapping[str, Any] | None) -> list[str]:
     return found
 
 
+def fleet_numbers(
+    summary: Mapping[str, Any] | None, history: Sequence[RoundRecord], target_wer: float | None = None
+) -> dict[str, Any]:
+    """A fleet's time in a comparison, nothing where the run had no clock.
+
+    fleet_hours_to_target: when the dev WER, percent, was first no higher than `target_wer`; None where it never was.
+    least_heard: the group of clients that has least of the work that counted for its number, and `least_heard_part` of
+        what its number would give it.
+    """
+    if summary is None:
+        return {}
+    numbers = {name: summary.get(name) for name in ("dropped", "partial", "lost_compute", "waiting")}
+    numbers |= {"fleet_hours": summary["hours"], "fleet_hours_to_best": summary["best_hours"]}
+    if target_wer is not None:
+        ends = zip(accumulate(each.fleet_seconds or 0.0 for each in history), history, strict=True)
+        reached = (end / UNITS["hours"] for end, each in ends if each.wer is not None and each.wer <= target_wer)
+        numbers |= {"target_wer": target_wer, "fleet_hours_to_target": next(reached, None)}
+    if summary["heard"]:
+        least = min(summary["heard"], key=lambda row: row["counted"] / row["fair"])
+        part = least["counted"] / least["fair"]
+        numbers |= {"least_heard": least["group"], "least_heard_part": part, "least_heard_wer": least["wer"]}
+    return numbers
+
+
 def fleet_section(
     run_dir: Path, summary: Mapping[str, Any] | None, history: Sequence[RoundRecord]
 ) -> dict[str, Any] | None:

@@ -85,7 +85,11 @@ def claim_run_dir(config: Config) -> Iterator[Path]:
 
 def begin_run(config: Config) -> None:
     """Write config.yaml: from now on the directory belongs to this run, and is resumed with its values."""
-    write_text(Path(config.run_dir) / CONFIG, OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True))
+    write_config(config, Path(config.run_dir))
+
+
+def write_config(config: Config, run_dir: Path) -> None:
+    write_text(run_dir / CONFIG, OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True))
 
 
 def has_begun(run_dir: Path) -> bool:

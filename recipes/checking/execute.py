@@ -21,10 +21,11 @@ def execute(recipe: Recipe, runs: Path, jobs: int = 1) -> None:
 
     Raises UserError where a run fails. Those that are under way then come to their end, no other is started.
     """
-    waiting = {name: line for name, line in recipe.runs.items() if not (runs / name / SUMMARY).is_file()}
+    lines = recipe.runs | recipe.accounts
+    waiting = {name: line for name, line in lines.items() if not (runs / name / SUMMARY).is_file()}
     if not waiting:
         return
-    words = {name: _words(line, name, runs) for name, line in waiting.items()}  # all, before any work
+    words = {name: _words(recipe, name, runs) for name in waiting}  # all, before any work
     runs.mkdir(parents=True, exist_ok=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     running: dict[Future[int], str] = {}
@@ -45,9 +46,11 @@ def execute(recipe: Recipe, runs: Path, jobs: int = 1) -> None:
                 bar.advance(task)
 
 
-def _words(line: str, name: str, runs: Path) -> list[str]:
+def _words(recipe: Recipe, name: str, runs: Path) -> list[str]:
+    if name in recipe.accounts:
+        return command(recipe.accounts[name], runs)
     resume = ["resume=true"] if (runs / name / "config.yaml").is_file() else []
-    return [*command(line, runs), f"run_dir={runs / name}", *resume]
+    return [*command(recipe.runs[name], runs), f"run_dir={runs / name}", *resume]
 
 
 def _shown(words: list[str]) -> str:

@@ -11,6 +11,8 @@ import yaml
 
 from asr_fed.system.errors import UserError
 
+ACCOUNT = "-m asr_fed.simulation account"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -22,8 +24,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Recipe:
+    """Command lines by name: of `runs`, which train, and of `accounts`, which tell the time of one of these again."""
+
     folder: Path
-    runs: dict[str, str]  # command lines by name
+    runs: dict[str, str]
+    accounts: dict[str, str]
     rows: tuple[Row, ...]
     tolerance: float
 
@@ -36,6 +41,12 @@ def read_recipe(folder: Path) -> Recipe:
         line = string.Template(f"{content['base']} {rest}").safe_substitute(words)
         for seed in seeds if "$SEED" in name else [None]:
             runs[_seeded(name, seed)] = _seeded(line, seed)
+    accounts = {}
+    for name, rest in content.get("accounts", {}).items():
+        run, _, changes = rest.partition(" ")
+        line = f"{ACCOUNT} $RUNS/{run}/ $RUNS/{name} {changes}"
+        for seed in seeds if "$SEED" in name else [None]:
+            accounts[_seeded(name, seed)] = _seeded(line, seed)
     rows = tuple(
         Row(
             row["name"],
@@ -45,7 +56,7 @@ def read_recipe(folder: Path) -> Recipe:
         )
         for row in content["rows"]
     )
-    return Recipe(folder, runs, rows, content["tolerance"])
+    return Recipe(folder, runs, accounts, rows, content["tolerance"])
 
 
 def _seeded(text: str, seed: int | None) -> str:

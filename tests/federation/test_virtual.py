@@ -9,7 +9,7 @@ from flwr.app import Message, MessageType
 
 from asr_fed.federation.rounds import run_federation
 from asr_fed.federation.state import FederationState, load_federation
-from asr_fed.federation.virtual import check_virtual_time, remember
+from asr_fed.federation.virtual import remember, virtual_time
 from asr_fed.runs.experiment import Experiment
 from asr_fed.runs.records import RoundRecord
 from asr_fed.simulation.buffered import damping
@@ -132,8 +132,8 @@ def test_a_tau_that_nobody_keeps_ends_the_run_before_a_round(make: Callable[...,
         run_federation(experiment, RemoteNodes(grid))  # type: ignore[arg-type]
     assert not grid.rates
     with pytest.raises(UserError, match="below every client's time"):
-        check_virtual_time(experiment)  # and before the warm start is trained
-    check_virtual_time(make(*PHONES))
+        virtual_time(experiment)  # and before the warm start is trained
+    virtual_time(make(*PHONES))
 
 
 BUFFERED = (*PHONES, "federation.cohort=4", "simulation.buffer=2", "federation.rounds=6")

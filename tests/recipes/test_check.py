@@ -54,8 +54,15 @@ def test_every_run_of_our_recipes_is_one_that_would_start(path: Path, monkeypatc
         assert (check.RECIPES.parent / program).is_file()
         compose_and_check(experiment, [*overrides, "run_dir=somewhere"])
         assert starts_from(line) <= recipe.runs.keys()
+    for name, line in recipe.accounts.items():
+        (run,) = starts_from(line)
+        *_, trained, new = command(line, Path("runs"))[:5]
+        changes = command(line, Path("runs"))[5:]
+        assert (Path(trained), Path(new)) == (Path("runs", run), Path("runs", name))
+        _, experiment, *overrides = command(recipe.runs[run], Path("runs"))
+        compose_and_check(experiment, [*overrides, *changes, "run_dir=somewhere"])
     rows = {row.name for row in recipe.rows}
-    assert {run for row in recipe.rows for run in row.runs} <= recipe.runs.keys()
+    assert {run for row in recipe.rows for run in row.runs} <= recipe.runs.keys() | recipe.accounts.keys()
     assert {row.against for row in recipe.rows} <= {*rows, None} and len(rows) == len(recipe.rows)
 
 
@@ -173,12 +180,12 @@ def test_runs_that_have_ended_are_not_repeated_and_the_others_run_side_by_side_w
     (runs / "run-8").mkdir(parents=True)
     (runs / "run-8" / "config.yaml").touch()  # it was stopped
     lines = {name: line.replace("train_fed.py", str(program)) for name, line in recipe.runs.items()}
-    execute(Recipe(recipe.folder, lines, recipe.rows, 0), runs, jobs=2)
+    execute(dataclasses.replace(recipe, runs=lines), runs, jobs=2)
     first, *others = (tmp_path / "order.txt").read_text().splitlines()
     assert first == "start ends" and sorted(others[:2]) == ["run-7 begins", "run-8 begins resume=true"]
     assert (runs / "run-7" / "summary.json").is_file()
     (tmp_path / "order.txt").unlink()
-    execute(Recipe(recipe.folder, lines, recipe.rows, 0), runs, jobs=2)
+    execute(dataclasses.replace(recipe, runs=lines), runs, jobs=2)
     assert not (tmp_path / "order.txt").exists()
 
 

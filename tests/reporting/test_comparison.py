@@ -113,11 +113,16 @@ def test_runs_with_a_fleet_have_a_table_of_its_time() -> None:
     head, (row, other) = table.head, table.rows
     assert dict(zip(head, row, strict=True)) | {"": "phones"} == {
         "": "phones",
-        "fleet\u00a0hours": "12.35",
-        "to best WER": "3.00",
+        "fleet\u00a0hours": "12.3",
+        "to best WER": "3",
         "dropped": "25%",
         "lost computing": "50%",
         "waiting": "12%",
     }
     assert other[1:] == [""] * 5
+    reached, never = (record(word, target_wer=20.0, fleet_hours_to_target=at) for word, at in (("a", 1.5), ("b", None)))
+    comparison = lay_out([reached, never])
+    assert [row[1] for row in comparison.tables[0].rows] == ["1.5", "never"] and "20 %" in comparison.notes[0]
+    heard = record("c", least_heard="Galaxy S7", least_heard_part=0.4, least_heard_wer=31.5)
+    assert lay_out([heard]).tables[0].rows[0][1:] == ["Galaxy S7", "40%", "31.50"]
     assert len(lay_out([record("a.yaml", **NUMBERS)]).tables) == 2

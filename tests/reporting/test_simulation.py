@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from asr_fed.reporting.simulation import describe_fleet, duration, fleet_section
+from asr_fed.reporting.simulation import describe_fleet, duration, fleet_numbers, fleet_section
 from asr_fed.runs.records import RoundRecord
 from asr_fed.simulation.record import append_times
 from tests.runs.test_records import record
@@ -45,6 +45,21 @@ def test_the_lines_say_how_long_it_took_and_who_was_late() -> None:
 @pytest.mark.parametrize(("hours", "text"), [(5.25, "5.2 h"), (0.25, "15.0 min"), (0.01, "36 s")])
 def test_durations_have_a_unit_that_fits(hours: float, text: str) -> None:
     assert duration(hours) == text
+
+
+def test_a_comparison_says_when_a_wer_was_reached_and_who_is_least_heard() -> None:
+    history = [record(1, wer=20.0, fleet_seconds=1800.0), record(2, wer=10.0, fleet_seconds=5400.0)]
+    heard = [
+        {"group": "slow", "counted": 0.2, "fair": 0.5, "wer": 30.0},
+        {"group": "fast", "counted": 0.8, "fair": 0.5, "wer": 20.0},
+    ]
+    numbers = fleet_numbers(SUMMARY | {"heard": heard}, history, 15.0)
+    assert (numbers["fleet_hours"], numbers["fleet_hours_to_target"]) == (2.0, 2.0)
+    assert (numbers["least_heard"], numbers["least_heard_wer"]) == ("slow", 30.0)
+    assert numbers["least_heard_part"] == pytest.approx(0.4)
+    assert fleet_numbers(SUMMARY | {"heard": []}, history, 20.0)["fleet_hours_to_target"] == 0.5
+    assert fleet_numbers(SUMMARY | {"heard": []}, history, 5.0)["fleet_hours_to_target"] is None
+    assert fleet_numbers(None, history) == {}
 
 
 def test_the_section_has_the_curve_and_the_timeline_of_a_round(tmp_path: Path) -> None:
