@@ -1,4 +1,6 @@
-"""Coarser uploads: a client's a_k * delta_k is rounded before it is added, so that its sum needs fewer bits.
+"""Coarser uploads and downloads.
+
+Up: a client's a_k * delta_k is rounded before it is added, so that its sum needs fewer bits.
 
 The grid of a tensor is the multiples of a power of two, the finest one with which its largest entry fits in `bits`.
 An entry goes up or down by chance, in proportion to its distance, so that the rounded one is right on average (QSGD,
@@ -7,6 +9,8 @@ the same in every engine. With `keep` below 1 only the largest entries are sent 
 
 What was rounded away may stay with the client's owner, who adds it to the next delta (error feedback, arXiv
 1901.09847).
+
+Down: the first 16 bits of a float32, which are a bfloat16, rounded to nearest, half to even.
 """
 
 import itertools
@@ -17,7 +21,7 @@ import numpy as np
 from asr_fed.aggregation.update import LIMIT, UpdateRefused, fixed
 
 PLACE_BYTES = 1  # of the place of an entry, where few are sent
-EXACT_BYTES = 4  # of an entry that is not rounded: below 1/2, in units of 2**-32
+EXACT_BYTES = 4  # of an entry that is not rounded: up below 1/2, in units of 2**-32; down float32
 HEAD_BYTES = 1 / 64  # of a block's head, for each of its entries
 
 
@@ -66,6 +70,22 @@ def upload_bytes(state: int, *, bits: int | None, keep: float) -> float:
     """Bytes of the update of one client, by these settings: what its time on a network is planned by."""
     width = EXACT_BYTES if bits is None else -(-bits // 8)
     return state * (HEAD_BYTES + min(width, keep * (width + PLACE_BYTES)))
+
+
+def download_bytes(state: int, parameters: int, *, bits: int | None) -> int:
+    """Bytes of the weights that a client is sent: of `state` numbers the first `parameters` are no buffers."""
+    return EXACT_BYTES * state - (EXACT_BYTES - (bits or 32) // 8) * parameters
+
+
+def to_bfloat16(values: np.ndarray) -> np.ndarray:
+    """uint16 from float32, of the same shape; what is too large becomes infinite."""
+    bits = values.view(np.uint32)
+    return ((bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def from_bfloat16(halves: np.ndarray) -> np.ndarray:
+    """float32 from uint16."""
+    return (halves.astype(np.uint32) << 16).view(np.float32)
 
 
 def _on_grid(scaled: np.ndarray, most: int, chance: np.random.Generator) -> np.ndarray:

@@ -281,7 +281,13 @@ def _check_engine(settings: Config) -> None:
                 "federation.robust is about nodes that may lie, and needs engine=deployment: workers of a simulation "
                 "add up clients as they come."
             )
+        if settings.federation.buffer is not None:
+            raise UserError(
+                "federation.buffer takes answers as real nodes give them, and needs engine=deployment. Workers of this "
+                "machine all have one clock: that of a fleet is simulation.buffer, with simulation=phones or another."
+            )
         return
+    _check_buffer(settings)
     address = settings.engine.address
     if address is None:
         raise UserError("engine=deployment needs the SuperLink: engine.address=HOST:PORT of its Control API.")
@@ -308,6 +314,26 @@ def _check_engine(settings: Config) -> None:
             )
 
 
+def _check_buffer(settings: Config) -> None:
+    federation = settings.federation
+    if federation.buffer is None:
+        return
+    if settings.simulation is not None:
+        raise UserError(
+            "federation.buffer takes answers as real nodes give them, and simulation= decides beforehand who answers "
+            "when: leave one of them out."
+        )
+    if federation.over_commit > 1:
+        raise UserError(_over_commit(federation, "federation.buffer"))
+
+
+def _over_commit(federation: FederationConfig, buffer: str) -> str:
+    return (
+        f"federation.over_commit={federation.over_commit:g} has no meaning with {buffer}: there federation.cohort is "
+        "how many clients work at any time."
+    )
+
+
 def _check_simulation(simulation: SimulationConfig, federation: FederationConfig) -> None:
     late, tau = simulation.late, simulation.tau
     if late is not Late.wait and tau is None:
@@ -318,10 +344,7 @@ def _check_simulation(simulation: SimulationConfig, federation: FederationConfig
             "or simulation.late=partial."
         )
     if simulation.buffer is not None and federation.over_commit > 1:
-        raise UserError(
-            f"federation.over_commit={federation.over_commit:g} has no meaning with simulation.buffer: there "
-            "federation.cohort is how many clients work at any time."
-        )
+        raise UserError(_over_commit(federation, "simulation.buffer"))
     if simulation.buffer is not None and simulation.sampling is Sampling.oort:
         raise UserError("simulation.sampling=oort chooses cohorts, of which there are none with simulation.buffer.")
 

@@ -89,6 +89,16 @@ class UploadConfig:
 
 
 @dataclass
+class DownloadConfig:
+    """How coarse the weights are that clients are sent, and train from; the server keeps all bits of its own.
+
+    bits: of each parameter, 16 for bfloat16; null: all 32. Buffers have 32.
+    """
+
+    bits: int | None = setting(None, at_least=16, at_most=16)
+
+
+@dataclass
 class FederationConfig:
     clients: ClientsConfig = field(default_factory=ClientsConfig)
     rounds: int = setting(20, at_least=0)
@@ -117,6 +127,7 @@ class FederationConfig:
     fallback_after: int | None = setting(None, at_least=1)
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
     upload: UploadConfig = field(default_factory=UploadConfig)
+    download: DownloadConfig = field(default_factory=DownloadConfig)
     evaluate_every: int = setting(1, at_least=1)  # rounds
     round_timeout: float | None = setting(None, above=0)  # seconds after which a round closes with what has arrived
     client_timeout: float | None = setting(None, above=0)  # seconds that a worker may take over one client
@@ -124,6 +135,9 @@ class FederationConfig:
     min_success: float = setting(0.5, at_least=0, at_most=1)
     # sample this many times the cohort, and use the first updates that make up a cohort
     over_commit: float = setting(1.0, at_least=1)
+    # deployment: a server step for so many clients' updates, of whatever age (FedBuff, arXiv 2106.06639); nodes are
+    # asked again as soon as they have answered, with `cohort` clients at work at any time. null: rounds wait for all
+    buffer: int | None = setting(None, at_least=1)
     robust: RobustConfig = field(default_factory=RobustConfig)
 
 

@@ -22,7 +22,15 @@ from asr_fed.config.data import (
     TooSmall,
     WarmUpRule,
 )
-from asr_fed.config.federation import EngineConfig, EngineKind, FederationConfig, HeldOutConfig, Tune, UploadConfig
+from asr_fed.config.federation import (
+    DownloadConfig,
+    EngineConfig,
+    EngineKind,
+    FederationConfig,
+    HeldOutConfig,
+    Tune,
+    UploadConfig,
+)
 from asr_fed.config.model import (
     SEARCH,
     Decoder,
@@ -63,6 +71,7 @@ __all__ = [
     "Deal",
     "Decay",
     "Decoder",
+    "DownloadConfig",
     "EncoderKind",
     "EngineConfig",
     "EngineKind",

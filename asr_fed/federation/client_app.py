@@ -247,9 +247,10 @@ def train_speech(
         Measured(result.num_examples, errors.rate, result.loss, order.reference_loss, errors.units, order.prior)
     )
     weight *= terms.weight
-    delta = result.delta if terms.damping == 1 else result.delta * np.float32(terms.damping)
     parts, upload = layout(training.model), config.federation.upload
-    sent, unsent = to_send(delta, weight, kept.get(UNSENT), parts, upload, config.seed, order.server_round, client.id)
+    sent, unsent = to_send(
+        result.delta, weight, kept.get(UNSENT), parts, upload, config.seed, order.server_round, client.id
+    )
     if step.kept or unsent:
         store.write(client.id, order.server_round, {**step.kept, **unsent})
     return Contribution(sent, weight, totals, step.summed)

@@ -6,10 +6,12 @@
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
+from asr_fed.aggregation.buffer import damped
 from asr_fed.aggregation.robust import combine
 from asr_fed.aggregation.update import DELTA, ONE, Update, UpdateRefused
 from asr_fed.config.schema import FederationConfig
@@ -56,6 +58,14 @@ class Closed:
     update: Update | None
     success: float
     failures: dict[str, str]
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """The sums of a round or of a buffer, and its numbers for the record."""
+
+    update: Update
+    numbers: dict[str, Any]
 
 
 def plan_round(
@@ -141,6 +151,15 @@ def close_round(
         return Closed(combine(updates, settings.robust, parameters), success, failures)
     except UpdateRefused as refused:
         raise UserError(f"The nodes' updates cannot be added: {refused}.") from refused
+
+
+def older(asked: Asked[Reply], staleness: int) -> Asked[Reply]:
+    """The answers of clients whose weights were so many server steps old."""
+    answers = {
+        node: reply if reply.update is None else replace(reply, update=damped(reply.update, staleness))
+        for node, reply in asked.answers.items()
+    }
+    return replace(asked, answers=answers)
 
 
 def enough(plan: RoundPlan, answers: Sequence[Reply], settings: FederationConfig) -> bool:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,13 @@ from flwr.app import Message
 from hydra.utils import instantiate
 from torch import nn
 
+from asr_fed.aggregation.codec import from_bfloat16, to_bfloat16
 from asr_fed.aggregation.prior import prior_of
 from asr_fed.aggregation.server_optimizer import ServerOptimizer, server_step
 from asr_fed.aggregation.update import Update
 from asr_fed.aggregation.weighting import weight_bounds
 from asr_fed.algorithms.algorithm import Algorithm
+from asr_fed.federation.arrivals import Arrivals
 from asr_fed.federation.held_out import train_on_server
 from asr_fed.federation.personalisation import personalise_clients
 from asr_fed.federation.placement import CostModel
@@ -25,17 +28,19 @@ from asr_fed.federation.roster import Roster, join
 from asr_fed.federation.round import (
     Bounds,
     RoundPlan,
+    RoundResult,
     check_variances,
     check_weight,
     close_round,
     enough,
     joined,
     learn,
+    older,
     plan_round,
 )
 from asr_fed.federation.round_numbers import exchanged, mean_client_loss, sums
-from asr_fed.federation.state import FederationState, load_federation, save_federation, steer
-from asr_fed.federation.virtual import VirtualTime, remember
+from asr_fed.federation.state import FederationState, begin, load_federation, save_federation, steer
+from asr_fed.federation.virtual import VirtualTime, past_weights, remember
 from asr_fed.model.state import StateLayout, frozen_sha256, layout, load_state, read_state
 from asr_fed.model.tuning import train_only
 from asr_fed.runs.experiment import Experiment, pick_device
@@ -45,12 +50,11 @@ from asr_fed.simulation.record import append_times, forget_after
 from asr_fed.simulation.timetable import Timetable
 from asr_fed.system.errors import UserError
 from asr_fed.tasks.learners import load_learner, save_learner
-from asr_fed.training.annealing import NewBob, anneal, planned_fall
+from asr_fed.training.annealing import planned_fall
 from asr_fed.training.averaging import add_if_last
-from asr_fed.training.task import Task
 from asr_fed.wire.ask import Asked, answers_of, ask
 from asr_fed.wire.hosts import Hosts
-from asr_fed.wire.messages import Order, Reply
+from asr_fed.wire.messages import Order, Reply, Terms
 from asr_fed.wire.rounds import read_reply
 
 ATTEMPTS = 2  # of a round
@@ -75,6 +79,42 @@ class Federation:
         if self.virtual is None:
             return itertools.repeat(None)
         return self.virtual.timetables(state.round, state.fleet_s, memory)
+
+    def order(
+        self,
+        state: FederationState,
+        lr: float,
+        weights: np.ndarray,
+        ticket: str,
+        terms: Mapping[str, Terms] = MappingProxyType({}),
+    ) -> Order:
+        """Of the round after `state`, for nobody yet, to train from `weights` as clients are sent them."""
+        experiment, halves = self.experiment, 0
+        if experiment.config.federation.download.bits == 16:
+            halves = self.layout.parameters
+            weights = np.concatenate([from_bfloat16(to_bfloat16(weights[:halves])), weights[halves:]])
+        return Order(
+            state.round + 1,
+            lr,
+            (),
+            weights,
+            {name: state.algorithm[name] for name in self.algorithm.sent(self.layout)},
+            state.loss,
+            ticket=f"{experiment.config.seed} {ticket}",
+            setup=self.roster.setup.sha256,
+            terms=terms,
+            prior=state.prior,
+            halves=halves,
+        )
+
+    def read_update(
+        self, terms: Mapping[str, Terms], weights: np.ndarray, message: Message, clients: tuple[str, ...]
+    ) -> Reply:
+        """An answer, to an order with these terms and weights, that has passed all checks. Raises Refused."""
+        parts = self.layout
+        reply = read_reply(message, clients, parts.length, self.algorithm.summed(parts))
+        check_variances(reply, weights, parts)
+        return check_weight(reply, clients, self.roster.clients, self.bounds, terms)
 
     @classmethod
     def open(cls, experiment: Experiment, hosts: Hosts, model: nn.Module) -> "Federation":
@@ -114,7 +154,7 @@ def run_federation(
     training = experiment.task(learner, pick_device(config.device))
     model, checkpoint = training.model, experiment.checkpoints / "federation.pt"
     state = load_federation(checkpoint) if checkpoint.is_file() else begin(experiment, training)
-    federation, memory = None, Memory()
+    federation, arrivals, memory = None, None, Memory()
     timetables: Iterator[Timetable | None] = itertools.repeat(None)
     if state.round < settings.rounds:
         federation = Federation.open(experiment, hosts, model)
@@ -122,6 +162,7 @@ def run_federation(
         forget_after(experiment.run_dir, state.round)
         memory = remember(experiment.run_dir, state.history)
         timetables = federation.timetables(state, memory)
+        arrivals = None if settings.buffer is None else Arrivals.begin(federation, state)
 
     while federation is not None and state.round < settings.rounds:
         started = time.perf_counter()
@@ -129,7 +170,10 @@ def run_federation(
         lr = annealed_lr * planned_fall(state.round / settings.rounds, settings.decay_from, settings.decay)
 
         timetable = next(timetables)
-        result = run_round(federation, state, server_round, lr, timetable)
+        if arrivals is None:
+            result = run_round(federation, state, server_round, lr, timetable)
+        else:
+            result = arrivals.next_step(state, lr)
         weights, optimizer, algorithm = apply_update(federation, state, result.update)
         load_state(model, weights)
         trained = time.perf_counter()
@@ -172,6 +216,8 @@ def run_federation(
         save_federation(state, checkpoint)
         on_round(state.history)
 
+    if arrivals is not None:
+        arrivals.end()
     load_state(model, state.result)
     save_learner(learner, config, experiment.checkpoints / "federated.pt")
     if config.personalise:
@@ -180,34 +226,9 @@ def run_federation(
     return state
 
 
-def begin(experiment: Experiment, training: Task[Any]) -> FederationState:
-    """The state before the first round: the warm start, evaluated on the server's dev speech."""
-    config = experiment.config
-    weights, dev = read_state(training.model), experiment.partition.dev
-    parts = layout(training.model)
-    wer = training.evaluate(dev, "dev").merit
-    return FederationState(
-        newbob=anneal(NewBob(config.federation.lr), wer, config.federation.annealing),
-        weights=weights,
-        best_weights=weights,
-        best_wer=wer,
-        loss=training.mean_loss(dev),
-        optimizer=instantiate(config.server).init(weights[: parts.parameters]),
-        algorithm=instantiate(config.algorithm).init(parts),
-    )
-
-
 def with_clients(state: FederationState, federation: Federation) -> FederationState:
     sizes = federation.roster.clients.values()
     return replace(state, clients=len(sizes), seconds=math.fsum(size.train_seconds for size in sizes))
-
-
-@dataclass(frozen=True)
-class RoundResult:
-    """The sums of a round, and its numbers for the record."""
-
-    update: Update
-    numbers: dict[str, Any]
 
 
 def run_round(
@@ -219,8 +240,7 @@ def run_round(
     asynchronous mode these may be of some server steps ago.
     """
     config, settings = federation.experiment.config, federation.experiment.config.federation
-    roster, dropped = federation.roster, 0
-    sent, parameters = federation.algorithm.sent(federation.layout), federation.layout.parameters
+    roster, dropped, parameters = federation.roster, 0, federation.layout.parameters
     groups: Mapping[int, list[str] | None] = {state.round: None} if timetable is None else timetable.by_version()
     terms = None if timetable is None else timetable.terms
     for attempt in range(1, ATTEMPTS + 1):
@@ -228,29 +248,24 @@ def run_round(
         parts: list[tuple[RoundPlan, Asked[Reply]]] = []
         for version, cohort in groups.items():
             plan = plan_round(roster, federation.cost, settings, config.seed, server_round, cohort, terms)
-            order = Order(
-                server_round,
+            order = federation.order(
+                state,
                 lr if version == state.round else state.history[version].lr,
-                (),
                 state.weights if version == state.round else state.past[version],
-                {name: state.algorithm[name] for name in sent},
-                state.loss,
-                ticket=f"{config.seed} {server_round} {attempt}" + f" {version}" * (len(groups) > 1),
-                setup=roster.setup.sha256,
-                terms=plan.terms,
-                prior=state.prior,
+                f"{server_round} {attempt}" + f" {version}" * (len(groups) > 1),
+                plan.terms,
             )
             asked = ask(
                 federation.hosts,
                 order,
                 plan.assignments,
-                partial(read_update, federation, plan, order.weights),
+                partial(federation.read_update, plan.terms, order.weights),
                 enough=partial(enough, plan, settings=settings),
                 timeout=settings.round_timeout,
             )
             learn(federation.cost, plan, asked, roster.clients, settings, federation.hosts.client_seconds())
             dropped += asked.dropped
-            parts.append((plan, asked))
+            parts.append((plan, older(asked, state.round - version)))
         started = time.perf_counter()
         plans, answers = zip(*parts, strict=True)
         closed = close_round(
@@ -259,7 +274,8 @@ def run_round(
         aggregate_seconds = time.perf_counter() - started
         if closed.update is not None:
             times = {"aggregate_seconds": aggregate_seconds, "attempts": attempt, "dropped": dropped}
-            return RoundResult(closed.update, sums(closed.update) | times | exchanged(parts, closed))
+            age = {"staleness": None if timetable is None else timetable.staleness}
+            return RoundResult(closed.update, sums(closed.update) | times | age | exchanged(parts, closed))
     cohort_size = sum(len(plan.cohort) for plan, _ in parts)
     reasons = "; ".join(f"{client}: {reason}" for client, reason in list(closed.failures.items())[:3])
     raise UserError(
@@ -267,22 +283,6 @@ def run_round(
         f"clients arrived, federation.min_success is {settings.min_success:.0%}. First reasons: {reasons}. "
         "The run can be resumed."
     )
-
-
-def past_weights(state: FederationState, timetable: Timetable | None) -> dict[int, np.ndarray]:
-    """The weights that clients who are still at work were sent, by how many server steps had then been made."""
-    versions = frozenset[int]() if timetable is None else timetable.in_flight
-    return {version: state.weights if version == state.round else state.past[version] for version in sorted(versions)}
-
-
-def read_update(
-    federation: Federation, plan: RoundPlan, weights: np.ndarray, message: Message, clients: tuple[str, ...]
-) -> Reply:
-    """An answer, to an order with these weights, that has passed all checks. Raises Refused."""
-    parts = federation.layout
-    reply = read_reply(message, clients, parts.length, federation.algorithm.summed(parts))
-    check_variances(reply, weights, parts)
-    return check_weight(reply, clients, federation.roster.clients, federation.bounds, plan.terms)
 
 
 def apply_update(

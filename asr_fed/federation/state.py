@@ -5,14 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hydra.utils import instantiate
 
 from asr_fed.aggregation.prior import Prior
 from asr_fed.config.schema import FederationConfig
+from asr_fed.model.state import layout, read_state
+from asr_fed.runs.experiment import Experiment
 from asr_fed.runs.records import RoundRecord
 from asr_fed.system.checkpoint import load_checkpoint, save_checkpoint
 from asr_fed.system.errors import UserError
 from asr_fed.training.annealing import NewBob, anneal
 from asr_fed.training.averaging import WeightSum
+from asr_fed.training.task import Task
 
 VERSION = 2  # of the file
 
@@ -55,6 +59,23 @@ class FederationState:
     def result(self) -> np.ndarray:
         """The resulting weights after the rounds so far, float32 [state]."""
         return self.last.mean() if self.last.count else self.best_weights
+
+
+def begin(experiment: Experiment, training: Task[Any]) -> FederationState:
+    """The state before the first round: the warm start, evaluated on the server's dev speech."""
+    config = experiment.config
+    weights, dev = read_state(training.model), experiment.partition.dev
+    parts = layout(training.model)
+    wer = training.evaluate(dev, "dev").merit
+    return FederationState(
+        newbob=anneal(NewBob(config.federation.lr), wer, config.federation.annealing),
+        weights=weights,
+        best_weights=weights,
+        best_wer=wer,
+        loss=training.mean_loss(dev),
+        optimizer=instantiate(config.server).init(weights[: parts.parameters]),
+        algorithm=instantiate(config.algorithm).init(parts),
+    )
 
 
 def steer(state: FederationState, wer: float, settings: FederationConfig) -> FederationState:

@@ -12,14 +12,17 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 from hydra.utils import instantiate
 from torch import nn
 
-from asr_fed.aggregation.codec import EXACT_BYTES, upload_bytes
+from asr_fed.aggregation.codec import EXACT_BYTES, download_bytes, upload_bytes
 from asr_fed.algorithms.algorithm import Algorithm
 from asr_fed.config.schema import Config, FederationConfig, Sampling
+from asr_fed.federation.arrivals import check_buffer
 from asr_fed.federation.client_app import client_size
 from asr_fed.federation.sampling import asked_and_wanted, sample_cohort
+from asr_fed.federation.state import FederationState
 from asr_fed.model.state import layout
 from asr_fed.model.tuning import train_only
 from asr_fed.runs.experiment import Experiment
@@ -30,11 +33,8 @@ from asr_fed.simulation.fleet import Fleet
 from asr_fed.simulation.oort import Memory, choose_by_utility
 from asr_fed.simulation.record import read_client_times
 from asr_fed.simulation.timetable import Timetable, check_tau, plan_cohort
-from asr_fed.system.errors import UserError
 from asr_fed.tasks.learners import create_learner
 from asr_fed.wire.messages import ClientSize
-
-DOWN_BYTES = 4  # of a number: weights are float32
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ class VirtualTime:
         if config.simulation is None:
             return None
         parts = layout(model)
-        down = DOWN_BYTES * (parts.length + sum(algorithm.sent(parts).values()))
+        down = download_bytes(parts.length, parts.parameters, bits=config.federation.download.bits)
+        down += EXACT_BYTES * sum(algorithm.sent(parts).values())
         upload = config.federation.upload
         up = round(upload_bytes(parts.length, bits=upload.bits, keep=upload.keep))
         up += EXACT_BYTES * sum(algorithm.summed(parts).values())
@@ -70,7 +71,8 @@ class VirtualTime:
         clock = Clock(config.simulation, fleet, parameters, down, up)
         works = {name: work_of(sizes[name], config.federation) for name in sorted(sizes)}
         check_tau(clock, works)
-        _check_buffer(config.simulation.buffer, len(works), algorithm.sent(parts))
+        if config.simulation.buffer is not None:
+            check_buffer("simulation.buffer", config.simulation.buffer, len(works), algorithm.sent(parts))
         if config.simulation.sampling is not Sampling.oort:  # there may be a million
             return cls(clock, config, works, {}, {})
         seconds = {name: clock.course(name, work).total_s for name, work in works.items()}
@@ -119,16 +121,10 @@ def remember(run_dir: Path, history: Iterable[RoundRecord]) -> Memory:
     return memory
 
 
-def _check_buffer(buffer: int | None, clients: int, sent: Mapping[str, int]) -> None:
-    if buffer is not None and buffer > clients:
-        raise UserError(
-            f"simulation.buffer={buffer} is more than the {clients} clients, each of which counts once in it."
-        )
-    if buffer is not None and sent:
-        raise UserError(
-            f"simulation.buffer={buffer} needs an algorithm that sends nothing but the weights, such as fed_avg or "
-            f"fed_prox: this one sends {', '.join(sent)} too, which would be as old as each client's weights."
-        )
+def past_weights(state: FederationState, timetable: Timetable | None) -> dict[int, np.ndarray]:
+    """The weights that clients who are still at work were sent, by how many server steps had then been made."""
+    versions = frozenset[int]() if timetable is None else timetable.in_flight
+    return {version: state.weights if version == state.round else state.past[version] for version in sorted(versions)}
 
 
 def virtual_time(experiment: Experiment) -> VirtualTime | None:

@@ -36,6 +36,8 @@ def data_uri(figure: "Figure") -> str:
 def round_figures(history: History) -> dict[str, str]:
     """Figures by name: WER, loss, learning rate, weights, traffic and time over the rounds."""
     wer = _curve(history, {"wer": "dev speakers", "client_wer": "clients, own dev part"}, "WER %")
+    buffered = any(record.staleness is not None for record in history)
+    age = {"Age of the updates": _curve(history, {"staleness": ""}, "server steps, mean")} if buffered else {}
     return {
         "WER over rounds": wer,
         "Clients' training loss": _curve(history, {"loss": ""}, "loss"),
@@ -43,6 +45,7 @@ def round_figures(history: History) -> dict[str, str]:
         "Weight of a client: mean and standard deviation": _weights(history),
         "Traffic": _traffic(history),
         "Time": _time(history),
+        **age,
     }
 
 

@@ -53,9 +53,10 @@ class RunProgress:
         if record.dev_loss is not None and record.accuracy is not None:
             wer = f"  dev loss {record.dev_loss:.3f}  codes right {record.accuracy:5.2f} %"
         failed = f"  [red]failed: {', '.join(record.failures)}[/red]" if record.failures else ""
+        age = "" if record.staleness is None else f"  steps old {record.staleness:.1f}"
         self.say(
             f"round {record.round:3d}{wer}  loss {record.loss:.3f}  lr {record.lr:.3g}  "
-            f"clients {record.clients} (effective {record.effective_clients:.1f})  "
+            f"clients {record.clients} (effective {record.effective_clients:.1f}){age}  "
             f"{record.round_seconds:.1f} s{failed}"
         )
         for key, value in vars(record).items():

@@ -33,6 +33,12 @@ class Timetable:
     versions: Mapping[str, int] = field(default_factory=dict)
     in_flight: frozenset[int] = frozenset()
 
+    @property
+    def staleness(self) -> float | None:
+        """The mean age of the updates, in server steps; None where rounds wait for their cohort."""
+        ages = [each.staleness for each in self.clients if each.arrived]
+        return sum(ages) / len(ages) if self.versions else None
+
     def by_version(self) -> dict[int, list[str]]:
         """Clients that arrive, sorted, by the version of the weights that they are sent."""
         groups: dict[int, list[str]] = {}

@@ -3,7 +3,7 @@
 Rounds, personalisation, and a node that asks its own workers use this module.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
@@ -27,6 +27,42 @@ class Assignment:
     node: int
     clients: tuple[str, ...]
     predicted: float = 0.0
+
+
+@dataclass(frozen=True)
+class Question(Generic[T]):
+    """What a node has been asked. `read` checks and reads an answer for some clients; it raises Refused."""
+
+    assignment: Assignment
+    read: Callable[[Message, tuple[str, ...]], T]
+
+
+def answer_of(
+    reply: Message, questions: Mapping[str, Question[T]], reason_of: Callable[[Message], str]
+) -> tuple[str, T | str] | None:
+    """Which of the open questions, by ticket, a reply answers: its ticket, and the answer, or why there is none.
+
+    None where it answers none of them: another order, or a second answer.
+    """
+    if reply.has_error():
+        # An error carries no ticket: only its sender is known.
+        sender = reply.metadata.src_node_id
+        asked = (own for own, each in questions.items() if each.assignment.node == sender)
+        return next(((own, told(reason_of(reply))) for own in asked), None)
+    try:
+        own = reply_ticket(reply)
+    except Refused:
+        return None
+    if own not in questions:
+        return None
+    try:
+        return own, questions[own].read(reply, questions[own].assignment.clients)
+    except Refused as refused:
+        return own, told(f"refused: {refused}")
+
+
+def told_by(reply: Message) -> str:
+    return reply.error.reason or "unknown error"
 
 
 @dataclass
@@ -76,7 +112,7 @@ def ask(
     enough: Callable[[Sequence[T]], bool] = lambda answers: False,
     timeout: float | None = None,
     patience: float = 1.0,
-    reason_of: Callable[[Message], str] = lambda reply: reply.error.reason or "unknown error",
+    reason_of: Callable[[Message], str] = told_by,
 ) -> Asked[T]:
     """Send `order` to each assigned node, for the clients assigned to it, and collect the answers.
 
@@ -89,40 +125,25 @@ def ask(
         reason_of: the reason for clients whose node answers with an error.
     """
     asked: Asked[T] = Asked()
-    orders = {ticket(order, each.node): each for each in assignments}
-    open_ = set(orders)  # tickets without an answer
+    open_ = {ticket(order, each.node): Question(each, read) for each in assignments}  # without an answer
     arrays = order_arrays(order)
     messages = [
-        order_message(each.node, replace(order, clients=each.clients, ticket=own), arrays, kind)
-        for own, each in orders.items()
+        order_message(each.assignment.node, replace(order, clients=each.assignment.clients, ticket=own), arrays, kind)
+        for own, each in open_.items()
     ]
     asked.bytes_down = sum(map(record_bytes, messages))
 
-    def lose(own: str | None, reason: str) -> None:
-        if own is None or own not in open_:
+    def admit(reply: Message) -> None:
+        found = answer_of(reply, open_, reason_of)
+        if found is None:
             asked.dropped += 1
             return
-        open_.remove(own)
-        asked.failures |= dict.fromkeys(orders[own].clients, told(reason))
-
-    def admit(reply: Message) -> None:
-        if reply.has_error():
-            # An error carries no ticket: only its sender is known.
-            sender = reply.metadata.src_node_id
-            lose(next((own for own, each in orders.items() if each.node == sender), None), reason_of(reply))
+        own, answer = found
+        assignment = open_.pop(own).assignment
+        if isinstance(answer, str):
+            asked.failures |= dict.fromkeys(assignment.clients, answer)
             return
-        own = None
-        try:
-            own = reply_ticket(reply)
-            if own not in open_:
-                asked.dropped += 1
-                return
-            answer = read(reply, orders[own].clients)
-        except Refused as refused:
-            lose(own, f"refused: {refused}")
-            return
-        open_.remove(own)
-        asked.answers[orders[own].node] = answer
+        asked.answers[assignment.node] = answer
         asked.failures |= answer.failures
         asked.bytes_up += record_bytes(reply)
 
@@ -135,7 +156,7 @@ def ask(
         patience=patience,
     )
     asked.dropped += hosts.give_up(done.unanswered)
-    for own in sorted(open_):
-        asked.failures |= dict.fromkeys(orders[own].clients, NO_ANSWER)
+    for each in open_.values():
+        asked.failures |= dict.fromkeys(each.assignment.clients, NO_ANSWER)
     asked.waited = max(done.seconds.values(), default=0.0)
     return asked

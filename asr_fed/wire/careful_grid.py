@@ -27,8 +27,8 @@ from asr_fed.wire.messages import Refused
 from asr_fed.wire.records import record_bytes
 
 UNREADABLE = 3  # code of an error that stands for a message which could not be read
-# A reply has 8 bytes a number where its order has 4, and may have a vector more.
-GROWTH, LEAST = 4, 1 << 20
+# A reply has up to 8 bytes a number where its order has 2 or 4, and may have a vector more.
+GROWTH, LEAST = 9, 1 << 20
 
 
 @dataclass

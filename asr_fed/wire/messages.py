@@ -74,12 +74,10 @@ class Terms:
 
     steps: at most so many optimizer steps; None for no limit.
     weight: factor of its weight a_k.
-    damping: factor of its delta.
     """
 
     steps: int | None = None
     weight: float = 1.0
-    damping: float = 1.0
 
 
 WHOLE = Terms()
@@ -89,6 +87,7 @@ WHOLE = Terms()
 class Order:
     """The order to a node: train these clients from these weights, under this setup.
 
+    halves: how many of the first weights are a bfloat16 each, and travel in 16 bits.
     others: the algorithm's further vectors, float32, by name.
     reference_loss: roughly the clients' present loss (see `asr_fed.aggregation.weighting`).
     ticket: identifies the order; the answer repeats it.
@@ -107,6 +106,7 @@ class Order:
     setup: str = ""
     terms: Mapping[str, Terms] = field(default_factory=dict)
     prior: Prior = field(default_factory=Prior)
+    halves: int = 0
 
 
 @dataclass(frozen=True)

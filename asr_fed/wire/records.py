@@ -6,6 +6,7 @@ Names, types, shapes, sizes and ranges are checked. Arrays are read without unpi
 import io
 import math
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -36,11 +37,19 @@ def pack_vector(vector: np.ndarray) -> Array:
     return Array(str(vector.dtype), tuple(vector.shape), "numpy.ndarray", data)
 
 
-def read_vectors(record: ArrayRecord, dtype: type, lengths: Mapping[str, int | None]) -> dict[str, np.ndarray]:
-    """The arrays of these names, and no others, as read-only views; a length of None is any. Raises Refused."""
+def read_vectors(
+    record: ArrayRecord,
+    dtype: type,
+    lengths: Mapping[str, int | None],
+    dtypes: Mapping[str, type] = MappingProxyType({}),
+) -> dict[str, np.ndarray]:
+    """The arrays of these names, and no others, as read-only views; a length of None is any. Raises Refused.
+
+    dtype: of those that `dtypes` does not name.
+    """
     if set(record) != set(lengths):
         raise Refused(f"arrays {sorted(record)} in place of {sorted(lengths)}")
-    return {name: _vector(record[name], dtype, length) for name, length in lengths.items()}
+    return {name: _vector(record[name], dtypes.get(name, dtype), length) for name, length in lengths.items()}
 
 
 def _vector(array: Array, dtype: type, length: int | None) -> np.ndarray:

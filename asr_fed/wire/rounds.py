@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 
+from asr_fed.aggregation.codec import from_bfloat16, to_bfloat16
 from asr_fed.aggregation.prior import Prior
 from asr_fed.aggregation.update import DELTA, LIMIT, ONE, Sum, Update
 from asr_fed.wire.messages import TOTALS, WHOLE, Gained, Gains, Order, Refused, Reply, Terms, Timing
@@ -23,7 +24,7 @@ from asr_fed.wire.records import (
     told,
 )
 
-WEIGHTS = "weights"
+WEIGHTS, HALVES = "weights", "halves"  # the latter: those of 16 bits, in front of the others
 LONGEST_REASON = 300  # characters of a failure's reason that are kept
 ACCOUNT = ("failures", "node", "timing")  # records of every answer to an order
 LONGEST_TOTAL = 60  # digits
@@ -32,7 +33,8 @@ NO_LIMIT = -1  # of steps
 
 def order_arrays(order: Order) -> ArrayRecord:
     """The arrays of an order. They are the same for all nodes of a round, so they are packed once."""
-    return pack_vectors({WEIGHTS: order.weights, **order.others})
+    halves = {HALVES: to_bfloat16(order.weights[: order.halves])} if order.halves else {}
+    return pack_vectors({**halves, WEIGHTS: order.weights[order.halves :], **order.others})
 
 
 def order_message(node: int, order: Order, arrays: ArrayRecord, kind: str = MessageType.TRAIN) -> Message:
@@ -85,14 +87,30 @@ def read_order(message: Message, others: Mapping[str, int] | None = None) -> Ord
     if not isinstance(own_ticket, str) or not isinstance(setup, str):
         raise Refused("an order without ticket or setup")
     arrays = named_record(message, "arrays", ArrayRecord)
-    views = read_vectors(arrays, np.float32, {WEIGHTS: None, **(others or {})})
+    half = {HALVES: None} if HALVES in arrays else {}
+    views = read_vectors(arrays, np.float32, {WEIGHTS: None, **half, **(others or {})}, {HALVES: np.uint16})
+    halves = 0
+    if half:
+        packed = views.pop(HALVES)
+        halves, views[WEIGHTS] = len(packed), np.concatenate([from_bfloat16(packed), views[WEIGHTS]])
     if not all(np.isfinite(view).all() for view in views.values()):
         raise Refused("weights that are not finite")
     # A copy, since a view of the message could not be written to, which torch does not take.
     vectors = {name: view.copy() for name, view in views.items()}
     weights = vectors.pop(WEIGHTS)
-    prior, terms = Prior(float(wer), float(variance)), _read_terms(message)
-    return Order(number, float(lr), tuple(clients), weights, vectors, float(reference), own_ticket, setup, terms, prior)
+    return Order(
+        number,
+        float(lr),
+        tuple(clients),
+        weights,
+        vectors,
+        float(reference),
+        own_ticket,
+        setup,
+        _read_terms(message),
+        Prior(float(wer), float(variance)),
+        halves,
+    )
 
 
 def _terms_record(terms: Mapping[str, Terms]) -> ConfigRecord:
@@ -100,7 +118,6 @@ def _terms_record(terms: Mapping[str, Terms]) -> ConfigRecord:
         "clients": list(terms),
         "steps": [NO_LIMIT if each.steps is None else each.steps for each in terms.values()],
         "weights": [each.weight for each in terms.values()],
-        "dampings": [each.damping for each in terms.values()],
     }
     return ConfigRecord(columns)
 
@@ -110,14 +127,14 @@ def _read_terms(message: Message) -> dict[str, Terms]:
     if "terms" not in message.content:
         return {}
     record = named_record(message, "terms", ConfigRecord)
-    columns = read_columns(record, ("clients", "steps", "weights", "dampings"), "terms without clients or numbers")
+    columns = read_columns(record, ("clients", "steps", "weights"), "terms without clients or numbers")
     terms = {}
-    for client, steps, weight, damping in zip(*columns, strict=True):
+    for client, steps, weight in zip(*columns, strict=True):
         if not isinstance(client, str) or not (is_count(steps) or steps == NO_LIMIT):
             raise Refused("terms whose steps are not numbers")
-        if not all(is_amount(factor) and 0 < factor <= 1 for factor in (weight, damping)):
+        if not is_amount(weight) or not 0 < weight <= 1:
             raise Refused("terms with a factor that is not above 0 and at most 1")
-        terms[client] = Terms(None if steps == NO_LIMIT else steps, float(weight), float(damping))
+        terms[client] = Terms(None if steps == NO_LIMIT else steps, float(weight))
     return terms
 
 

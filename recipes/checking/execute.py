@@ -21,7 +21,7 @@ def execute(recipe: Recipe, runs: Path, jobs: int = 1) -> None:
 
     Raises UserError where a run fails. Those that are under way then come to their end, no other is started.
     """
-    lines = recipe.runs | recipe.accounts
+    lines = recipe.accounts | recipe.runs  # seconds first, as soon as what they tell of is there
     waiting = {name: line for name, line in lines.items() if not (runs / name / SUMMARY).is_file()}
     if not waiting:
         return

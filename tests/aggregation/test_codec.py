@@ -2,8 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 
-from asr_fed.aggregation.codec import encode, left_over, upload_bytes
+from asr_fed.aggregation.codec import (
+    download_bytes,
+    encode,
+    from_bfloat16,
+    left_over,
+    to_bfloat16,
+    upload_bytes,
+)
 from asr_fed.aggregation.update import UpdateRefused, add_client, empty, fixed, mean, merge
 from asr_fed.wire.packing import BLOCK, HEAD, pack_whole
 
@@ -131,3 +139,19 @@ def test_what_cannot_be_summed_is_refused(bad: float) -> None:
     with pytest.raises(UpdateRefused, match="too large"):
         add_client(update, np.full(STATE, 1 << 62), 1.0, {})
     assert not update.sums["delta"].values.any() and update.weight == 0
+
+
+def test_a_bfloat16_is_what_torch_makes_of_it() -> None:
+    rng = np.random.default_rng(3)
+    values = (rng.standard_normal(4000) * 10.0 ** rng.integers(-30, 30, 4000)).astype(np.float32)
+    values[:4] = (0.0, -0.0, 1.00390625, 1.01171875)  # the last two lie in the middle: half to even
+    theirs = torch.from_numpy(values).to(torch.bfloat16)
+    assert to_bfloat16(values).tobytes() == theirs.view(torch.uint16).numpy().tobytes()
+    rounded = from_bfloat16(to_bfloat16(values))
+    assert rounded.dtype == np.float32 and rounded.tobytes() == theirs.float().numpy().tobytes()
+    assert to_bfloat16(rounded).tobytes() == to_bfloat16(values).tobytes()
+
+
+def test_half_of_the_bytes_of_parameters_go_down() -> None:
+    assert download_bytes(1000, 900, bits=None) == 4000
+    assert download_bytes(1000, 900, bits=16) == 900 * 2 + 100 * 4

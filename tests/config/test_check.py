@@ -316,6 +316,26 @@ def test_a_simulation_that_cannot_be_meant_is_refused(run, arguments: tuple[str,
     assert outcome.code == 2 and says in outcome.err and "Traceback" not in outcome.err
 
 
+DEPLOYED = ("engine=deployment", "engine.address=127.0.0.1:9093", "federation.buffer=2")
+TIMEOUTS = ("federation.round_timeout=60", "federation.client_timeout=60")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("federation.buffer=2",), "needs engine=deployment"),
+        ((*DEPLOYED, *TIMEOUTS, "+simulation=phones"), "leave one of them out"),
+        ((*DEPLOYED, *TIMEOUTS, "federation.over_commit=1.3"), "no meaning with federation.buffer"),
+        ((*DEPLOYED, "federation.client_timeout=60"), "needs federation.round_timeout"),
+        ((*DEPLOYED, *TIMEOUTS, "federation.buffer=0"), "federation.buffer=0"),
+    ],
+)
+def test_a_buffer_of_real_answers_is_for_real_nodes(run, arguments: tuple[str, ...], says: str) -> None:
+    outcome = run(*arguments)
+    assert outcome.code == 2 and says in outcome.err and "Traceback" not in outcome.err
+    assert "buffer: 2" in run(*DEPLOYED, *TIMEOUTS, "--cfg", "job").out
+
+
 def test_a_simulation_is_off_unless_it_is_chosen(run) -> None:
     assert "simulation: null" in run("--cfg", "job").out
     chosen = run("+simulation=phones", "simulation.late=partial", "simulation.tau=60", "--cfg", "job").out

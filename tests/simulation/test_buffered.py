@@ -5,10 +5,11 @@ from itertools import islice, pairwise
 import pytest
 
 from asr_fed.config.simulation import Late
-from asr_fed.simulation.buffered import damping, plan_buffers
+from asr_fed.simulation.buffered import plan_buffers
 from asr_fed.simulation.clock import Clock, Work
 from asr_fed.simulation.timetable import Timetable
 from asr_fed.system.errors import UserError
+from asr_fed.wire.messages import WHOLE
 from tests.simulation.fleets import WORK, clock
 
 NAMES = [f"client {number}" for number in range(12)]
@@ -17,10 +18,6 @@ NAMES = [f"client {number}" for number in range(12)]
 def steps(of: Clock, count: int, *, at_once: int = 6, buffer: int = 3, names: list[str] = NAMES) -> list[Timetable]:
     works: dict[str, Work] = dict.fromkeys(names, WORK)
     return list(islice(plan_buffers(of, works, at_once, buffer, seed=7), count))
-
-
-def test_damping_is_that_of_the_paper() -> None:
-    assert [damping(age) for age in (0, 3, 8)] == [1.0, 0.5, 1 / 3]
 
 
 def test_a_step_is_made_with_every_third_update_and_the_clock_never_goes_back() -> None:
@@ -41,8 +38,9 @@ def test_nobody_waits_for_the_slow_and_their_updates_are_older() -> None:
     for number, table in enumerate(tables):
         for client, terms in table.terms.items():
             age = number - table.versions[client]
-            assert age >= 0 and terms.damping == damping(age) and terms.weight == 1 and terms.steps is None
+            assert age >= 0 and terms == WHOLE
     assert {each.staleness for each in tables[0].clients} == {0}
+    assert tables[5].staleness == sum(each.staleness for each in tables[5].clients) / 3
 
 
 def test_as_many_are_at_work_as_are_wanted_and_nobody_twice() -> None:

@@ -96,17 +96,43 @@ def test_an_order_arrives() -> None:
     assert message.metadata.dst_node_id == 3
 
 
+def test_the_first_weights_of_an_order_may_travel_in_half_of_the_bits() -> None:
+    weights = WEIGHTS.copy()
+    weights[:5] = (1.0, -0.5, 3.0, 2.0**-20, 0.0)  # each a bfloat16
+    whole = Order(12, 0.25, CLIENTS, weights, {"control": CONTROL}, 3.5, "t1", "s1", prior=PRIOR)
+    sent = replace(whole, halves=5)
+    message = order_message(3, sent, order_arrays(sent))
+    message.content = on_the_wire(message.content)
+    arrived = read_order(message, OTHERS)
+    np.testing.assert_array_equal(arrived.weights, weights)
+    assert arrived.weights.dtype == np.float32 and arrived.weights.flags.writeable
+    assert arrived == replace(sent, weights=arrived.weights, others=arrived.others)
+    long = replace(whole, weights=np.ones(10_000, np.float32))
+    full, half = (
+        record_bytes(order_message(3, each, order_arrays(each))) for each in (long, replace(long, halves=10_000))
+    )
+    assert half < 0.52 * full
+    for wrong in (
+        np.array([0x7F80], np.uint16),
+        np.zeros(3, np.float32),
+        np.zeros((2, 2), np.uint16),
+    ):  # infinite first
+        message.content["arrays"]["halves"] = Array(wrong)  # type: ignore[index]
+        with pytest.raises(Refused):
+            read_order(message, OTHERS)
+
+
 def test_terms_arrive_of_those_who_are_asked_for_other_than_a_whole_round() -> None:
-    terms = {"client_0000": Terms(3, 0.5, 0.7), "client_0002": Terms(), "elsewhere": Terms(1, 0.1)}
+    terms = {"client_0000": Terms(3, 0.5), "client_0002": Terms(), "elsewhere": Terms(1, 0.1)}
     message = order_message(3, replace(read_order(order(), OTHERS), terms=terms), order().content["arrays"])
     message.content = on_the_wire(message.content)
-    assert read_order(message, OTHERS).terms == {"client_0000": Terms(3, 0.5, 0.7)}
-    assert read_order(without_clients(message, {"client_0002"}), OTHERS).terms == {"client_0000": Terms(3, 0.5, 0.7)}
-    columns = {"clients": ["client_0000"], "steps": [3], "weights": [0.5], "dampings": [1.0]}
+    assert read_order(message, OTHERS).terms == {"client_0000": Terms(3, 0.5)}
+    assert read_order(without_clients(message, {"client_0002"}), OTHERS).terms == {"client_0000": Terms(3, 0.5)}
+    columns = {"clients": ["client_0000"], "steps": [3], "weights": [0.5]}
     for wrong in (
         {"steps": [-2]},
         {"weights": [0.0]},
-        {"dampings": [1.5]},
+        {"weights": [1.5]},
         {"weights": [float("nan")]},
         {"clients": [3]},
     ):

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.engines.deployment.machine import Machine
 
 TWO_ROUNDS = (
@@ -39,6 +41,31 @@ def test_silo_and_virtual_node_end_in_the_same_weights_as_local_workers(machine:
     )
     for name in ("silo", "virtual", "stranger", "superlink"):
         assert machine.end(name) == 143, machine.log(name)
+
+
+@pytest.mark.slow
+def test_a_live_node_is_asked_again_as_soon_as_it_has_answered(machine: Machine) -> None:
+    """The silo has one client and the virtual node four, so that it is asked several times for one of the other's."""
+    machine.run(*machine.train_command("local", "federation.rounds=0"))
+    own, *simulated = machine.clients("local")
+    machine.make_silo("silo", own)
+    machine.make_virtual_node("virtual", tuple(simulated))
+    machine.start_superlink()
+    for place in ("silo", "virtual"):
+        machine.register(place)
+        machine.start_node(place)
+    buffered = ("federation.buffer=1", "federation.cohort=null", "federation.local_epochs=4")
+    machine.run(*machine.deployed_command("deployed", 2, *buffered, "federation.rounds=6"))
+    machine.run(*machine.deployed_command("deployed", 2, *buffered, "federation.rounds=12", "resume=true"))
+
+    history = machine.history("deployed")
+    assert [record["round"] for record in history] == [*range(1, 13)]
+    assert not any(record["failures"] for record in history)
+    assert {record["clients"] for record in history} <= {1, 4, 5}
+    assert max(record["staleness"] for record in history) > 0, "while the other worked, steps were made"
+    assert machine.log("silo").count("trained 1 client(s)") > machine.log("virtual").count("trained 4 client(s)") > 0
+    report = (machine.folder / "deployed" / "report.html").read_text(encoding="utf-8")
+    assert "Age of the updates" in report
 
 
 def _text(path: Path) -> str:
