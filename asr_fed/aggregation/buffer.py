@@ -3,7 +3,7 @@
 So many clients work at any time. Whoever has answered is followed at once by another one, who is sent the newest
 weights; the server makes a step whenever so many updates have come. An update is s server steps old when it is added,
 if so many were made since its client was sent its weights; its delta is multiplied by 1 / sqrt(1 + s) as in the paper,
-and the step is the weighted mean over the buffer of deltas so damped.
+and the step is the weighted mean over the buffer of deltas so damped (`aged`).
 
 Time is not known here: updates come by the clock of a simulated fleet, or when a node has answered.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from asr_fed.aggregation.update import DELTA, Update
+from asr_fed.aggregation.update import DELTA, Sum, Update
 from asr_fed.system.randomness import generator
 
 GUESSES = 16  # clients that are drawn before all are shuffled
@@ -24,14 +24,21 @@ def damping(staleness: int) -> float:
     return float((1 + staleness) ** -0.5)
 
 
-def damped(update: Update, staleness: int) -> Update:
-    """The update with its delta multiplied by `damping`, its weight as it is; entries are rounded, half to even."""
+def aged(update: Update, staleness: int, sent: np.ndarray, now: np.ndarray, parameters: int) -> Update:
+    """What an update of clients that were sent the weights `sent`, so many server steps ago, adds to the weights `now`.
+
+    Its delta is multiplied by `damping`, its weight stays; entries are rounded, half to even. That of the buffers, all
+    from entry `parameters` on, is first taken from `now`: a variance goes some way towards the clients' own, where an
+    old difference could lead below 0.
+    """
     if staleness == 0:
         return update
     delta = update.sums[DELTA]
-    factor = damping(staleness)
-    values = np.rint(delta.values * factor).astype(np.int64)
-    return replace(update, sums=update.sums | {DELTA: replace(delta, values=values)})
+    exact = delta.values.astype(np.float64)
+    exact[parameters:] += delta.weight * (sent[parameters:].astype(np.float64) - now[parameters:])
+    values = np.rint(exact * damping(staleness)).astype(np.int64)
+    peak = int(np.abs(values).max(initial=0))
+    return replace(update, sums=update.sums | {DELTA: Sum(values, delta.weight, peak)})
 
 
 @dataclass

@@ -40,7 +40,7 @@ def encode(
     Args:
         delta: float32 [state]; weight: a_k.
         sizes: of the tensors in it. Of the first `parameters` entries the share `keep` is sent, the largest; the rest,
-            the buffers, is sent whole.
+            the buffers, is sent whole, and not rounded: a variance could come below 0.
         bits: of an entry with its sign; None leaves all.
 
     Raises UpdateRefused where the delta is not finite, or too large to be summed exactly.
@@ -57,7 +57,8 @@ def encode(
         if least > 0 and end <= parameters:
             scaled[np.abs(scaled) < least] = 0
         scaled *= fixed(weight)
-        coded[start:end] = np.rint(scaled) if bits is None else _on_grid(scaled, (1 << (bits - 1)) - 1, chance)
+        whole = bits is None or start >= parameters
+        coded[start:end] = np.rint(scaled) if whole else _on_grid(scaled, (1 << ((bits or 0) - 1)) - 1, chance)
     return coded
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from flwr.app import ArrayRecord
 
-from asr_fed.aggregation.buffer import Buffer, damped
+from asr_fed.aggregation.buffer import Buffer
 from asr_fed.aggregation.robust import combine
 from asr_fed.aggregation.update import Update, UpdateRefused
 from asr_fed.federation.round import RoundResult, assign, audio_seconds
@@ -38,11 +39,12 @@ LOST = 3  # times as many clients as are at work: after so many failures in a ro
 
 @dataclass(frozen=True)
 class _Sent:
-    """An order that a node works on; `version`: of the weights in it."""
+    """An order that a node works on; `version`: of the weights in it, float32 [state]."""
 
     question: Question[Reply]
     message_id: str
     version: int
+    weights: np.ndarray
     at: float
 
 
@@ -96,7 +98,7 @@ class Arrivals:
                 raise UserError(
                     f"Nobody can be asked for step {state.round + 1}{self._reasons()} The run can be resumed."
                 )
-            if not self._receive(step):
+            if not self._receive(state, step):
                 time.sleep(PAUSE)
             self._give_up(step)
             if len(self._lost) >= LOST * self.buffer.at_once:
@@ -148,10 +150,10 @@ class Arrivals:
         message = order_message(assignment.node, replace(order, ticket=own), arrays)
         (message_id,) = federation.hosts.send([message])
         read = partial(federation.read_update, {}, order.weights)
-        self.open[own] = _Sent(Question(assignment, read), message_id, version, time.monotonic())
+        self.open[own] = _Sent(Question(assignment, read), message_id, version, order.weights, time.monotonic())
         step.bytes_down += record_bytes(message)
 
-    def _receive(self, step: _Step) -> bool:
+    def _receive(self, state: FederationState, step: _Step) -> bool:
         """Take the answers that have arrived; whether there were any."""
         tickets = {each.message_id: own for own, each in self.open.items()}
         replies = self.federation.hosts.receive(list(tickets)) if tickets else []
@@ -162,13 +164,13 @@ class Arrivals:
             elif isinstance(found[1], str):
                 self._lose(found[0], found[1], step)
             else:
-                self._take(self.open.pop(found[0]), found[1], record_bytes(reply), step)
+                self._take(self.open.pop(found[0]), found[1], record_bytes(reply), state, step)
             answered = tickets.get(reply.metadata.reply_to_message_id)
             if answered in self.open:  # by something else, and there will be no other answer
                 self._lose(answered, NO_ANSWER, step)
         return bool(replies)
 
-    def _take(self, sent: _Sent, answer: Reply, size: int, step: _Step) -> None:
+    def _take(self, sent: _Sent, answer: Reply, size: int, state: FederationState, step: _Step) -> None:
         assignment, waited = sent.question.assignment, time.monotonic() - sent.at
         for client in assignment.clients:
             if client in answer.failures:
@@ -195,7 +197,7 @@ class Arrivals:
             self._rest(assignment.node)
             return
         self._lost.clear()
-        step.updates.append(damped(answer.update, age))
+        step.updates.append(self.federation.age(state, sent.version, sent.weights)(answer.update))
         step.ages += [age] * trained
         if not answer.failures:
             sizes, settings = self.federation.roster.clients, self.federation.experiment.config.federation

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from asr_fed.aggregation.buffer import damped
 from asr_fed.aggregation.robust import combine
 from asr_fed.aggregation.update import DELTA, ONE, Update, UpdateRefused
 from asr_fed.config.schema import FederationConfig
@@ -153,10 +152,10 @@ def close_round(
         raise UserError(f"The nodes' updates cannot be added: {refused}.") from refused
 
 
-def older(asked: Asked[Reply], staleness: int) -> Asked[Reply]:
-    """The answers of clients whose weights were so many server steps old."""
+def older(asked: Asked[Reply], age: Callable[[Update], Update]) -> Asked[Reply]:
+    """The answers of clients whose weights were of some server steps ago."""
     answers = {
-        node: reply if reply.update is None else replace(reply, update=damped(reply.update, staleness))
+        node: reply if reply.update is None else replace(reply, update=age(reply.update))
         for node, reply in asked.answers.items()
     }
     return replace(asked, answers=answers)

@@ -14,6 +14,7 @@ from flwr.app import Message
 from hydra.utils import instantiate
 from torch import nn
 
+from asr_fed.aggregation.buffer import aged
 from asr_fed.aggregation.codec import from_bfloat16, to_bfloat16
 from asr_fed.aggregation.prior import prior_of
 from asr_fed.aggregation.server_optimizer import ServerOptimizer, server_step
@@ -106,6 +107,11 @@ class Federation:
             prior=state.prior,
             halves=halves,
         )
+
+    def age(self, state: FederationState, version: int, sent: np.ndarray) -> Callable[[Update], Update]:
+        """What becomes of updates from the weights `sent`, which had seen `version` server steps."""
+        staleness, parameters = state.round - version, self.layout.parameters
+        return partial(aged, staleness=staleness, sent=sent, now=state.weights, parameters=parameters)
 
     def read_update(
         self, terms: Mapping[str, Terms], weights: np.ndarray, message: Message, clients: tuple[str, ...]
@@ -265,7 +271,7 @@ def run_round(
             )
             learn(federation.cost, plan, asked, roster.clients, settings, federation.hosts.client_seconds())
             dropped += asked.dropped
-            parts.append((plan, older(asked, state.round - version)))
+            parts.append((plan, older(asked, federation.age(state, version, order.weights))))
         started = time.perf_counter()
         plans, answers = zip(*parts, strict=True)
         closed = close_round(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from asr_fed.aggregation.buffer import Buffer, damped, damping
+from asr_fed.aggregation.buffer import Buffer, aged, damping
 from asr_fed.aggregation.update import add_client, empty, mean
 
 NAMES = [f"client {number}" for number in range(6)]
@@ -21,16 +21,24 @@ def test_damping_is_that_of_the_paper() -> None:
 
 
 def test_an_old_update_moves_less_and_weighs_as_much() -> None:
-    """Deltas 1 and -2 with weight 1 each; the second one three steps old: (1 - 2 / 2) / 2 = 0."""
-    updates = []
-    for delta in (1.0, -2.0):
-        updates.append(empty(3))
-        add_client(updates[-1], np.full(3, delta, np.float32), 1.0, {})
-    old = damped(updates[1], 3)
-    assert old.weight == updates[1].weight and old.totals == updates[1].totals
-    assert mean(old).tolist() == [-1.0] * 3 and mean(updates[1]).tolist() == [-2.0] * 3
-    assert damped(updates[0], 0) is updates[0]
+    update = empty(3)
+    add_client(update, np.array([1.0, -2.0, 4.0], np.float32), 1.5, {})
+    weights = np.zeros(3, np.float32)
+    old = aged(update, 3, weights, weights, parameters=3)
+    assert old.weight == update.weight and old.totals == update.totals
+    assert mean(old).tolist() == [0.5, -1.0, 2.0] and mean(update).tolist() == [1.0, -2.0, 4.0]
+    assert aged(update, 0, weights, weights, parameters=3) is update
     assert np.abs(old.sums["delta"].values).max() <= old.sums["delta"].peak
+
+
+def test_a_variance_goes_towards_that_of_an_old_update_and_never_below_zero() -> None:
+    """It was 10 when the client was sent it, and 1 at the client's end; meanwhile it is 2: half way is 1.5."""
+    sent, now = np.array([0.5, 10.0], np.float32), np.array([0.7, 2.0], np.float32)
+    update = empty(2)
+    add_client(update, np.array([0.2, -9.0], np.float32), 1.5, {})
+    following = now + mean(aged(update, 3, sent, now, parameters=1))
+    assert following == pytest.approx([0.8, 1.5])
+    assert now[1] + damping(3) * -9.0 < 0
 
 
 def test_as_many_are_at_work_as_are_wanted_and_nobody_who_is_in_the_buffer() -> None:

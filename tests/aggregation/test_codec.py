@@ -39,7 +39,9 @@ def tensors(vector: np.ndarray) -> list[np.ndarray]:
 @pytest.mark.parametrize("bits", [2, 8, 12, 16])
 def test_each_tensor_has_a_grid_of_its_own(bits: int) -> None:
     exact = delta().astype(np.float64) * fixed(1.5)
-    for rounded, whole in zip(tensors(coded(delta(), bits=bits)), tensors(exact), strict=True):
+    *parameters, buffer = zip(tensors(coded(delta(), bits=bits)), tensors(exact), strict=True)
+    assert np.array_equal(buffer[0], np.rint(buffer[1])), "a variance is not rounded: it could come below 0"
+    for rounded, whole in parameters:
         step = int(np.gcd.reduce(rounded))
         assert step & (step - 1) == 0  # a power of two
         assert np.abs(rounded // step).max() < 1 << (bits - 1)
