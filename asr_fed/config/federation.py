@@ -58,6 +58,8 @@ class RobustConfig:
     clip: the largest L2 norm that a node's mean change of the parameters may have; a longer one is shortened to it.
     clip_median: the same as a multiple of the median norm of the round's nodes, from three nodes on; buffers (running
     means and variances) and the algorithm's further vectors likewise.
+    node_share: the largest share of a cohort that clients of one node may be, but each node may always have one; a
+    cohort is smaller where the nodes are too few for that. null: as many as sampling draws.
     """
 
     rule: Rule = Rule.mean
@@ -65,10 +67,11 @@ class RobustConfig:
     liars: int = setting(1, at_least=0)  # of multi_krum, which needs 2 x liars + 3 nodes in each round
     clip: float | None = setting(None, above=0)
     clip_median: float | None = setting(None, above=0)
+    node_share: float | None = setting(None, above=0, at_most=1)
 
     @property
     def on(self) -> bool:
-        return self.rule is not Rule.mean or self.clip is not None or self.clip_median is not None
+        return self != RobustConfig(trim=self.trim, liars=self.liars)
 
 
 @dataclass

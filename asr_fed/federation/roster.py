@@ -53,6 +53,11 @@ class Roster:
         """The nodes that can train a client now."""
         return [node for node in sorted(self.online) if client in self.nodes[node].clients]
 
+    def owner(self, client: str) -> int | None:
+        """The node that the client belongs to, also while that is away; None where several nodes simulate it."""
+        hosts = [node for node, report in self.nodes.items() if client in report.clients]
+        return hosts[-1] if len(hosts) == 1 or (hosts and self.nodes[hosts[-1]].own) else None
+
     def refresh(self, hosts: Hosts) -> None:
         """Check who is there, ask new nodes for their clients, and read the answers that have arrived."""
         there = set(hosts.get_node_ids())

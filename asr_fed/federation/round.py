@@ -5,6 +5,7 @@
 
 import math
 import statistics
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,7 +17,7 @@ from asr_fed.aggregation.update import DELTA, ONE, Update, UpdateRefused
 from asr_fed.config.schema import FederationConfig
 from asr_fed.federation.placement import CostModel, place
 from asr_fed.federation.roster import Roster
-from asr_fed.federation.sampling import asked_and_wanted, sample_cohort
+from asr_fed.federation.sampling import asked_and_wanted, capped_cohort, sample_cohort
 from asr_fed.model.state import StateLayout
 from asr_fed.system.errors import UserError
 from asr_fed.wire.ask import AWAY, Asked, Assignment
@@ -35,6 +36,7 @@ class RoundPlan:
     wanted: how many of them are enough.
     assignments: the clients of each node, longest first.
     away: clients of the cohort whom no node hosts now.
+    owners: the node of each client of the cohort that belongs to one.
     terms: by client, where the fleet's clock asks for other than a whole round.
     """
 
@@ -43,6 +45,7 @@ class RoundPlan:
     assignments: tuple[Assignment, ...]
     away: tuple[str, ...]
     terms: Mapping[str, Terms] = field(default_factory=dict)
+    owners: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,17 +85,23 @@ def plan_round(
     clients = roster.clients
     if cohort is None:
         asked, wanted = asked_and_wanted(settings, len(clients))
-        cohort = sample_cohort(roster.names, asked, seed, server_round)
+        share = settings.robust.node_share
+        if share is None:
+            cohort = sample_cohort(roster.names, asked, seed, server_round)
+        else:
+            cohort = capped_cohort(roster.names, asked, wanted, share, roster.owner, seed, server_round)
+            wanted = min(wanted, len(cohort))
     else:
         wanted = len(cohort)
     hosts = {client: roster.hosts(client) for client in cohort}
     there = [client for client in cohort if hosts[client]]
     away = [client for client in cohort if not hosts[client]]
+    owners = {client: node for client in cohort if (node := roster.owner(client)) is not None}
 
     def seconds(node: int, client: str) -> float:
         return cost.predict(node, audio_seconds(clients[client], settings))
 
-    return RoundPlan(tuple(cohort), wanted, assign(there, hosts, seconds), tuple(away), terms or {})
+    return RoundPlan(tuple(cohort), wanted, assign(there, hosts, seconds), tuple(away), terms or {}, owners)
 
 
 def assign(
@@ -115,6 +124,7 @@ def joined(plans: Sequence[RoundPlan]) -> RoundPlan:
         tuple(each for plan in plans for each in plan.assignments),
         tuple(name for plan in plans for name in plan.away),
         {name: terms for plan in plans for name, terms in plan.terms.items()},
+        {name: node for plan in plans for name, node in plan.owners.items()},
     )
 
 
@@ -128,20 +138,14 @@ def close_round(
 ) -> Closed:
     """Add up the answers; the first `parameters` entries of the state are no buffers.
 
-    For success a client counts with the largest weight that it can have, because weights of single clients are not
-    known, and with no more than `FAIR_SHARE` times the median one: else one that claims a lot and never delivers fails
-    every round.
+    For success a client counts with what it is worth (see `worth`).
 
     Raises UserError where the sums leave their range.
     """
     failures = dict.fromkeys(plan.away, AWAY) | asked.failures
-    worth = {name: bounds(sizes[name].examples)[1] * plan.terms.get(name, WHOLE).weight for name in plan.cohort}
-    if not all(map(math.isfinite, worth.values())):
-        worth = dict.fromkeys(worth, 1.0)
-    fair = FAIR_SHARE * statistics.median(worth.values()) if worth else 0.0
-    worth = {name: min(weight, fair) for name, weight in worth.items()}
-    whole = math.fsum(worth.values()) * min(1.0, plan.wanted / max(1, len(plan.cohort)))
-    arrived = math.fsum(weight for name, weight in worth.items() if name not in failures)
+    value = worth(plan, sizes, bounds)
+    whole = math.fsum(value.values()) * min(1.0, plan.wanted / max(1, len(plan.cohort)))
+    arrived = math.fsum(weight for name, weight in value.items() if name not in failures)
     success = min(1.0, arrived / max(whole, 1e-9))
     updates = [answer.update for _, answer in sorted(asked.answers.items()) if answer.update is not None]
     if not updates or success < settings.min_success:
@@ -161,12 +165,42 @@ def older(asked: Asked[Reply], age: Callable[[Update], Update]) -> Asked[Reply]:
     return replace(asked, answers=answers)
 
 
+def worth(plan: RoundPlan, sizes: Mapping[str, ClientSize], bounds: Bounds) -> dict[str, float]:
+    """What each client of the cohort counts for the success of a round.
+
+    That is the largest weight that it can have, because weights of single clients are not known. No client, and no node
+    with its clients together, counts for more than `FAIR_SHARE` times the median one: else one that claims a lot fails
+    every round by not delivering, or makes up a round alone.
+    """
+    value = {name: bounds(sizes[name].examples)[1] * plan.terms.get(name, WHOLE).weight for name in plan.cohort}
+    if not all(map(math.isfinite, value.values())):
+        value = dict.fromkeys(value, 1.0)
+    fair = _fair(value.values())
+    value = {name: min(weight, fair) for name, weight in value.items()}
+    nodes: dict[int, float] = defaultdict(float)
+    for name, node in plan.owners.items():
+        nodes[node] += value[name]
+    fair = _fair(nodes.values())
+    shrink = {node: min(1.0, fair / weight) for node, weight in nodes.items() if weight}
+    return {name: weight * shrink.get(plan.owners.get(name, -1), 1.0) for name, weight in value.items()}
+
+
+def _fair(values: Iterable[float]) -> float:
+    values = list(values)
+    return FAIR_SHARE * statistics.median(values) if values else math.inf
+
+
 def enough(plan: RoundPlan, answers: Sequence[Reply], settings: FederationConfig) -> bool:
-    """Whether enough clients have answered: as many as the cohort has without over-commitment."""
+    """Whether enough clients have answered: as many as the cohort has without over-commitment. No node counts for more
+    than `FAIR_SHARE` times the median one, as for success.
+    """
     if settings.over_commit == 1 or len(plan.cohort) == plan.wanted:
         return False  # then only all are enough
-    trained = sum(answer.update.totals["clients"] for answer in answers if answer.update is not None)
-    return trained >= plan.wanted
+    owned = Counter(plan.owners.values())
+    fair = _fair(owned.values())
+    whole = len(plan.cohort) - len(plan.owners) + sum(min(clients, fair) for clients in owned.values())
+    trained = sum(min(answer.update.totals["clients"], fair) for answer in answers if answer.update is not None)
+    return trained * len(plan.cohort) >= whole * plan.wanted
 
 
 def check_variances(reply: Reply, weights: np.ndarray, layout: StateLayout) -> None:

@@ -1,7 +1,8 @@
 """Which clients take part in a round."""
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 from asr_fed.config.schema import FederationConfig
 from asr_fed.system.errors import UserError
@@ -35,3 +36,32 @@ def sample_cohort(clients: Sequence[str], size: int, seed: int, server_round: in
     """
     rng = generator(seed, "cohort", server_round, *([draw] if draw else []))
     return sorted(clients[index] for index in rng.choice(len(clients), size=size, replace=False))
+
+
+def capped_cohort(
+    clients: Sequence[str],
+    size: int,
+    wanted: int,
+    share: float,
+    owner: Callable[[str], int | None],
+    seed: int,
+    server_round: int,
+) -> list[str]:
+    """As `sample_cohort`, but no more than `share` of the `wanted` clients, and at least one, belong to one node.
+
+    `owner` says which node a client belongs to; None: to none. Where the nodes are too few for that, the cohort is the
+    largest one that keeps the share. Its time grows with the number of clients.
+    """
+    order = generator(seed, "cohort", server_round).permutation(len(clients))
+    while True:
+        most = max(1, math.floor(share * min(wanted, size) + 1e-9))
+        taken: Counter[int | None] = Counter()
+        chosen: list[str] = []
+        for index in order:
+            node = owner(clients[index])
+            if node is None or taken[node] < most:
+                taken[node] += 1
+                chosen.append(clients[index])
+            if len(chosen) == size:
+                return sorted(chosen)
+        size = len(chosen)

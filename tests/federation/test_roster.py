@@ -64,6 +64,7 @@ def test_own_clients_are_pinned_and_simulated_ones_run_on_any_node_that_hosts_th
     roster = joined(Network(n1=silo("clinic", "a"), n2=virtual("b", "c"), n3=virtual("b")), needed=3)
     assert (roster.hosts("a"), roster.hosts("b"), roster.hosts("c")) == ([1], [2, 3], [2])
     assert roster.clients.keys() == {"a", "b", "c"}
+    assert [roster.owner(client) for client in "abcd"] == [1, None, 2, None]
 
 
 @pytest.mark.parametrize(
@@ -102,9 +103,10 @@ def test_nodes_come_late_and_go_and_come_back() -> None:
     roster.refresh(network)  # type: ignore[arg-type]
     assert roster.hosts("a") == [] and roster.hosts("b") == [2]
     assert roster.clients.keys() == {"a", "b"}, "it is still missed"
+    assert roster.owner("a") == 1
     network.nodes[5] = gone  # under another id, as after losing its key
     roster.refresh(network)  # type: ignore[arg-type]
-    assert roster.hosts("a") == [5]
+    assert roster.hosts("a") == [5] and roster.owner("a") == 5
 
 
 def test_a_node_that_lost_the_question_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from asr_fed.aggregation.update import DELTA, add_client, empty, fixed, mean
 from asr_fed.aggregation.weighting import NumExamples, weight_bounds
+from asr_fed.config.federation import RobustConfig
 from asr_fed.config.schema import FederationConfig
 from asr_fed.federation.client_app import client_size
 from asr_fed.federation.placement import CostModel
@@ -217,6 +218,70 @@ def test_a_claim_that_never_delivers_does_not_fail_the_round() -> None:
     result = close_round(plan, answered(plan, lost=(2,)), sizes, BOUNDS, replace(SETTINGS, min_success=0.5))
     assert result.update is not None and result.success > 0.6
     assert result.failures == {"c8": NO_ANSWER}
+
+
+def owned(**clients: int) -> Roster:
+    """Nodes by name, each with so many clients of its own, all alike."""
+    hosted = {
+        name: {f"{name}-{number}": ClientSize(5, 1.0, 1.0) for number in range(count)}
+        for name, count in clients.items()
+    }
+    reports = {node: Report(name, True, SETUP.sha256, hosted[name]) for node, name in enumerate(hosted, start=1)}
+    return Roster(
+        SETUP, reports, set(reports), {client: size for each in hosted.values() for client, size in each.items()}
+    )
+
+
+def arrived(plan: RoundPlan, *nodes: int) -> Asked[Reply]:
+    """Those nodes have answered, with an update that counts 1 for each client."""
+    asked: Asked[Reply] = Asked()
+    for each in plan.assignments:
+        if each.node not in nodes:
+            asked.failures |= dict.fromkeys(each.clients, NO_ANSWER)
+            continue
+        update = empty(5)
+        for _ in each.clients:
+            add_client(update, np.ones(5, np.float32), 5.0, dict.fromkeys(TOTALS[2:], 1))
+        asked.answers[each.node] = Reply(update, {})
+    return asked
+
+
+def success(there: Roster, *nodes: int) -> float:
+    plan = plan_round(there, CostModel(), SETTINGS, 1, 1)
+    return close_round(plan, arrived(plan, *nodes), there.clients, BOUNDS, SETTINGS).success
+
+
+def test_a_node_with_most_of_the_clients_neither_fails_a_round_alone_nor_makes_it_up_alone() -> None:
+    """Counted by clients, 100 of 108 would be missing, or there."""
+    there = owned(liar=100, a=2, b=2, c=2, d=2)
+    assert success(there, 2, 3, 4, 5) == pytest.approx(8 / 14)
+    assert success(there, 1) == pytest.approx(6 / 14)
+    assert success(there, 1, 2, 3, 4, 5) == 1.0
+    assert success(owned(a=2, b=3, c=1), 2) == pytest.approx(3 / 6), "nodes that are not far apart count as they are"
+
+
+def test_a_node_with_most_of_the_clients_is_not_enough_of_an_over_committed_round() -> None:
+    there, settings = owned(liar=40, a=2, b=2, c=2, d=2), replace(SETTINGS, cohort=24, over_commit=2.0)
+    plan = plan_round(there, CostModel(), settings, 1, 1)
+    replies = arrived(plan, 1, 2, 3, 4, 5).answers
+    assert len(plan.cohort) == len(there.clients) and plan.wanted == 24
+    assert not enough(plan, [replies[1]], settings), "40 of 24 wanted"
+    assert not enough(plan, [replies[2], replies[3]], settings)
+    assert enough(plan, [replies[1], replies[2]], settings)
+    assert enough(plan, [replies[node] for node in (2, 3, 4, 5)], settings)
+
+
+def test_a_node_gets_its_share_of_a_cohort_at_most() -> None:
+    there = owned(liar=100, a=2, b=2, c=2, d=2)
+    robust = RobustConfig(node_share=0.25)
+    plan = plan_round(there, CostModel(), replace(SETTINGS, cohort=8, robust=robust), 1, 1)
+    assert len(plan.cohort) == plan.wanted == 8
+    assert max(len(each.clients) for each in plan.assignments) == 2
+    everybody = plan_round(there, CostModel(), replace(SETTINGS, robust=robust), 1, 1)
+    assert sorted(len(each.clients) for each in everybody.assignments) == [2, 2, 2, 2, 2]
+    there.online = {2, 3, 4, 5}
+    away = plan_round(there, CostModel(), replace(SETTINGS, cohort=8, robust=robust), 1, 1)
+    assert len(away.away) <= 2, "nor do clients of a node that has left take the places of others"
 
 
 def test_a_variance_below_0_is_refused() -> None:

@@ -483,3 +483,27 @@ def test_over_commitment_takes_the_first_updates_that_hold_a_cohort(make: Callab
     [record] = run_federation(experiment, RemoteNodes(grid)).history  # type: ignore[arg-type]
     assert record.clients == 3 and record.success == 1.0
     assert list(record.failures.values()) == ["its node did not answer in time"] * 2
+
+
+@pytest.mark.parametrize("claim", ["abc", "1000000", "3"])
+def test_an_over_committed_round_counts_no_client_that_a_liar_claims(
+    claim: str, make: Callable[..., Experiment]
+) -> None:
+    """Node 2, with two of the five clients, answers first and says that it has trained so many."""
+    experiment = make("federation.rounds=1", "federation.over_commit=1.6", "federation.cohort=3")
+
+    def boast(message: Message) -> Message | None:
+        reply = grid.whole(message)
+        reply.content["totals"]["clients"] = claim  # type: ignore[union-attr, index, call-overload]
+        return reply
+
+    class LiarFirst(WithAFault):
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+            waiting = {name: self.waiting[name].metadata for name in message_ids if name in self.waiting}
+            liar = [name for name, sent in waiting.items() if (sent.dst_node_id, sent.message_type) == (2, "train")]
+            return super().pull_messages(liar or message_ids)
+
+    grid = LiarFirst(experiment, boast)
+    [record] = run_federation(experiment, RemoteNodes(grid)).history  # type: ignore[arg-type]
+    assert record.clients == 3 and record.success == 1.0
+    assert len(record.failures) == 2 and all(text.startswith("refused: ") for text in record.failures.values())

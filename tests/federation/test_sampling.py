@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr_fed.federation.placement import place
-from asr_fed.federation.sampling import cohort_size, sample_cohort
+from asr_fed.federation.sampling import capped_cohort, cohort_size, sample_cohort
 from asr_fed.system.errors import UserError
 
 CLIENTS = [f"c{i:02}" for i in range(20)]
@@ -43,6 +43,33 @@ def test_everybody_is_asked_in_the_long_run() -> None:
     counts = [asked.count(client) for client in CLIENTS]
     assert sum(counts) == 1000
     assert min(counts) > 25 and max(counts) < 80  # 50 expected, standard deviation 6
+
+
+OWNERS = {client: (1 if number < 15 else number) for number, client in enumerate(CLIENTS)}  # 15 of 20 are one node's
+
+
+def test_a_node_with_most_of_the_clients_gets_its_share_of_a_cohort_at_most() -> None:
+    def cohort(server_round: int, share: float = 0.3, size: int = 6, wanted: int = 6) -> list[str]:
+        return capped_cohort(CLIENTS, size, wanted, share, OWNERS.get, 1, server_round)
+
+    for server_round in range(20):
+        found = cohort(server_round)
+        assert len(found) == 6 and found == sorted(set(found))
+        assert sum(OWNERS[client] == 1 for client in found) == 1  # of 6, 0.3 are 1.8
+        over_committed = cohort(server_round, size=8, wanted=5, share=0.6)
+        assert len(over_committed) == 8 and sum(OWNERS[client] == 1 for client in over_committed) == 3, "of 5, not of 8"
+    assert cohort(4) == cohort(4) and len({tuple(cohort(number)) for number in range(20)}) > 5
+
+
+@pytest.mark.parametrize(("share", "size"), [(1.0, 20), (0.5, 10), (0.34, 7), (0.2, 6), (0.01, 6)])
+def test_where_nodes_are_too_few_the_cohort_is_smaller(share: float, size: int) -> None:
+    found = capped_cohort(CLIENTS, 20, 20, share, OWNERS.get, 1, 1)
+    assert len(found) == size
+    assert sum(OWNERS[client] == 1 for client in found) <= max(1, share * size)
+
+
+def test_clients_that_belong_to_nobody_are_not_capped() -> None:
+    assert capped_cohort(CLIENTS, 20, 20, 0.1, lambda client: None, 1, 1) == CLIENTS
 
 
 costs = st.dictionaries(st.sampled_from(CLIENTS), st.floats(0.1, 100), min_size=1)
