@@ -184,7 +184,7 @@ def test_a_client_that_hangs_is_left_out_and_takes_nobody_along(
     replies_to(federation.grid, [federation.order(2, 4, [10])])
     slowest = max(seconds for *_, seconds in federation.grid.client_seconds())
     (federation.folder / "stuck").touch()
-    order, limit = federation.order(2, 4, [9, 10]), round(3 + 20 * slowest)
+    order, limit = federation.order(2, 4, [9, 10]), round(8 + 40 * slowest)
     [reply] = replies_to(federation.grid, [order], patience=limit)
     (federation.folder / "stuck").unlink()
     read = federation.read(reply, order)
