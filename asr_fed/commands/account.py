@@ -1,4 +1,6 @@
-"""`python -m asr_fed.simulation account RUN NEW [key=value ...]`: a finished run by the clock of another fleet."""
+"""`python -m asr_fed.simulation account RUN NEW [key=value ...]`: a finished run by the clock of another fleet.
+`python -m asr_fed.simulation plan RUN [key=value ...]`: how long rounds would take that nobody has trained.
+"""
 
 import argparse
 import shlex
@@ -19,6 +21,8 @@ from asr_fed.runs.summary import read_summary
 from asr_fed.system.errors import UserError
 
 GROUPS = ("simulation", "carbon")
+PLANNED = ("simulation", "federation")  # sections that a plan may have other values of
+OF_THE_CLIENTS = "federation.clients"  # but not these: the clients are those of the run
 NONE = "none"
 DESCRIPTION = """\
 Where another clock would have had the same clients do the same work, the same training takes another time. This writes
@@ -27,6 +31,30 @@ RUN by that clock to the run directory NEW, without training; it refuses where t
   python -m asr_fed.simulation account outputs/phones outputs/slow simulation.network=20
   python -m asr_fed.simulation account outputs/phones outputs/jetson simulation=jetson carbon=france
 """
+
+
+PLAN = """\
+How long the rounds of a config would take for the clients of RUN, the directory of a run that has begun, with
+federation.rounds=0 or more. Nothing is trained.
+
+  python -m asr_fed.simulation plan outputs/start federation.rounds=100 simulation=phones simulation.network=20
+  python -m asr_fed.simulation plan outputs/start federation.rounds=200 simulation=phones simulation.buffer=5
+"""
+
+
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    parser.description, parser.formatter_class = PLAN, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    parser.add_argument("changes", nargs="*", metavar="key=value", help="of simulation and federation")
+
+
+def plan_rounds(run_dir: Path, changes: Sequence[str]) -> None:
+    """Raises UserError for changes that cannot be meant, and as `plan` does."""
+    config = with_changes(run_dir, run_dir, changes, PLANNED)
+    from asr_fed.pipeline.other_fleet import plan  # torch takes seconds
+    from asr_fed.reporting.simulation import describe_fleet
+
+    print(*describe_fleet(plan(run_dir, config)), sep="\n")
 
 
 def add_account(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +66,8 @@ def add_account(parser: argparse.ArgumentParser) -> None:
 
 def account(run_dir: Path, folder: Path, changes: Sequence[str]) -> None:
     """Raises UserError for changes that cannot be meant, and as `account_again` does."""
+    if not changes:
+        raise UserError("Nothing to change: give simulation=phones, simulation.network=20 or the like.")
     config = with_changes(run_dir, folder, changes)
     from asr_fed.pipeline.other_fleet import account_again  # torch takes seconds
     from asr_fed.reporting.carbon import describe_carbon
@@ -47,21 +77,23 @@ def account(run_dir: Path, folder: Path, changes: Sequence[str]) -> None:
     print(*describe_fleet(summary.simulation), *describe_carbon(summary.carbon), f"Results are in {folder}.", sep="\n")
 
 
-def with_changes(run_dir: Path, folder: Path, changes: Sequence[str]) -> Config:
-    """The config of a run, with other choices and values of GROUPS. Raises UserError, naming the key."""
+def with_changes(run_dir: Path, folder: Path, changes: Sequence[str], sections: Sequence[str] = GROUPS) -> Config:
+    """The config of a run, with other choices of GROUPS and other values of `sections`.
+
+    Raises UserError, naming the key.
+    """
     if not has_begun(run_dir):
         raise UserError(f"{run_dir} is not a run directory: it has no {CONFIG}.")
-    if not changes:
-        raise UserError("Nothing to change: give simulation=phones, simulation.network=20 or the like.")
     config: Any = complete_config(run_dir / CONFIG)
     config.run_dir = str(folder)
     try:
-        for key, value in map(_read, changes):
+        given = [_read(change, sections) for change in changes]
+        for key, value in given:
             if key in GROUPS:
                 config[key] = None
                 if value != NONE:
                     config = OmegaConf.merge(config, {key: OmegaConf.load(_choice(key, value))})
-        for key, value in map(_read, changes):
+        for key, value in given:
             if key not in GROUPS:
                 OmegaConf.update(config, key, OmegaConf.select(OmegaConf.from_dotlist([f"{key}={value}"]), key))
         settle_paths(config)
@@ -82,10 +114,12 @@ def command_of(command: str, changes: Sequence[str]) -> str:
     return shlex.join([*filter(stays, shlex.split(command)), *changes])
 
 
-def _read(change: str) -> tuple[str, str]:
+def _read(change: str, sections: Sequence[str]) -> tuple[str, str]:
     key, equals, value = change.partition("=")
-    if not equals or key.partition(".")[0] not in GROUPS:
-        raise UserError(f"{change}: only {' and '.join(GROUPS)} can be changed of what has been trained, as key=value.")
+    section = key.partition(".")[0]
+    whole = key == section and section not in GROUPS
+    if not equals or section not in sections or whole or key.startswith(OF_THE_CLIENTS):
+        raise UserError(f"{change}: only {' and '.join(sections)} can be changed here of that run, as key=value.")
     return key, value
 
 

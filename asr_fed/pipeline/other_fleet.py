@@ -1,4 +1,4 @@
-"""A finished run by the clock of another fleet.
+"""Time without training: a finished run by the clock of another fleet, and the hours of rounds that nobody has trained.
 
 Time is accounted, so where the other clock would have had the same clients do the same work, the same training has
 another duration: it need not be repeated.
@@ -7,10 +7,12 @@ another duration: it need not be repeated.
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from asr_fed.config.schema import Config
+from asr_fed.config.schema import Config, Sampling
 from asr_fed.federation.sampling import asked_and_wanted, sample_cohort
 from asr_fed.federation.state import FederationState, load_federation, save_federation
 from asr_fed.federation.virtual import virtual_time
@@ -20,6 +22,7 @@ from asr_fed.runs.experiment import Experiment, open_experiment, read_config, sy
 from asr_fed.runs.records import RoundRecord, write_history
 from asr_fed.runs.run_dir import write_config
 from asr_fed.runs.summary import RunSummary, read_summary
+from asr_fed.simulation.heard import summarise_fleet
 from asr_fed.simulation.oort import Memory
 from asr_fed.simulation.record import CLIENTS, ROUNDS, append_times, read_client_times
 from asr_fed.simulation.timetable import Timetable
@@ -27,6 +30,7 @@ from asr_fed.system.errors import UserError
 from asr_fed.system.files import make_folder
 
 TRAIN = "Train it with this simulation."
+NO_FLEET = "Nothing says by what fleet: give simulation=phones, or another one."
 Work = Mapping[str, float]  # the share of a whole round's work that each client did, by client
 
 
@@ -64,19 +68,47 @@ def account_again(run_dir: Path, config: Config, command: str) -> RunSummary:
     return again
 
 
+def plan(run_dir: Path, config: Config) -> dict[str, Any]:
+    """What `summarise_fleet` says of the rounds of `config`, for the clients of the run in `run_dir`, without training.
+
+    Raises UserError where there is no clock, or who is asked depends on what clients learn.
+    """
+    experiment = replace(open_experiment(run_dir), config=config)
+    _check_clients(experiment)
+    if config.simulation is not None and config.simulation.sampling is Sampling.oort:
+        raise UserError("simulation.sampling=oort asks clients by their losses, which training has to tell.")
+    time = virtual_time(experiment)
+    if time is None:
+        raise UserError(NO_FLEET)
+    tables = list(islice(time.timetables(0, 0.0, Memory()), config.federation.rounds))
+    assert config.simulation is not None
+    return {
+        **summarise_fleet([each for table in tables for each in table.clients], [table.round for table in tables]),
+        "devices": config.simulation.devices,
+        "network": config.simulation.network,
+        "rounds": len(tables),
+        "asynchronous": config.simulation.buffer is not None,
+        "best_hours": None,
+    }
+
+
+def _check_clients(experiment: Experiment) -> None:
+    if not experiment.partition.clients:
+        raise UserError(f"{experiment.run_dir} is of a deployment: how much its clients have to do is not known here.")
+
+
 def tables_of(experiment: Experiment, history: Sequence[RoundRecord], trained_as: Config) -> list[Timetable]:
     """The rounds by the clock of the experiment's config. `trained_as`: the config by which they were trained.
 
     Raises UserError where it would have had others train, or with other terms.
     """
     config = experiment.config
-    if not experiment.partition.clients:
-        raise UserError(f"{experiment.run_dir} is of a deployment: how much its clients have to do is not known here.")
+    _check_clients(experiment)
     if any(each.simulation is not None and each.simulation.buffer is not None for each in (config, trained_as)):
         raise UserError(f"simulation.buffer: in the asynchronous mode the clock says from what is trained. {TRAIN}")
     time, memory = virtual_time(experiment), Memory()
     if time is None:
-        raise UserError("Nothing says by what fleet: give simulation=phones, or another one.")
+        raise UserError(NO_FLEET)
     done, tables = work_done(experiment, history, trained_as), []
     for record, table in zip(history, time.timetables(0, 0.0, memory), strict=False):
         planned = {each.client: each.share_of_work for each in table.clients if each.arrived}

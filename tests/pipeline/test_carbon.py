@@ -131,7 +131,7 @@ def test_a_run_without_a_clock_is_accounted_as_one_that_was_trained_with_it(
     [
         (["simulation.late=drop", "simulation.tau=MEDIAN"], "would have trained otherwise: client_"),
         (["simulation.buffer=1"], "says from what is trained"),
-        (["federation.rounds=3"], "only simulation and carbon can be changed"),
+        (["federation.rounds=3"], "only simulation and carbon can be changed here"),
         (["simulation=fones"], "There is no simulation=fones.*'phones'"),
         (["simulation.netwrk=20"], "no key 'simulation.netwrk'.*'simulation.network'"),
         (["simulation.tau=-1"], "simulation.tau"),
@@ -146,3 +146,26 @@ def test_what_another_clock_would_have_trained_otherwise_is_refused(
     assert fleet_table.main(["account", str(on_phones), str(tmp_path / "new"), *words]) == 2
     assert re.search(reason, capsys.readouterr().err.replace("\n", " "))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_says_what_training_will_find(
+    on_phones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def planned(*words: str) -> str:
+        assert fleet_table.main(["plan", str(on_phones), *words]) == 0
+        return capsys.readouterr().out
+
+    before = sorted(on_phones.iterdir())
+    trained = json.loads((on_phones / "summary.json").read_text())["simulation"]
+    assert planned() == "\n".join(describe_fleet(trained | {"best_hours": None})) + "\n"
+    assert "for 40 rounds" in planned("federation.rounds=40", "federation.cohort=2", "simulation.network=20")
+    assert "for 9 server steps" in planned("federation.rounds=9", "federation.cohort=2", "simulation.buffer=1")
+    assert sorted(on_phones.iterdir()) == before
+    for words, reason in (
+        (["simulation.sampling=oort"], "by their losses"),
+        (["federation.clients.count=2"], "only simulation and federation can be changed here"),
+        (["seed=3"], "only simulation and federation can be changed here"),
+        (["simulation=none"], "by what fleet"),
+    ):
+        assert fleet_table.main(["plan", str(on_phones), *words]) == 2
+        assert reason in capsys.readouterr().err.replace("\n", " ")
