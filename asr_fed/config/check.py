@@ -325,6 +325,11 @@ def _check_buffer(settings: Config) -> None:
         )
     if federation.over_commit > 1:
         raise UserError(_over_commit(federation, "federation.buffer"))
+    if federation.robust.node_share is not None:
+        raise UserError(
+            f"federation.robust.node_share={federation.robust.node_share:g} caps a node's part of a cohort, and with "
+            "federation.buffer there are none: leave one of the two at null."
+        )
 
 
 def _over_commit(federation: FederationConfig, buffer: str) -> str:

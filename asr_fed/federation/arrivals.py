@@ -6,6 +6,7 @@ weights of its last step: by real arrival no two runs are the same anyway.
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,7 +17,7 @@ from flwr.app import ArrayRecord
 
 from asr_fed.aggregation.buffer import Buffer
 from asr_fed.aggregation.robust import combine
-from asr_fed.aggregation.update import Update, UpdateRefused
+from asr_fed.aggregation.update import Update, UpdateRefused, merge
 from asr_fed.federation.round import RoundResult, assign, audio_seconds
 from asr_fed.federation.round_numbers import sums
 from asr_fed.federation.sampling import asked_and_wanted
@@ -50,10 +51,10 @@ class _Sent:
 
 @dataclass
 class _Step:
-    """What has come since the last server step; `ages`: in server steps, of each client's update."""
+    """What has come since the last server step; `updates`: of each node; `ages`: in server steps, of each client's."""
 
     began: float = field(default_factory=time.monotonic)
-    updates: list[Update] = field(default_factory=list)
+    updates: dict[int, list[Update]] = field(default_factory=lambda: defaultdict(list))
     ages: list[int] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     workers: list[NodeRecord] = field(default_factory=list)
@@ -197,7 +198,8 @@ class Arrivals:
             self._rest(assignment.node)
             return
         self._lost.clear()
-        step.updates.append(self.federation.age(state, sent.version, sent.weights)(answer.update))
+        update = self.federation.age(state, sent.version, sent.weights)(answer.update)
+        step.updates[assignment.node].append(update)
         step.ages += [age] * trained
         if not answer.failures:
             sizes, settings = self.federation.roster.clients, self.federation.experiment.config.federation
@@ -230,7 +232,9 @@ class Arrivals:
         self.buffer.step()
         settings = federation.experiment.config.federation
         try:
-            update = combine(step.updates, settings.robust, federation.layout.parameters)
+            # One for each node: one that answers more often than others has no more votes in a median.
+            updates = [merge(own) for _, own in sorted(step.updates.items())]
+            update = combine(updates, settings.robust, federation.layout.parameters)
         except UpdateRefused as refused:
             raise UserError(f"The nodes' updates cannot be added: {refused}.") from refused
         federation.cost.end_round()

@@ -326,6 +326,7 @@ TIMEOUTS = ("federation.round_timeout=60", "federation.client_timeout=60")
         (("federation.buffer=2",), "needs engine=deployment"),
         ((*DEPLOYED, *TIMEOUTS, "+simulation=phones"), "leave one of them out"),
         ((*DEPLOYED, *TIMEOUTS, "federation.over_commit=1.3"), "no meaning with federation.buffer"),
+        ((*DEPLOYED, *TIMEOUTS, "federation.robust.node_share=0.3"), "federation.robust.node_share=0.3"),
         ((*DEPLOYED, "federation.client_timeout=60"), "needs federation.round_timeout"),
         ((*DEPLOYED, *TIMEOUTS, "federation.buffer=0"), "federation.buffer=0"),
     ],

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from flwr.app import Message, MessageType
 
+from asr_fed.aggregation.update import Update
 from asr_fed.federation import arrivals
 from asr_fed.federation.rounds import run_federation
 from asr_fed.federation.state import FederationState
@@ -87,6 +88,24 @@ def test_a_buffer_of_everybody_is_a_round_in_every_bit(make: Callable[..., Exper
     assert buffered.weights.tobytes() == rounds.weights.tobytes()
     assert [record.staleness for record in buffered.history] == [0, 0, 0]
     assert [record.wer for record in buffered.history] == [record.wer for record in rounds.history]
+
+
+def test_a_node_that_answers_more_often_has_no_more_votes(
+    make: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One client is at work at a time, and four of five make a step."""
+    votes: list[tuple[int, int]] = []
+    really = arrivals.combine
+
+    def noted(updates: Sequence[Update], *more: Any) -> Update:
+        votes.append((len(updates), sum(update.totals["clients"] for update in updates)))
+        return really(updates, *more)
+
+    monkeypatch.setattr(arrivals, "combine", noted)
+    experiment = make("federation.cohort=1", "federation.buffer=4", "federation.rounds=1")
+    grid = Pinned(experiment)
+    federate(experiment, grid)
+    assert len(grid.asked) == 4 and votes == [(2, 4)]
 
 
 def test_a_killed_server_goes_on_from_its_last_step_and_asks_everybody_again(make: Callable[..., Experiment]) -> None:
