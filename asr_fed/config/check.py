@@ -22,6 +22,7 @@ from asr_fed.config.schema import (
     EncoderKind,
     EngineKind,
     FeatureConfig,
+    FeatureKind,
     FederationConfig,
     Late,
     Mode,
@@ -72,6 +73,7 @@ def check_shared(config: DictConfig) -> None:
     settings: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
     check_ranges(settings)
     check_targets(config)
+    _check_encoder(settings)
     _check_features(settings.features, len(settings.model.cnn_channels))
     _check_conformer(settings.model)
     for name in ("client_decoder", "dev_decoder", "test_decoder"):
@@ -160,6 +162,11 @@ def check_decoder(decoder: Decoder, beam_ctc_weight: float, ctc_weight: float | 
             f"{name} needs the attention decoder, which a loss.ctc_weight of 1 does not train. Use ctc_greedy, or beam "
             "with a beam_ctc_weight of 1."
         )
+
+
+def _check_encoder(settings: Config) -> None:
+    if settings.features.kind is FeatureKind.waveform:
+        raise UserError(f"model.encoder={settings.model.encoder.name} reads log-mel frames: set features.kind=log_mel.")
 
 
 def _check_features(features: FeatureConfig, cnn_blocks: int) -> None:

@@ -1,7 +1,7 @@
 """Settings of the corpus: which speakers go where, and which features are computed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -115,10 +115,18 @@ class DataConfig:
     parts: PartsConfig = field(default_factory=PartsConfig)
 
 
+class FeatureKind(Enum):
+    """What an encoder reads: log-mel frames, or the samples themselves."""
+
+    log_mel = "log_mel"
+    waveform = "waveform"
+
+
 @dataclass
 class FeatureConfig:
-    """Log-mel filterbank; durations in milliseconds."""
+    """Log-mel filterbank; durations in milliseconds. Of a waveform `sample_rate` says all."""
 
+    kind: FeatureKind = FeatureKind.log_mel
     sample_rate: int = setting(16000, at_least=1000)
     n_mels: int = setting(80, at_least=1)
     n_fft: int = setting(400, at_least=1)
@@ -128,6 +136,23 @@ class FeatureConfig:
     # Frames farther below the loud ones, or nearer to the noise than to them, are pauses and do not count in that mean;
     # null: all count, as for recognisers of version 0.1.
     mean_gate_db: float | None = setting(15.0, above=0)
+
+    @property
+    def width(self) -> int:
+        """Numbers of a frame. A frame of a waveform is one sample."""
+        return self.n_mels if self.kind is FeatureKind.log_mel else 1
+
+    @property
+    def frame_ms(self) -> float:
+        """From one frame to the next."""
+        return self.hop_ms if self.kind is FeatureKind.log_mel else 1000 / self.sample_rate
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the content of features depends on, as plain values."""
+        if self.kind is FeatureKind.waveform:
+            return {"kind": self.kind.name, "sample_rate": self.sample_rate}
+        return {name: value for name, value in asdict(self).items() if name != "kind"}
 
     @classmethod
     def saved(cls, content: Mapping[str, Any]) -> "FeatureConfig":

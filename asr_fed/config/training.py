@@ -42,6 +42,9 @@ class AugmentConfig:
     In a batch, `least_time_drops` to `time_drops` stretches of each utterance are set to zero, each with
     `least_time_drop_frames` to `time_drop_frames` frames (bounds included). Their places differ between utterances. The
     same holds for mel bands.
+
+    Of waveforms `frequency_drops` bands of the spectrum are filtered out, each a tenth of it wide, and nothing is
+    warped; a frame is one of `features.hop_ms`.
     """
 
     speeds: list[float] = setting([1.0], at_least=0.5, at_most=2, items=1)

@@ -14,7 +14,7 @@ from asr_fed.data.tokenizer import Tokenizer
 # Utterances are shuffled, then sorted by length within pools of this many batches. So there is little padding, and
 # batches differ from epoch to epoch.
 POOL_BATCHES = 16
-# Frames of an utterance, float32 [frames, n_mels], and the features of digital silence in it, [n_mels] -> new frames.
+# Frames of an utterance, float32 [frames, width], and the features of digital silence in it, [width] -> new frames.
 Augment = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -22,7 +22,7 @@ Augment = Callable[[np.ndarray, np.ndarray], np.ndarray]
 class Batch:
     """Padded tensors of some utterances.
 
-    features: float32 [batch, frames, n_mels], zero-padded; frames: int64 [batch];
+    features: float32 [batch, frames, width], zero-padded; frames: int64 [batch];
     tokens: int64 [batch, tokens], zero-padded; token_counts: int64 [batch].
     """
 

@@ -1,8 +1,8 @@
-"""Log-mel filterbanks, computed once into a memory-mapped cache that every worker shares.
+"""Log-mel filterbanks or waveforms, computed once into a memory-mapped cache that every worker shares.
 
 The cache is a folder of shards. A shard holds the frames of some hundred utterances behind one another
-(float16, [frames, n_mels]), those of each followed by one of digital silence, and is named by a hash of all
-that determines its content: the filterbank's settings, the playback speed and the path, size and modification
+(float16, [frames, width]), those of each followed by one of digital silence, and is named by a hash of all
+that determines its content: the features' settings, the playback speed and the path, size and modification
 time of each recording. So a change of any of them makes a new shard, and nothing is ever overwritten. A shard
 becomes visible by one rename: a killed build leaves finished shards to its successor, and two builders at worst
 wait for each other.
@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 from operator import itemgetter
 from pathlib import Path
@@ -27,7 +27,7 @@ import numpy as np
 from filelock import FileLock
 from rich.progress import track
 
-from asr_fed.config.schema import FeatureConfig
+from asr_fed.config.schema import FeatureConfig, FeatureKind
 from asr_fed.data.audio import read_audio
 from asr_fed.data.manifest import Utterance
 from asr_fed.system.errors import UserError
@@ -46,7 +46,7 @@ Shards = list[tuple[str, str]]  # of one speed: first utterance and file name of
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Frames of utterances, by playback speed: `cache[utterance_id, speed]` is [frames, n_mels].
+    """Frames of utterances, by playback speed: `cache[utterance_id, speed]` is [frames, width].
 
     It holds a line for each shard; where an utterance lies in its shard is read when it is asked for.
     """
@@ -59,7 +59,7 @@ class FeatureCache:
         return _mapped(shard)[start:stop]
 
     def silence(self, utterance_id: str, speed: float) -> np.ndarray:
-        """What digital silence in this recording would read: [n_mels]."""
+        """What digital silence in this recording would read: [width]."""
         shard, _, stop = self._place(utterance_id, speed)
         x: np.ndarray = _mapped(shard)[stop]
         return x
@@ -144,7 +144,7 @@ class _Job:
 
 
 def _name(utterances: Sequence[Utterance], config: FeatureConfig) -> str:
-    content: list[Any] = [VERSION, asdict(config), OWN]
+    content: list[Any] = [VERSION, config.identity, OWN]
     for utterance in utterances:
         try:
             stat = os.stat(utterance.wav)
@@ -208,7 +208,7 @@ def _build_shard(job: _Job) -> None:
         if index.is_file():
             return
         rows, parts, start = [], [], 0
-        for utterance, frames in zip(job.utterances, _filterbanks(job), strict=True):
+        for utterance, frames in zip(job.utterances, _features(job), strict=True):
             rows.append((utterance.id, start, start + len(frames)))
             parts.append(frames)
             start += len(frames)
@@ -220,8 +220,8 @@ def _build_shard(job: _Job) -> None:
         os.unlink(job.path.with_suffix(".lock"))
 
 
-def _filterbanks(job: _Job) -> Iterator[np.ndarray]:
-    compute = filterbank(job.config)
+def _features(job: _Job) -> Iterator[np.ndarray]:
+    compute = extractor(job.config)
     for utterance in job.utterances:
         try:
             signal = read_audio(utterance.wav, job.config.sample_rate, speed=job.speed)
@@ -230,8 +230,12 @@ def _filterbanks(job: _Job) -> Iterator[np.ndarray]:
         yield compute(signal, with_silence=True).numpy()
 
 
-def filterbank(config: FeatureConfig) -> "Callable[..., torch.Tensor]":
-    """The function that makes features, float16 [frames, n_mels], of a waveform, float32 [samples]."""
+def extractor(config: FeatureConfig) -> "Callable[..., torch.Tensor]":
+    """The function that makes features, float16 [frames, width], of a waveform, float32 [samples]."""
+    if config.kind is FeatureKind.waveform:
+        from asr_fed.data.waveform import waveform
+
+        return waveform
     from speechbrain.lobes.features import Fbank
 
     from asr_fed.data.log_mel import log_mel

@@ -4,7 +4,6 @@ A frame's code is the entry of a random codebook that is nearest to a random pro
 once, from the run's seed, and never trained: they do not travel, and whoever trains compares their hash.
 """
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +81,7 @@ class Pretrainer:
         return {
             "model": {name: tensor.cpu() for name, tensor in self.model.state_dict().items()},
             "model_config": plain(self.model_config),
-            "features": dataclasses.asdict(self.features),
+            "features": plain(self.features),
             "task": plain(self.task),
             "seed": self.seed,
         }

@@ -112,7 +112,7 @@ class Recogniser:
     @classmethod
     def create(cls, model_config: ModelConfig, features: FeatureConfig, tokenizer: Tokenizer) -> "Recogniser":
         """A recogniser with fresh weights, drawn from torch's current random state."""
-        return cls(AcousticModel(model_config, features.n_mels, len(tokenizer)), tokenizer, model_config, features)
+        return cls(AcousticModel(model_config, features.width, len(tokenizer)), tokenizer, model_config, features)
 
     def trained_by(self, loss: LossConfig) -> "Recogniser":
         """The same recogniser; its checkpoints will note this loss."""
@@ -124,7 +124,7 @@ class Recogniser:
             "model": {name: tensor.cpu() for name, tensor in merged_state(self.model).items()},
             "tokenizer": self.tokenizer.proto,
             "model_config": plain(self.model_config),
-            "features": dataclasses.asdict(self.features),
+            "features": plain(self.features),
             "ctc_weight": self.ctc_weight,
         }
 
@@ -140,7 +140,7 @@ class Recogniser:
 
 def config_keys(features: FeatureConfig, model: ModelConfig) -> list[str]:
     """KEY=VALUE, as on the command line, for each of these settings."""
-    parts = {"features": dataclasses.asdict(features), "model": plain(model)}
+    parts = {"features": plain(features), "model": plain(model)}
     return [
         f"{part}.{name}={'null' if value is None else value}".replace(" ", "")
         for part in parts

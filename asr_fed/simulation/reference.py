@@ -30,7 +30,7 @@ def measure_machine(config: Config, device: torch.device, repetitions: int = 5) 
     """
     torch.manual_seed(config.seed)
     vocabulary = config.tokenizer.vocab_size or CHARACTERS
-    model = AcousticModel(config.model, config.features.n_mels, vocabulary).to(device)
+    model = AcousticModel(config.model, config.features.width, vocabulary).to(device)
     optimizer = build_optimizer(config.federation.optimizer, model, 1e-4)
     trained, decoded = [], []
     for utterances, seconds in SIZES:
@@ -63,10 +63,10 @@ def measure_machine(config: Config, device: torch.device, repetitions: int = 5) 
 
 def noise(config: Config, vocabulary: int, utterances: int, seconds: float) -> Batch:
     """Random frames and tokens, as many as so much speech has."""
-    frames, tokens = round(1000 * seconds / config.features.hop_ms), max(1, round(TOKENS_A_SECOND * seconds))
+    frames, tokens = round(1000 * seconds / config.features.frame_ms), max(1, round(TOKENS_A_SECOND * seconds))
     return Batch(
         (),
-        torch.randn(utterances, frames, config.features.n_mels),
+        torch.randn(utterances, frames, config.features.width),
         torch.full((utterances,), frames),
         torch.randint(EOS + 1, vocabulary, (utterances, tokens)),
         torch.full((utterances,), tokens),

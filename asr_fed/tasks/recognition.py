@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from asr_fed.config.schema import AugmentConfig, Decoder, EvaluationConfig, LossConfig, Precision
+from asr_fed.config.schema import AugmentConfig, Decoder, EvaluationConfig, FeatureKind, LossConfig, Precision
 from asr_fed.data.alignable import alignable
 from asr_fed.data.batching import Batch, collate
 from asr_fed.data.features import FeatureCache
 from asr_fed.data.manifest import Utterance
 from asr_fed.evaluation.evaluate import Evaluation, evaluate, mean_loss
 from asr_fed.model.recogniser import AcousticModel, Recogniser
-from asr_fed.training.augment import spec_augment
+from asr_fed.training.augment import augment_waveforms, spec_augment
 from asr_fed.training.pauses import draw_pauses
 from asr_fed.training.task import Place
 
@@ -41,8 +41,11 @@ class Recognition:
             fits = alignable(self.cache, self.recogniser.tokenizer, self.model.encoder.stride)
             pairs = zip(utterances, drawn, strict=True)
             drawn = [speed if fits(utterance, speed) else 1.0 for utterance, speed in pairs]
-        pauses = draw_pauses(self.augment, self.recogniser.features.hop_ms, rng)
+        features = self.recogniser.features
+        pauses = draw_pauses(self.augment, features, rng)
         batch = collate(utterances, self.cache, self.recogniser.tokenizer, drawn, pauses).to(self.device)
+        if features.kind is FeatureKind.waveform:
+            return replace(batch, features=augment_waveforms(batch.features, self.augment, features))
         return replace(batch, features=spec_augment(self.model.normalise(batch.features), self.augment))
 
     def loss(self, batch: Batch, *, with_ctc: bool) -> torch.Tensor:

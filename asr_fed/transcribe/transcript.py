@@ -11,7 +11,7 @@ import torch
 from asr_fed.config.schema import Decoder, EvaluationConfig
 from asr_fed.data.audio import audio_blocks
 from asr_fed.data.batching import Batch
-from asr_fed.data.features import filterbank
+from asr_fed.data.features import extractor
 from asr_fed.model.decoding import decode_states
 from asr_fed.model.recogniser import Recogniser
 from asr_fed.transcribe.alignment import Word, align_words
@@ -69,8 +69,8 @@ def transcribe(
     """
     config = config or EvaluationConfig()
     model, rate = recogniser.model.eval(), recogniser.features.sample_rate
-    compute = filterbank(recogniser.features)
-    frame_seconds = model.encoder.stride * recogniser.features.hop_ms / 1000
+    compute = extractor(recogniser.features)
+    frame_seconds = model.encoder.stride * recogniser.features.frame_ms / 1000
     heard, told = 0, 0.0
 
     def blocks() -> Iterator[torch.Tensor]:

@@ -16,7 +16,7 @@ import soundfile
 import torch
 from speechbrain.lobes.features import Fbank
 
-from asr_fed.config.schema import FeatureConfig
+from asr_fed.config.schema import FeatureConfig, FeatureKind
 from asr_fed.data import features
 from asr_fed.data.features import (
     FeatureCache,
@@ -237,6 +237,7 @@ OTHER_FEATURES: dict[str, dict[str, Any]] = {
     "hop_ms": {"hop_ms": 12},
     "subtract_mean": {"subtract_mean": True},
     "mean_gate_db": {"subtract_mean": True, "mean_gate_db": None},
+    "kind": {"kind": FeatureKind.waveform},
 }
 
 

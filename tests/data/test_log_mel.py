@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import pad
 
 from asr_fed.config.schema import FeatureConfig
-from asr_fed.data.features import filterbank
+from asr_fed.data.features import extractor
 
 RATE = 16000
 CONFIG = FeatureConfig(n_mels=24, hop_ms=20, subtract_mean=True)
@@ -29,7 +29,7 @@ def words(level: float = QUIET) -> torch.Tensor:
 
 
 def read(signal: torch.Tensor, config: FeatureConfig = CONFIG) -> torch.Tensor:
-    return filterbank(config)(signal).float()
+    return extractor(config)(signal).float()
 
 
 @pytest.mark.parametrize("level", [QUIET, LOUD])
@@ -83,7 +83,7 @@ def test_silence_alone_and_recordings_of_a_frame_are_read(signal: torch.Tensor) 
 def test_a_frame_of_digital_silence_is_what_zeros_read() -> None:
     for config in (CONFIG, AS_IT_IS):
         signal = words()
-        with_silence = filterbank(config)(signal, with_silence=True).float()
+        with_silence = extractor(config)(signal, with_silence=True).float()
         assert torch.equal(with_silence[:-1], read(signal, config))
         zeros = read(pad(signal, (0, RATE)), config)[-20:-5]
         torch.testing.assert_close(with_silence[-1:].expand_as(zeros), zeros, **READ)

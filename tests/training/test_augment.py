@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from asr_fed.config.schema import AugmentConfig
-from asr_fed.training.augment import spec_augment
+from asr_fed.config.schema import AugmentConfig, FeatureConfig, FeatureKind
+from asr_fed.training.augment import augment_waveforms, spec_augment
 
 FRAMES, BANDS = 60, 40
 
@@ -68,3 +68,27 @@ def test_warping_moves_frames_and_hides_nothing() -> None:
     assert found.shape == rising.shape and not torch.equal(found, rising)
     assert (found.diff(dim=1) >= 0).all() and (found > 0).all()
     assert torch.equal(spec_augment(rising.clone(), AugmentConfig(time_drops=0, frequency_drops=0)), rising)
+
+
+def test_waveforms_lose_stretches_of_time_and_bands_of_the_spectrum() -> None:
+    features = FeatureConfig(kind=FeatureKind.waveform)
+    torch.manual_seed(3)
+    noise = torch.randn(2, 16000, 1)
+    off = {"time_drops": 0, "frequency_drops": 0}
+    assert augment_waveforms(noise.clone(), AugmentConfig(**off), features).equal(noise)
+    in_time = AugmentConfig(**(off | {"time_drops": 1, "least_time_drops": 1}), time_drop_frames=5)
+    found = {
+        length
+        for _ in range(30)
+        for each in augment_waveforms(noise.clone(), in_time, features)[..., 0] == 0
+        for length in stretches(each)
+    }
+    assert 700 < max(found) <= 800, "5 frames of 10 ms"
+    in_frequency = AugmentConfig(**(off | {"frequency_drops": 1, "least_frequency_drops": 1}))
+    filtered = augment_waveforms(noise.clone(), in_frequency, features)
+    assert filtered.shape == noise.shape
+    before, after = (
+        torch.fft.rfft(x[..., 0]).abs().square().mean(0)[:8000].view(80, 100).mean(1) for x in (noise, filtered)
+    )
+    lost = (after / before) < 0.1
+    assert 1 <= int(lost.sum()) <= 16 and float(after.sum() / before.sum()) > 0.75
