@@ -41,10 +41,11 @@ def measure(experiment: str, overrides: Sequence[str]) -> None:
     config = composed(experiment, overrides)
     import torch  # seconds that --help need not wait for
 
-    from asr_fed.runs.experiment import pick_device
+    from asr_fed.runs.experiment import pick_device, settle_encoder
     from asr_fed.simulation.reference import measure_machine
 
     torch.set_num_threads(config.engine.threads_per_worker)
+    settle_encoder(config)
     device = pick_device(config.device)
     found = measure_machine(config, device)
     threads = f", {torch.get_num_threads()} thread(s), CPU seconds" if device.type == "cpu" else ""

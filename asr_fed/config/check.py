@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from asr_fed.config.addresses import is_loopback
+from asr_fed.config.encoders import check_encoder
 from asr_fed.config.explain import no_such_key
 from asr_fed.config.federation import Rule
 from asr_fed.config.schema import (
@@ -22,11 +23,9 @@ from asr_fed.config.schema import (
     EncoderKind,
     EngineKind,
     FeatureConfig,
-    FeatureKind,
     FederationConfig,
     Late,
     Mode,
-    ModelConfig,
     PartsConfig,
     Sampling,
     SimulationConfig,
@@ -73,9 +72,8 @@ def check_shared(config: DictConfig) -> None:
     settings: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
     check_ranges(settings)
     check_targets(config)
-    _check_encoder(settings)
-    _check_features(settings.features, len(settings.model.cnn_channels))
-    _check_conformer(settings.model)
+    check_encoder(settings.model, settings.features, settings.augment)
+    _check_features(settings.features)
     for name in ("client_decoder", "dev_decoder", "test_decoder"):
         decoder, search = getattr(settings.evaluation, name), settings.evaluation.beam_ctc_weight
         check_decoder(decoder, search, settings.loss.ctc_weight, f"evaluation.{name}")
@@ -164,12 +162,7 @@ def check_decoder(decoder: Decoder, beam_ctc_weight: float, ctc_weight: float | 
         )
 
 
-def _check_encoder(settings: Config) -> None:
-    if settings.features.kind is FeatureKind.waveform:
-        raise UserError(f"model.encoder={settings.model.encoder.name} reads log-mel frames: set features.kind=log_mel.")
-
-
-def _check_features(features: FeatureConfig, cnn_blocks: int) -> None:
+def _check_features(features: FeatureConfig) -> None:
     samples = features.sample_rate * features.win_ms / 1000
     if features.n_fft < samples:
         raise UserError(
@@ -180,25 +173,6 @@ def _check_features(features: FeatureConfig, cnn_blocks: int) -> None:
         raise UserError(
             f"features.hop_ms={features.hop_ms} is longer than features.win_ms={features.win_ms}: the speech between "
             "two windows would be lost."
-        )
-    if features.n_mels < 2**cnn_blocks:
-        raise UserError(
-            f"features.n_mels={features.n_mels} is too few: each of the {cnn_blocks} blocks of model.cnn_channels "
-            f"halves the bands, so it must be at least {2**cnn_blocks}."
-        )
-
-
-def _check_conformer(model: ModelConfig) -> None:
-    if model.encoder is not EncoderKind.conformer:
-        return
-    if model.conformer_neurons % (2 * model.conformer_heads):
-        raise UserError(
-            f"model.conformer_neurons={model.conformer_neurons} must be even for each of the "
-            f"model.conformer_heads={model.conformer_heads}: a multiple of {2 * model.conformer_heads}."
-        )
-    if model.conformer_kernel % 2 == 0:
-        raise UserError(
-            f"model.conformer_kernel={model.conformer_kernel} must be odd: a state and as many on each side."
         )
 
 
@@ -258,10 +232,10 @@ def _check_personalise(settings: Config) -> None:
 
 def _check_tune(settings: Config) -> None:
     tune = settings.federation.tune
-    if tune is Tune.lora and settings.model.encoder is not EncoderKind.conformer:
+    if tune is Tune.lora and settings.model.encoder is EncoderKind.crdnn:
         raise UserError(
-            "federation.tune=lora is for encoders of linear layers: use model=conformer_tiny or model=conformer, or "
-            "federation.tune=norm_bias with a CRDNN."
+            "federation.tune=lora is for encoders of linear layers: use model=conformer_tiny, model=conformer or "
+            "model=pretrained, or federation.tune=norm_bias with a CRDNN."
         )
     if settings.personalise or settings.task.kind is TaskKind.best_rq:
         other = "personalise=true" if settings.personalise else "task.kind=best_rq"
@@ -269,6 +243,8 @@ def _check_tune(settings: Config) -> None:
 
 
 def _check_pretraining(settings: Config) -> None:
+    if settings.model.encoder is EncoderKind.pretrained:
+        raise UserError("task.kind=best_rq trains encoders of log-mel frames from scratch: use another model.")
     given = [name for name in ("checkpoint", "encoder") if getattr(settings.warm_start, name) is not None]
     if given:
         raise UserError(f"task.kind=best_rq starts from random weights: set warm_start.{given[0]}=null.")

@@ -65,7 +65,7 @@ def _all_keys() -> list[str]:
 
     keys = set(walk(OmegaConf.structured(Config(simulation=SimulationConfig(), carbon=CarbonConfig())), ""))
     for path in experiments_folder().glob("*/*.yaml"):
-        node = OmegaConf.load(path)
+        node, everywhere = OmegaConf.load(path), path.read_text(encoding="utf-8").startswith("# @package _global_")
         if isinstance(node, DictConfig):
-            keys |= set(walk(node, f"{path.parent.name}."))
+            keys |= set(walk(node, "" if everywhere else f"{path.parent.name}."))
     return sorted(keys)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from asr_fed.config.pretrained import PretrainedConfig
 from asr_fed.config.setting import setting
 
 
@@ -29,13 +30,15 @@ class TokenizerConfig:
 class EncoderKind(Enum):
     crdnn = "crdnn"
     conformer = "conformer"
+    pretrained = "pretrained"
 
 
 @dataclass
 class ModelConfig:
     """An encoder, an attentional GRU decoder, a CTC head (SpeechBrain's modules).
 
-    Both encoders begin with convolutions. `rnn_*` and `dnn_*` are the CRDNN's, `conformer_*` the Conformer's.
+    CRDNN and Conformer begin with convolutions. `rnn_*` and `dnn_*` are the CRDNN's, `conformer_*` the Conformer's. An
+    encoder that others have trained is read from `folder`, in Hugging Face format.
     """
 
     encoder: EncoderKind = EncoderKind.crdnn
@@ -47,6 +50,8 @@ class ModelConfig:
     rnn_neurons: int = setting(1024, at_least=1)
     dnn_blocks: int = setting(2, at_least=1)
     dnn_neurons: int = setting(1024, at_least=1)
+    folder: str | None = None
+    pretrained: PretrainedConfig | None = None  # the encoder's shape; asr_fed reads it from the folder
     conformer_layers: int = setting(16, at_least=1)
     conformer_neurons: int = setting(256, at_least=2)
     conformer_ffn: int = setting(1024, at_least=1)
@@ -62,6 +67,8 @@ class ModelConfig:
     @property
     def states(self) -> int:
         """Numbers of a state of the encoder."""
+        if self.pretrained is not None:
+            return self.pretrained.hidden_size
         return self.conformer_neurons if self.encoder is EncoderKind.conformer else self.dnn_neurons
 
 

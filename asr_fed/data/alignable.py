@@ -29,11 +29,11 @@ def states_needed(tokens: Sequence[int]) -> int:
     return len(tokens) + sum(left == right for left, right in pairwise(tokens))
 
 
-def alignable(cache: FeatureCache, tokenizer: Tokenizer, stride: int) -> Alignable:
-    """Whether CTC can align an utterance, by its cached features, for an encoder with one state per `stride` frames."""
+def alignable(cache: FeatureCache, tokenizer: Tokenizer, states: Callable[[int], int]) -> Alignable:
+    """Whether CTC can align an utterance, by its cached features, where the encoder makes `states` of frames."""
 
     def fits(utterance: Utterance, speed: float) -> bool:
-        return states_needed(tokenizer.encode(utterance.text)) <= -(-cache.frames(utterance.id, speed) // stride)
+        return states_needed(tokenizer.encode(utterance.text)) <= states(cache.frames(utterance.id, speed))
 
     return fits
 

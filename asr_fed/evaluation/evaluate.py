@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from asr_fed.data.batching import collate, evaluation_batches
 from asr_fed.data.features import FeatureCache
 from asr_fed.data.manifest import Utterance
 from asr_fed.evaluation.wer import ErrorCounts, Scored, score, total
+from asr_fed.model.backbone import count_states
 from asr_fed.model.decoding import decode
 from asr_fed.model.recogniser import Recogniser
 
@@ -114,7 +116,7 @@ def mean_loss(
     """
     model, added = recogniser.model, 0.0
     model.eval()
-    fits = alignable(cache, recogniser.tokenizer, model.encoder.stride)
+    fits = alignable(cache, recogniser.tokenizer, partial(count_states, recogniser.model_config))
     speech = [utterance for utterance in utterances if loss.ctc_weight == 0 or fits(utterance, 1.0)]
     for chunk in evaluation_batches(speech, _batches(config)):
         batch = collate(chunk, cache, recogniser.tokenizer).to(device)

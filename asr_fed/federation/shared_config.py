@@ -19,4 +19,5 @@ def shared_config(run: OpenRun, base: str = "") -> SharedConfig:
     """
     config = OmegaConf.structured(run.config)
     shared = OmegaConf.create({name: config[name] for name in SHARED})
+    shared.model.folder = None  # a node has the encoder's shape, and its weights with the rest of the model
     return SharedConfig(OmegaConf.to_yaml(shared, resolve=True, sort_keys=True), run.tokenizer.proto, base)

@@ -6,27 +6,34 @@ from torch import nn
 
 from asr_fed.config.schema import EncoderKind, ModelConfig
 from asr_fed.model.conformer import Conformer
-from asr_fed.model.encoder import Encoder
+from asr_fed.model.encoder import Encoder, stride
+from asr_fed.model.pretrained import SampleEncoder, WhisperEncoder, create_pretrained
 
 
-def create_encoder(config: ModelConfig, n_mels: int) -> Encoder | Conformer:
-    """With fresh weights, drawn from torch's current random state."""
-    conformer = config.encoder is EncoderKind.conformer
-    return Conformer(config, n_mels) if conformer else Encoder.create(config, n_mels)
+def create_encoder(config: ModelConfig, width: int) -> Encoder | Conformer | SampleEncoder | WhisperEncoder:
+    """For frames of `width` numbers, with fresh weights, drawn from torch's current random state."""
+    if config.encoder is EncoderKind.pretrained:
+        return create_pretrained(config.pretrained)
+    return Conformer(config, width) if config.encoder is EncoderKind.conformer else Encoder.create(config, width)
+
+
+def count_states(config: ModelConfig, frames: int) -> int:
+    """States that the encoder of `config` makes of so many frames."""
+    return -(-frames // stride(config)) if config.pretrained is None else config.pretrained.states(frames)
 
 
 class Backbone(nn.Module):
     """The normaliser is a pair of fixed buffers (statistics of warm-up speech), so it travels and is hashed with the
-    rest of the state."""
+    rest of the state. It leaves waveforms as they are."""
 
     feature_mean: torch.Tensor
     feature_deviation: torch.Tensor
 
-    def __init__(self, config: ModelConfig, n_mels: int) -> None:
+    def __init__(self, config: ModelConfig, width: int) -> None:
         super().__init__()
-        self.register_buffer("feature_mean", torch.zeros(n_mels))
-        self.register_buffer("feature_deviation", torch.ones(n_mels))
-        self.encoder = create_encoder(config, n_mels)
+        self.register_buffer("feature_mean", torch.zeros(width))
+        self.register_buffer("feature_deviation", torch.ones(width))
+        self.encoder = create_encoder(config, width)
 
     def set_normaliser(self, mean: np.ndarray, deviation: np.ndarray) -> None:
         self.feature_mean.copy_(torch.from_numpy(mean))

@@ -29,8 +29,8 @@ T = TypeVar("T")
 class AcousticModel(Backbone):
     """Normaliser, encoder, CTC head and attentional GRU decoder."""
 
-    def __init__(self, config: ModelConfig, n_mels: int, vocabulary: int) -> None:
-        super().__init__(config, n_mels)
+    def __init__(self, config: ModelConfig, width: int, vocabulary: int) -> None:
+        super().__init__(config, width)
         self.ctc_head = Linear(input_size=config.states, n_neurons=vocabulary)
         self.embedding = Embedding(num_embeddings=vocabulary, embedding_dim=config.embedding)
         self.decoder = AttentionalRNNDecoder(
@@ -123,7 +123,7 @@ class Recogniser:
         return {
             "model": {name: tensor.cpu() for name, tensor in merged_state(self.model).items()},
             "tokenizer": self.tokenizer.proto,
-            "model_config": plain(self.model_config),
+            "model_config": plain(dataclasses.replace(self.model_config, folder=None)),
             "features": plain(self.features),
             "ctc_weight": self.ctc_weight,
         }
@@ -139,13 +139,14 @@ class Recogniser:
 
 
 def config_keys(features: FeatureConfig, model: ModelConfig) -> list[str]:
-    """KEY=VALUE, as on the command line, for each of these settings."""
-    parts = {"features": plain(features), "model": plain(model)}
-    return [
-        f"{part}.{name}={'null' if value is None else value}".replace(" ", "")
-        for part in parts
-        for name, value in parts[part].items()
-    ]
+    """KEY=VALUE, as on the command line, for each of these settings but the encoder's folder, which may have moved."""
+    return _keys("", {"features": plain(features), "model": plain(dataclasses.replace(model, folder=None))})
+
+
+def _keys(prefix: str, value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [key for name, inner in value.items() for key in _keys(f"{prefix}.{name}".lstrip("."), inner)]
+    return [f"{prefix}={'null' if value is None else value}".replace(" ", "")]
 
 
 def save_recogniser(recogniser: Recogniser, path: Path) -> None:

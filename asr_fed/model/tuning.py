@@ -15,8 +15,6 @@ from asr_fed.model.state import freeze, trainable
 from asr_fed.system.errors import UserError
 
 HEADS = ("ctc_head.", "decoder_head.")
-ORIGINAL = ".original"  # how torch names the W of a parametrised weight
-PARAMETRISED = "parametrizations."
 
 
 class LowRank(nn.Module):
@@ -69,13 +67,14 @@ def is_partial(settings: FederationConfig) -> bool:
 
 
 def merged_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict of the same model without LoRA, into whose weights it is merged."""
-    state: dict[str, torch.Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        owner, mark, rest = name.partition(PARAMETRISED)
-        if not mark:
-            state[name] = tensor
-        elif rest.endswith(ORIGINAL):
-            weight = rest.removesuffix(ORIGINAL)
-            state[owner + weight] = getattr(model.get_submodule(owner.removesuffix(".")), weight).detach()
+    """The state dict of the same model without LoRA, into whose weights it is merged. Other parametrisations stay, such
+    as the weight norm of wav2vec2."""
+    state = model.state_dict()
+    for name, module in model.named_modules():
+        for weight, chain in getattr(module, "parametrizations", {}).items():
+            if any(isinstance(each, LowRank) for each in chain):
+                own = f"{name}." if name else ""
+                for part in chain.state_dict():
+                    del state[f"{own}parametrizations.{weight}.{part}"]
+                state[own + weight] = getattr(module, weight).detach()
     return state

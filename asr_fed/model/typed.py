@@ -25,6 +25,10 @@ def typed(kind: type[T], values: Mapping[str, Any]) -> T:
 
 def plain(settings: Any) -> dict[str, Any]:
     """Values by name that a file can hold: of a choice its name."""
-    return {
-        name: value.name if isinstance(value, Enum) else value for name, value in dataclasses.asdict(settings).items()
-    }
+    return {name: _plain(value) for name, value in dataclasses.asdict(settings).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return value.name if isinstance(value, Enum) else value

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -64,6 +65,7 @@ def personalise_speakers(
     from asr_fed.data.partition import Partition
     from asr_fed.data.tokenizer import describe_unknown
     from asr_fed.interop.open_recogniser import open_recogniser
+    from asr_fed.model.backbone import count_states
     from asr_fed.model.recogniser import save_recogniser
     from asr_fed.model.state import read_state, state_sha256
     from asr_fed.runs.experiment import pick_device
@@ -85,7 +87,7 @@ def personalise_speakers(
     console = Console(highlight=False)
     if config.loss.ctc_weight > 0:  # training speech only; held-back speech stays complete
         speakers = Partition((), (), (), (), tuple(replace(client, dev=()) for client in clients))
-        fits = alignable(cache, recogniser.tokenizer, recogniser.model.encoder.stride)
+        fits = alignable(cache, recogniser.tokenizer, partial(count_states, recogniser.model_config))
         speakers = keep_alignable(speakers, fits, most=1.0)
         if impossible := describe_impossible(speakers):
             console.print(impossible, soft_wrap=True, markup=False)

@@ -33,7 +33,14 @@ from asr_fed.reporting.progress import RunProgress
 from asr_fed.reporting.report import describe_gains
 from asr_fed.reporting.simulation import describe_fleet
 from asr_fed.reporting.tracking import check_tracking, open_tracking
-from asr_fed.runs.experiment import Experiment, pick_device, pooled_speech, prepare_experiment, systems
+from asr_fed.runs.experiment import (
+    Experiment,
+    pick_device,
+    pooled_speech,
+    prepare_experiment,
+    settle_encoder,
+    systems,
+)
 from asr_fed.runs.records import RoundRecord, write_epochs, write_history
 from asr_fed.runs.run_dir import begin_run, claim_run_dir
 from asr_fed.runs.summary import PretrainingSummary, RunSummary
@@ -59,6 +66,7 @@ def train(config: Config, command: str = "") -> RunSummary | PretrainingSummary:
         str(Path(path).absolute()) for path in (config.run_dir, config.data.prepared)
     )
     logging.getLogger("flwr").setLevel(logging.WARNING)
+    settle_encoder(config)
     pick_device(config.device)  # fails before any work if it is not there
     check_tracking(config)
     check_engine(config)

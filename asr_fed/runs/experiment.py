@@ -7,6 +7,7 @@ of its speech.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from asr_fed.config.check import check_decoder
+from asr_fed.config.encoders import check_encoder
 from asr_fed.config.schema import Config, Decoder, EngineKind, Mode, Start, TaskKind
 from asr_fed.data.alignable import MOST, alignable, keep_alignable, speech_to_examine
 from asr_fed.data.features import FeatureCache, add_speeds, build_features, feature_statistics, open_features
@@ -24,8 +26,10 @@ from asr_fed.data.partition_files import CLIENTS, read_partition, write_partitio
 from asr_fed.data.split import partition_speakers
 from asr_fed.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from asr_fed.data.wrong_transcripts import with_wrong_transcripts
+from asr_fed.interop.huggingface import load_encoder, read_encoder
 from asr_fed.interop.open_recogniser import open_recogniser
-from asr_fed.model.encoder import stride
+from asr_fed.model.backbone import count_states
+from asr_fed.model.pretrained import SampleEncoder, WhisperEncoder
 from asr_fed.model.recogniser import Recogniser, config_keys
 from asr_fed.model.tuning import is_partial, train_only
 from asr_fed.runs.run_dir import CONFIG, complete_config, has_begun
@@ -76,11 +80,25 @@ class Experiment(OpenRun):
         return recogniser
 
     def fresh_learner(self) -> Learner:
-        """What the task trains, with seeded initial weights; normaliser statistics from warm-up speech."""
+        """What the task trains, with seeded initial weights; normaliser statistics from warm-up speech, an encoder that
+        others have trained from its folder."""
         seed_everything(self.config.seed, "initial weights")
         learner = create_learner(self.config, self.tokenizer)
-        learner.model.set_normaliser(*feature_statistics(self.cache, self.partition.warm_up))
+        if isinstance(learner.model.encoder, SampleEncoder | WhisperEncoder):
+            load_encoder(learner.model.encoder, Path(self.config.model.folder or ""))
+        else:
+            learner.model.set_normaliser(*feature_statistics(self.cache, self.partition.warm_up))
         return learner
+
+
+def settle_encoder(config: Config) -> None:
+    """Read the shape of an encoder that others have trained from its folder, into `config`.
+
+    Raises UserError where the folder cannot be used (asr_fed.interop.huggingface), or not with this config.
+    """
+    if config.model.folder is not None:
+        config.model.pretrained = read_encoder(Path(config.model.folder))
+        check_encoder(config.model, config.features, config.augment)
 
 
 def systems(config: Config) -> list[str]:
@@ -155,7 +173,7 @@ def prepare_features(
     folder = Path(config.data.prepared) / "features"
     cache = build_features(speech_to_examine(partition), config.features, folder, processes=processes)
     if config.loss.ctc_weight > 0 and config.task.kind is TaskKind.recognition:
-        partition = keep_alignable(partition, alignable(cache, tokenizer, stride(config.model)), most)
+        partition = keep_alignable(partition, alignable(cache, tokenizer, partial(count_states, config.model)), most)
     cache = add_speeds(cache, partition.trained_on, config.augment.speeds, config.features, processes=processes)
     cache.save(run_dir / FEATURES)
     return cache, partition

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from asr_fed.data.batching import Batch, collate
 from asr_fed.data.features import FeatureCache
 from asr_fed.data.manifest import Utterance
 from asr_fed.evaluation.evaluate import Evaluation, evaluate, mean_loss
+from asr_fed.model.backbone import count_states
 from asr_fed.model.recogniser import AcousticModel, Recogniser
 from asr_fed.training.augment import augment_waveforms, spec_augment
 from asr_fed.training.pauses import draw_pauses
@@ -38,7 +40,7 @@ class Recognition:
         """With normalised features, each utterance at a speed of its own."""
         drawn = [float(speed) for speed in rng.choice(list(self.augment.speeds), size=len(utterances))]
         if self.loss_config.ctc_weight > 0:  # CTC may align an utterance at its own speed but not at a faster one
-            fits = alignable(self.cache, self.recogniser.tokenizer, self.model.encoder.stride)
+            fits = alignable(self.cache, self.recogniser.tokenizer, partial(count_states, self.recogniser.model_config))
             pairs = zip(utterances, drawn, strict=True)
             drawn = [speed if fits(utterance, speed) else 1.0 for utterance, speed in pairs]
         features = self.recogniser.features

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from asr_fed.data.manifest import Utterance, read_manifest, write_manifest
 from asr_fed.data.partition import Client, Partition
 from asr_fed.data.partition_files import read_partition
 from asr_fed.federation.client_app import client_size, client_totals
+from asr_fed.model.backbone import count_states
 from asr_fed.model.encoder import Encoder, stride
 from asr_fed.model.state import read_state
 from asr_fed.runs.experiment import Experiment, prepare_experiment
@@ -58,8 +60,8 @@ def test_the_stride_is_that_of_the_encoder(shape: dict[str, object]) -> None:
 
 @pytest.fixture
 def fits(context: Recognition):
-    model = context.recogniser.model
-    return alignable(context.cache, context.recogniser.tokenizer, model.encoder.stride)
+    recogniser = context.recogniser
+    return alignable(context.cache, recogniser.tokenizer, partial(count_states, recogniser.model_config))
 
 
 def impossible(utterance: Utterance) -> Utterance:

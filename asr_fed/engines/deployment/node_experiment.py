@@ -187,6 +187,8 @@ def _learner(config: Config, tokenizer: Tokenizer, setup: SharedConfig, settings
     _check_size(config, tokenizer)
     try:
         learner = create_learner(config, tokenizer)
+    except UserError as error:
+        raise Refused(f"a model that this node cannot build: {error}") from error
     except Exception as error:
         raise Refused(f"a model that cannot be built: {type(error).__name__}") from error
     try:
@@ -224,5 +226,7 @@ def _check_size(config: Config, tokenizer: Tokenizer) -> None:
     numbers += wide * model.cnn_channels[-1] * config.features.n_mels * model.time_pooling
     numbers += 3 * len(tokenizer) * max(widths)
     numbers += config.task.codebook_size * (model.states + config.task.code_dim)
+    if model.pretrained is not None:  # its widths have limits beside them
+        numbers += model.pretrained.parameters + 3 * max(widths) * model.states
     if max(sizes) > WIDEST or len(model.cnn_channels) > MOST_BLOCKS or numbers > LARGEST_MODEL:
         raise Refused("a model that is too large for this node")

@@ -1,0 +1,170 @@
+"""Encoders in Hugging Face format, from a folder on this machine: settings and weights are read, and nothing is run.
+
+A folder may come from anyone. Code in it, or named by it, is refused, and so are pickled weights. Nothing is looked up
+on a network.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf.errors import OmegaConfBaseException
+
+from asr_fed.config.encoders import check_shape
+from asr_fed.config.explain import explain, nearest
+from asr_fed.config.pretrained import PretrainedConfig, PretrainedKind
+from asr_fed.model.pretrained import (
+    SampleEncoder,
+    WhisperEncoder,
+    config_class,
+    create_pretrained,
+    model_class,
+    names,
+    transformers_config,
+)
+from asr_fed.model.typed import typed
+from asr_fed.system.errors import UserError
+
+CONFIG, WEIGHTS = "config.json", "*.safetensors"
+PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
+OTHER_MODELS = ("add_adapter", "adapter_attn_dim", "conv_pos_batch_norm")  # not built by asr_fed, where they are set
+PICKLED = ("bin", "pt", "pth", "ckpt")
+SHOWN = 4  # tensors named in a message
+
+
+def read_encoder(folder: Path) -> PretrainedConfig:
+    """The shape of the encoder in `folder`, whose weights fit it.
+
+    Raises UserError where there is none, where the folder carries code or only pickled weights, and where its files
+    are malformed or do not fit together.
+    """
+    _check_files(folder)
+    content = _read_json(folder / CONFIG)
+    shape = _shape(folder, content)
+    load_encoder(create_pretrained(shape), folder)
+    return shape
+
+
+def load_encoder(encoder: SampleEncoder | WhisperEncoder, folder: Path) -> None:
+    """Put the weights of `folder` into an encoder of its shape, in place, as float32.
+
+    Raises UserError where they do not fit, and where `read_encoder` would.
+    """
+    _check_files(folder)
+    kind = encoder.shape.model_type
+    renamed = {r"^(model\.)?encoder\.": ""} if kind is PretrainedKind.whisper else None
+    _be_quiet()
+    try:
+        found, told = model_class(kind).from_pretrained(
+            str(folder),
+            config=transformers_config(encoder.shape),
+            key_mapping=renamed,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # a foreign file can fail in many ways
+        raise UserError(f"The weights in {folder} cannot be read: {error}") from error
+    wrong = sorted({*told["missing_keys"], *(key[0] for key in told["mismatched_keys"])})
+    if wrong:
+        shown = ", ".join(wrong[:SHOWN]) + (", ..." if len(wrong) > SHOWN else "")
+        raise UserError(
+            f"The weights in {folder} are not those of its {CONFIG}: {len(wrong)} tensors are missing or of another "
+            f"size ({shown})."
+        )
+    weights = found.state_dict()
+    if bad := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        raise UserError(f"The weights in {folder} are not finite, the first in {bad[0]}.")
+    encoder.transformer.load_state_dict(weights)
+
+
+def _check_files(folder: Path) -> None:
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} is no folder in Hugging Face format: it has no {CONFIG}.")
+    if code := sorted(path.relative_to(folder) for path in folder.rglob("*.py")):
+        raise UserError(
+            f"{folder} carries code ({code[0]}). asr_fed runs no code of others: give settings and weights."
+        )
+    for name in (CONFIG, *PREPROCESSORS):
+        if (folder / name).is_file() and "auto_map" in _read_json(folder / name):
+            raise UserError(
+                f"{folder / name} names code to be run (auto_map). asr_fed knows "
+                f"{', '.join(kind.value for kind in PretrainedKind)}, and runs no code of others."
+            )
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(f"{folder} holds adapters of peft: give the folder of the encoder, with the adapters merged.")
+    if not any(folder.glob(WEIGHTS)):
+        pickled = next((path.name for ending in PICKLED for path in folder.glob(f"*.{ending}")), None)
+        if pickled is not None:
+            raise UserError(
+                f"The weights in {folder} are pickled ({pickled}), which can hold code. Convert them to safetensors "
+                "where you trust them: docs/pretrained_encoders.md has the line."
+            )
+        raise UserError(f"{folder} holds no weights: there is no model.safetensors.")
+
+
+def _shape(folder: Path, content: dict[str, Any]) -> PretrainedConfig:
+    known = {kind.value: kind for kind in PretrainedKind}
+    given = content.get("model_type")
+    kind = known.get(given) if isinstance(given, str) else None
+    if kind is None:
+        raise UserError(
+            f"{folder / CONFIG} is of a {given}. Encoders of asr_fed are {', '.join(known)}."
+            f"{nearest(str(given), list(known))}"
+        )
+    if other := [name for name in OTHER_MODELS if content.get(name)]:
+        raise UserError(f"{folder / CONFIG} has {other[0]}={content[other[0]]}, which asr_fed does not build.")
+    theirs, make = names(kind), config_class(kind)
+    try:
+        whole = make(**{name: content[name] for name in theirs.values() if name in content})
+        values = {ours: _plain(getattr(whole, name)) for ours, name in theirs.items()}
+        shape = typed(PretrainedConfig, {"model_type": kind.name, **values, **_preprocessor(folder, kind)})
+    except UserError as error:
+        raise UserError(f"{folder / CONFIG} is malformed. {error}") from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"{folder / CONFIG} is malformed. {explain(error)}") from error
+    except Exception as error:  # a foreign file can fail in many ways
+        raise UserError(f"{folder / CONFIG} is malformed: {error}") from error
+    check_shape(shape, str(folder / CONFIG))
+    return shape
+
+
+def _preprocessor(folder: Path, kind: PretrainedKind) -> dict[str, Any]:
+    """`do_normalize` and `sampling_rate`."""
+    if kind is PretrainedKind.whisper:
+        return {"do_normalize": False, "sampling_rate": 16000}
+    for name in PREPROCESSORS:
+        if (folder / name).is_file():
+            content = _read_json(folder / name)
+            told = {"do_normalize": True, "sampling_rate": 16000} | content.get("feature_extractor", content)
+            return {key: told[key] for key in ("do_normalize", "sampling_rate")}
+    raise UserError(
+        f"{folder} has no {PREPROCESSORS[0]}, which says whether the encoder wants each utterance normalised: copy it "
+        "from where the weights come from."
+    )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is malformed: it holds no settings.")
+    return content
+
+
+def _be_quiet() -> None:
+    """No progress bars and no table of tensors: what does not fit is told in our words."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
