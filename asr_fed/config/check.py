@@ -237,6 +237,8 @@ def _check_tune(settings: Config) -> None:
             "federation.tune=lora is for encoders of linear layers: use model=conformer_tiny, model=conformer or "
             "model=pretrained, or federation.tune=norm_bias with a CRDNN."
         )
+    if tune is Tune.adapters and not settings.model.adapters:
+        raise UserError("federation.tune=adapters trains adapters, of which there are none: set model.adapters=64.")
     if settings.personalise or settings.task.kind is TaskKind.best_rq:
         other = "personalise=true" if settings.personalise else "task.kind=best_rq"
         raise UserError(f"federation.tune={tune.name} and {other} do not go together: set federation.tune=full.")

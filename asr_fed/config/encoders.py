@@ -9,6 +9,11 @@ from asr_fed.system.errors import UserError
 
 def check_encoder(model: ModelConfig, features: FeatureConfig, augment: AugmentConfig) -> None:
     """Raises UserError where `model.encoder` cannot be built, or does not read these features."""
+    if model.adapters and model.encoder is EncoderKind.crdnn:
+        raise UserError(
+            f"model.adapters={model.adapters} stand behind the layers of a Conformer or of a pretrained encoder: set "
+            "it to 0 with a CRDNN."
+        )
     check = {EncoderKind.crdnn: _check_bands, EncoderKind.conformer: _check_conformer}.get(model.encoder)
     if check is not None:
         if features.kind is FeatureKind.waveform:

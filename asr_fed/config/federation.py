@@ -17,11 +17,13 @@ class EngineKind(Enum):
 
 class Tune(Enum):
     """What of the model the rounds train: all; the layers that write tokens; all parameters of one dimension (biases,
-    scales and shifts of normalisation); or low-rank additions to the weights of the linear layers (LoRA)."""
+    scales and shifts of normalisation); the adapters of `model.adapters`; or low-rank additions to the weights of the
+    linear layers (LoRA)."""
 
     full = "full"
     head = "head"
     norm_bias = "norm_bias"
+    adapters = "adapters"
     lora = "lora"
 
 

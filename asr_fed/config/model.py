@@ -52,6 +52,7 @@ class ModelConfig:
     dnn_neurons: int = setting(1024, at_least=1)
     folder: str | None = None
     pretrained: PretrainedConfig | None = None  # the encoder's shape; asr_fed reads it from the folder
+    adapters: int = setting(0, at_least=0)  # neurons of one behind each layer of the encoder; 0: none
     conformer_layers: int = setting(16, at_least=1)
     conformer_neurons: int = setting(256, at_least=2)
     conformer_ffn: int = setting(1024, at_least=1)

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from asr_fed.config.encoders import check_shape
 from asr_fed.config.explain import explain, nearest
 from asr_fed.config.pretrained import PretrainedConfig, PretrainedKind
+from asr_fed.model.adapters import is_of_adapter
 from asr_fed.model.pretrained import (
     SampleEncoder,
     WhisperEncoder,
@@ -79,7 +80,8 @@ def load_encoder(encoder: SampleEncoder | WhisperEncoder, folder: Path) -> None:
     weights = found.state_dict()
     if bad := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
         raise UserError(f"The weights in {folder} are not finite, the first in {bad[0]}.")
-    encoder.transformer.load_state_dict(weights)
+    absent, _ = encoder.transformer.load_state_dict(weights, strict=False)
+    assert all(map(is_of_adapter, absent)), absent
 
 
 def _check_files(folder: Path) -> None:

@@ -13,7 +13,7 @@ from asr_fed.model.pretrained import SampleEncoder, WhisperEncoder, create_pretr
 def create_encoder(config: ModelConfig, width: int) -> Encoder | Conformer | SampleEncoder | WhisperEncoder:
     """For frames of `width` numbers, with fresh weights, drawn from torch's current random state."""
     if config.encoder is EncoderKind.pretrained:
-        return create_pretrained(config.pretrained)
+        return create_pretrained(config.pretrained, config.adapters)
     return Conformer(config, width) if config.encoder is EncoderKind.conformer else Encoder.create(config, width)
 
 

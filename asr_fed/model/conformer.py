@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from asr_fed.config.schema import ModelConfig
+from asr_fed.model.adapters import adapted, add_adapters
 from asr_fed.model.encoder import positions, silence, stride
 
 
@@ -48,6 +49,7 @@ class Conformer(nn.Module):
             dropout=config.dropout,
             attention_type="RelPosMHAXL",
         )
+        add_adapters(self.layers.layers, config.conformer_neurons, config.adapters)
 
     def forward(self, features: torch.Tensor, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns states and their number per utterance, int64 [batch]."""
@@ -65,7 +67,7 @@ class Conformer(nn.Module):
         x = self.dropout(self.entry(x))
         padding, places = ~positions(x, frames), self.places(x)
         for layer in self.layers.layers:
-            x = _layer(layer, x, padding, places)
+            x = adapted(layer, x, _layer(layer, x, padding, places))
         return silence(self.layers.norm(x), frames), frames
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from asr_fed.config.pretrained import MEL_HOP, MEL_WINDOW, PretrainedConfig, PretrainedKind
+from asr_fed.model.adapters import add_adapters
 from asr_fed.model.encoder import positions, silence
 from asr_fed.system.errors import UserError
 
@@ -85,14 +86,19 @@ def model_class(kind: PretrainedKind) -> Any:
     return getattr(transformers, f"{PREFIX[kind]}Model")
 
 
-def create_pretrained(shape: PretrainedConfig | None) -> "SampleEncoder | WhisperEncoder":
-    """An encoder of this shape with fresh weights, drawn from torch's current random state.
+def create_pretrained(shape: PretrainedConfig | None, adapters: int = 0) -> "SampleEncoder | WhisperEncoder":
+    """An encoder of this shape, with fresh weights, drawn from torch's current random state.
+
+    adapters: neurons of one behind each layer; 0: none.
 
     Raises UserError where there is no shape, and where transformers is not installed.
     """
     if shape is None:
         raise UserError("model.encoder=pretrained needs model.folder, the encoder's folder in Hugging Face format.")
-    return SampleEncoder(shape) if shape.reads_samples else WhisperEncoder(shape)
+    encoder = SampleEncoder(shape) if shape.reads_samples else WhisperEncoder(shape)
+    layers = encoder.transformer.encoder.layers if shape.reads_samples else encoder.transformer.layers
+    add_adapters(layers, shape.hidden_size, adapters)
+    return encoder
 
 
 class SampleEncoder(nn.Module):

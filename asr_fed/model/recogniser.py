@@ -14,6 +14,7 @@ from torch.nn import functional
 from asr_fed.config.schema import FeatureConfig, LossConfig, ModelConfig
 from asr_fed.data.batching import Batch
 from asr_fed.data.tokenizer import BLANK, BOS, EOS, Tokenizer
+from asr_fed.model.adapters import is_of_adapter
 from asr_fed.model.backbone import Backbone
 from asr_fed.model.teacher_forcing import teacher_forced
 from asr_fed.model.tuning import merged_state
@@ -113,6 +114,18 @@ class Recogniser:
     def create(cls, model_config: ModelConfig, features: FeatureConfig, tokenizer: Tokenizer) -> "Recogniser":
         """A recogniser with fresh weights, drawn from torch's current random state."""
         return cls(AcousticModel(model_config, features.width, len(tokenizer)), tokenizer, model_config, features)
+
+    def with_adapters(self, size: int) -> "Recogniser":
+        """The same recogniser with adapters of so many neurons, if it has none yet: it computes what it did.
+
+        What they begin with is drawn from torch's current random state.
+        """
+        if not size or self.model_config.adapters:
+            return self
+        grown = self.create(dataclasses.replace(self.model_config, adapters=size), self.features, self.tokenizer)
+        absent, _ = grown.model.load_state_dict(self.model.state_dict(), strict=False)
+        assert all(map(is_of_adapter, absent)), absent
+        return dataclasses.replace(grown, ctc_weight=self.ctc_weight)
 
     def trained_by(self, loss: LossConfig) -> "Recogniser":
         """The same recogniser; its checkpoints will note this loss."""

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from asr_fed.config.schema import FederationConfig, Tune
+from asr_fed.model.adapters import is_of_adapter
 from asr_fed.model.state import freeze, trainable
 from asr_fed.system.errors import UserError
 
@@ -45,6 +46,7 @@ def train_only(model: nn.Module, settings: FederationConfig) -> None:
         kept = {
             Tune.head: name.startswith(HEADS),
             Tune.norm_bias: parameter.ndim == 1,
+            Tune.adapters: is_of_adapter(name),
             Tune.lora: False,
         }[settings.tune]
         parameter.requires_grad_(kept and id(parameter) in before)

@@ -47,6 +47,7 @@ from asr_fed.runs.summary import PretrainingSummary, RunSummary
 from asr_fed.simulation.fleet import Fleet
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import keep_freed_memory
+from asr_fed.system.randomness import seed_everything
 from asr_fed.tasks.learners import Learner, adopt_encoder, load_learner, load_pretrainer, save_learner
 from asr_fed.training.central import EpochReport, train_central
 
@@ -138,7 +139,8 @@ def warm_start(experiment: Experiment, progress: RunProgress) -> None:
     if path.is_file():
         return
     if settings.checkpoint is not None:
-        save_recogniser(open_recogniser(settings.checkpoint), path)
+        seed_everything(experiment.config.seed, "adapters")
+        save_recogniser(open_recogniser(settings.checkpoint).with_adapters(experiment.config.model.adapters), path)
         return
     learner = experiment.fresh_learner()
     if settings.encoder is not None and isinstance(learner, Recogniser):

@@ -245,7 +245,7 @@ def _tokenizer(config: Config, warm_up: Sequence[Utterance]) -> Tokenizer:
     given = open_recogniser(config.warm_start.checkpoint)
     ours = config_keys(config.features, config.model)
     differing = [key for key in config_keys(given.features, given.model_config) if key not in ours]
-    if differing:
+    if [key for key in differing if key != "model.adapters=0"]:  # those can be added
         raise UserError(
             f"warm_start.checkpoint={config.warm_start.checkpoint} is another model than that of the config. "
             f"It needs {' '.join(differing)}."

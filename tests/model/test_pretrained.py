@@ -64,6 +64,20 @@ def test_states_are_those_that_transformers_computes_for_each_alone(
         assert not states[row, len(expected) :].any()
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_bf16_computes_nearly_the_same_and_has_gradients(name: str, tmp_path: Path) -> None:
+    encoder = opened(write_encoder(tmp_path, name))
+    samples, frames = 0.3 * torch.randn(2, 8000, 1), torch.tensor([8000, 5000])
+    with torch.no_grad():
+        exact, _ = encoder(samples, frames)
+    with torch.autocast("cpu", torch.bfloat16):
+        states, _ = encoder(samples, frames)
+    torch.testing.assert_close(states.float(), exact, atol=0.2, rtol=0)
+    states.float().square().sum().backward()
+    given = [parameter.grad for parameter in encoder.parameters()]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in given)
+
+
 @torch.no_grad()
 def test_speech_that_is_shorter_than_a_state_has_one(tmp_path: Path) -> None:
     encoder = opened(write_encoder(tmp_path))

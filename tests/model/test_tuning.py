@@ -28,7 +28,7 @@ CONFORMER = [f"model.{name}={getattr(value, 'name', value)}" for name, value in 
 
 
 def tuned(how: Tune) -> Recogniser:
-    recogniser = tiny_recogniser(**TINY, dropout=0.0)
+    recogniser = tiny_recogniser(**TINY, dropout=0.0, adapters=2 if how is Tune.adapters else 0)
     train_only(recogniser.model, FederationConfig(tune=how, lora_rank=2))
     return recogniser
 
@@ -42,7 +42,9 @@ def stepped(recogniser: Recogniser) -> None:
     optimizer.step()
 
 
-@pytest.mark.parametrize(("how", "most"), [(Tune.head, 0.12), (Tune.norm_bias, 0.25), (Tune.lora, 0.6)])
+@pytest.mark.parametrize(
+    ("how", "most"), [(Tune.head, 0.12), (Tune.norm_bias, 0.25), (Tune.adapters, 0.05), (Tune.lora, 0.6)]
+)
 def test_only_what_is_tuned_travels_and_changes(how: Tune, most: float) -> None:
     recogniser, whole = tuned(how), tiny_recogniser(**TINY)
     parts, model = layout(recogniser.model), recogniser.model
@@ -75,6 +77,25 @@ def test_lora_begins_as_the_model_was_and_merges_into_its_weights(tmp_path: Path
     }
     assert any("in_proj_weight" in name for name in changed) and any("ffn_module1" in name for name in changed)
     assert not [name for name in changed if name.endswith("bias")]
+
+
+@torch.no_grad()
+def test_adapters_begin_as_the_model_was_and_go_into_checkpoints(tmp_path: Path) -> None:
+    plain = tiny_recogniser(**TINY, dropout=0.0)
+    batch = random_batch([60, 40], plain.tokenizer)
+    states, _ = plain.model.eval().encode(batch)
+    grown = plain.with_adapters(3)
+    assert grown.model_config.adapters == 3 and grown.with_adapters(5) is grown
+    torch.testing.assert_close(grown.model.eval().encode(batch)[0], states)
+    train_only(grown.model, FederationConfig(tune=Tune.adapters))
+    assert layout(grown.model).parameters == 2 * (2 * 3 * 16 + 3 + 16)
+    with torch.enable_grad():
+        stepped(grown)
+    save_recogniser(grown, tmp_path / "adapted.pt")
+    after, _ = grown.model.eval().encode(batch)
+    assert (after - states).abs().max() > 1e-4
+    opened, _ = load_recogniser(tmp_path / "adapted.pt").model.eval().encode(batch)
+    torch.testing.assert_close(opened, after)
 
 
 @pytest.fixture
@@ -121,6 +142,8 @@ def test_a_federation_sends_the_tuned_part_alone_and_goes_on_after_a_kill(make: 
     ("changes", "told"),
     [
         (["federation.tune=lora"], "linear layers"),
+        (["federation.tune=adapters", *CONFORMER], "set model.adapters=64"),
+        (["federation.tune=adapters", "model.adapters=8"], "set it to 0 with a CRDNN"),
         (["federation.tune=head", "personalise=true", "federation.clients.dev_fraction=0.2"], "do not go together"),
     ],
 )

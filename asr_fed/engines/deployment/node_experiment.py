@@ -217,6 +217,7 @@ def _check_size(config: Config, tokenizer: Tokenizer) -> None:
     sizes = (*model.cnn_channels, *model.cnn_kernel, *widths, model.attention_channels, model.attention_kernel)
     sizes = (*sizes, config.features.n_mels, config.features.n_fft)
     sizes = (*sizes, model.conformer_neurons, model.conformer_ffn, model.conformer_kernel, model.time_pooling)
+    sizes = (*sizes, model.adapters)
     # An LSTM of n neurons and two directions has up to 24 n^2 weights a layer.
     numbers = 24 * model.rnn_layers * model.rnn_neurons**2 + (model.dnn_blocks + 12) * max(widths) ** 2
     numbers += 8 * model.rnn_neurons * model.cnn_channels[-1] * config.features.n_mels
