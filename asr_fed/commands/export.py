@@ -1,10 +1,11 @@
-"""`python -m asr_fed.export MODEL FOLDER`: a folder that SpeechBrain opens; see docs/take_the_model_away.md."""
+"""`python -m asr_fed.export MODEL FOLDER`: a folder for SpeechBrain or transformers; docs/take_the_model_away.md."""
 
 import argparse
 from pathlib import Path
 
-from asr_fed.config.schema import Decoder, EvaluationConfig
+from asr_fed.config.schema import Decoder, EncoderKind, EvaluationConfig
 from asr_fed.runs.run_dir import run_of
+from asr_fed.system.errors import UserError
 from asr_fed.system.exit_status import exit_status
 
 
@@ -12,7 +13,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Exits with 2 where the user has something to correct."""
     parser = argparse.ArgumentParser(
         prog="python -m asr_fed.export",
-        description="Write a folder that SpeechBrain's EncoderDecoderASR.from_hparams(source=FOLDER) opens.",
+        description="Write a folder that SpeechBrain's EncoderDecoderASR.from_hparams(source=FOLDER) opens, or "
+        "transformers where the encoder is one of theirs.",
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="a run directory or a checkpoint")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder")
@@ -26,12 +28,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _export(model: Path, folder: Path, decoder: str | None) -> None:
+    from asr_fed.interop.huggingface_writer import export_to_huggingface
     from asr_fed.interop.open_recogniser import open_recogniser
     from asr_fed.interop.speechbrain.writer import export_recogniser
     from asr_fed.runs.experiment import check_trained, read_config
     from asr_fed.runs.summary import SUMMARY, read_summary
 
     recogniser = open_recogniser(model)
+    if recogniser.model_config.encoder is EncoderKind.pretrained:
+        if decoder not in (None, Decoder.ctc_greedy.name):
+            raise UserError(
+                f"--decoder {decoder} is not for transformers: a recogniser with an encoder of others is exported with "
+                "its CTC head, ctc_greedy."
+            )
+        check_trained(recogniser, Decoder.ctc_greedy, 0.0, run_of(model))
+        export_to_huggingface(recogniser, folder)
+        print(f"{folder} is opened by transformers, and by asr_fed. Its README.md says how.")
+        return
     used = Decoder.ctc_greedy if decoder is None else Decoder[decoder]
     evaluation, summary = EvaluationConfig(), None
     if (model / "config.yaml").is_file():

@@ -1,7 +1,9 @@
-"""Open a trained recogniser: a run directory, a checkpoint, or a folder of SpeechBrain."""
+"""Open a trained recogniser: a run directory, a checkpoint, a folder of SpeechBrain, or an exported one of
+transformers."""
 
 from pathlib import Path
 
+from asr_fed.interop.huggingface_writer import RECOGNISER
 from asr_fed.interop.speechbrain.reader import HYPERPARAMS, open_speechbrain_folder
 from asr_fed.model.recogniser import Recogniser, load_recogniser
 from asr_fed.system.errors import UserError
@@ -10,7 +12,8 @@ OF_A_RUN = ("federated.pt", "central.pt", "warm_start.pt")  # a run's own recogn
 
 
 def open_recogniser(path: str | Path) -> Recogniser:
-    """The recogniser of a run directory, of a checkpoint, or of a SpeechBrain folder, as `asr_fed.export` writes too.
+    """The recogniser of a run directory, of a checkpoint, or of a folder that `asr_fed.export` or SpeechBrain has
+    written.
 
     Raises UserError where there is none.
     """
@@ -19,6 +22,8 @@ def open_recogniser(path: str | Path) -> Recogniser:
         raise UserError(f"There is nothing at {path}. Give a run directory, a checkpoint or a SpeechBrain folder.")
     if (path / HYPERPARAMS).is_file():
         return open_speechbrain_folder(path)
+    if (path / RECOGNISER).is_file():
+        return load_recogniser(path / RECOGNISER)
     return load_recogniser(checkpoint_of_run(path) if path.is_dir() else path)
 
 
