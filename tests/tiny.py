@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from asr_fed.config.schema import Config, FeatureConfig, ModelConfig
 from asr_fed.data.batching import Batch
 from asr_fed.data.manifest import Utterance
-from asr_fed.data.tokenizer import Tokenizer, train_tokenizer
-from asr_fed.model.recogniser import Recogniser
+from asr_fed.data.tokenizer import BLANK, Tokenizer, train_tokenizer
+from asr_fed.model.recogniser import AcousticModel, Recogniser
 
 RATE = 16000
 WORDS = {
@@ -161,6 +161,14 @@ def tiny_tokenizer() -> Tokenizer:
 def tiny_recogniser(seed: int = 3, **changes: Any) -> Recogniser:
     torch.manual_seed(seed)
     return Recogniser.create(tiny_model_config(**changes), FeatureConfig(n_mels=16), tiny_tokenizer())
+
+
+def talk(model: AcousticModel, seed: int = 2) -> None:
+    """Give an untrained model a CTC head that hears many characters and few blanks."""
+    linear = model.ctc_head.w
+    with torch.no_grad():
+        linear.weight.copy_(torch.randn(linear.weight.shape, generator=torch.Generator().manual_seed(seed)) * 5)
+        linear.bias.zero_()[BLANK] = -3
 
 
 def random_batch(frames: list[int], tokenizer: Tokenizer, seed: int = 1) -> Batch:

@@ -123,3 +123,9 @@ def weight_bounds(weighting: object, num_examples: int) -> tuple[float, float]:
     """Least and largest weight that a client can have; a weighting without `bounds` allows any weight above 0."""
     bounds = getattr(weighting, "bounds", None)
     return bounds(num_examples) if bounds is not None else (0.0, math.inf)
+
+
+def weight_bounds_up_to(weighting: object, num_examples: int) -> tuple[float, float]:
+    """The same for a client that may have trained on fewer utterances, or on none: then it adds a delta of 0 with
+    `LEAST_WEIGHT`."""
+    return 0.0, max(weight_bounds(weighting, count)[1] for count in (1, num_examples))

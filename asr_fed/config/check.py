@@ -105,6 +105,8 @@ def check_shared(config: DictConfig) -> None:
         _check_tune(settings)
     if settings.task.kind is TaskKind.best_rq:
         _check_pretraining(settings)
+    if settings.federation.pseudo_labels.on:
+        _check_pseudo_labels(settings)
     if settings.personalisation.lr is None and "Adam" not in settings.personalisation.optimizer["_target_"]:
         raise UserError(
             "The rates that are known are Adam's: with another personalisation.optimizer give a personalisation.lr."
@@ -124,6 +126,11 @@ def check_parts(parts: PartsConfig) -> None:
         raise UserError(
             "data.parts.warm_up_file lists all warm-up speakers: set data.parts.warm_up_speakers=null "
             "data.parts.warm_up_hours=null beside it."
+        )
+    if parts.transcribed_file and parts.transcribed < 1:
+        raise UserError(
+            f"data.parts.transcribed={parts.transcribed:g} and data.parts.transcribed_file are two ways to say who has "
+            "transcripts: leave one of them out."
         )
     if not parts.warm_up_file and not amount:
         raise UserError(
@@ -259,6 +266,40 @@ def _check_pretraining(settings: Config) -> None:
         )
 
 
+def _check_pseudo_labels(settings: Config) -> None:
+    labels = settings.federation.pseudo_labels
+    if settings.task.kind is not TaskKind.recognition:
+        raise UserError(
+            f"task.kind={settings.task.kind.name} needs no transcripts, and makes none: set "
+            "federation.pseudo_labels.every=null."
+        )
+    if settings.personalise:
+        raise UserError(
+            "personalise=true measures on transcripts that federation.pseudo_labels.every does without: leave one out."
+        )
+    if settings.loss.ctc_weight == 0:
+        raise UserError(
+            "federation.pseudo_labels measures confidence by the CTC head, which a loss.ctc_weight of 0 does not train."
+        )
+    key = "federation.pseudo_labels.decoder"
+    check_decoder(labels.decoder, settings.evaluation.beam_ctc_weight, settings.loss.ctc_weight, key)
+    weighting = settings.weighting
+    if weighting["_target_"].endswith("WerSoftmax") and not weighting.get("shrink"):
+        raise UserError(
+            "Clients without transcripts have no word errors to be weighed by: with federation.pseudo_labels set "
+            "weighting=num_examples, loss_softmax, uniform or wer_shrunk."
+        )
+    if labels.min_rate >= labels.max_rate:
+        raise UserError(
+            f"federation.pseudo_labels.min_rate={labels.min_rate:g} must be below max_rate={labels.max_rate:g}."
+        )
+    if labels.min_agreement and set(settings.augment.speeds) == {1.0}:
+        raise UserError(
+            f"federation.pseudo_labels.min_agreement={labels.min_agreement:g} compares playback speeds, and there is "
+            "one only: set augment.speeds=[0.9,1.0,1.1], or min_agreement=0."
+        )
+
+
 def _check_engine(settings: Config) -> None:
     if settings.engine.kind is not EngineKind.deployment:
         if settings.federation.robust.on:
@@ -279,6 +320,12 @@ def _check_engine(settings: Config) -> None:
     if settings.federation.clients.wrong_transcripts:
         raise UserError(
             "federation.clients.wrong_transcripts is for simulations: nodes have transcripts of their own. Set it to 0."
+        )
+    parts = settings.data.parts
+    if parts.transcribed < 1 or parts.transcribed_file:
+        raise UserError(
+            "data.parts.transcribed is for simulations: what a node has no transcript of is empty in its own manifest "
+            "(column wrd). Set it to 1."
         )
     if settings.engine.certificates is None and not is_loopback(address):
         raise UserError(

@@ -60,6 +60,10 @@ class PartsConfig:
 
     Held-out (the server trains on it after aggregation): `held_out_speakers` random speakers of the remaining ones. The
     rest is for the clients.
+
+    `transcribed` is the share of the clients that have transcripts; those of the others are hidden, as if they did not
+    exist (`asr_fed.data.untranscribed`). `transcribed_file`: instead those of all speakers but the listed ones are, one
+    id per line.
     """
 
     warm_up_speakers: int | None = setting(None, at_least=0)
@@ -72,6 +76,8 @@ class PartsConfig:
     test_speakers: int | None = setting(None, at_least=1)
     test_share: float = setting(0.1, above=0, below=1)
     max_train_seconds: float | None = setting(None, above=0)
+    transcribed: float = setting(1.0, at_least=0, at_most=1)
+    transcribed_file: str | None = None
 
 
 @dataclass

@@ -5,6 +5,7 @@ from enum import Enum
 from typing import Any
 
 from asr_fed.config.data import ClientsConfig
+from asr_fed.config.pseudo_labels import PseudoLabelsConfig
 from asr_fed.config.setting import setting
 from asr_fed.config.training import BatchConfig, Decay, NewBobConfig
 
@@ -131,6 +132,7 @@ class FederationConfig:
     # rounds without gain before the best weights return; null: never
     fallback_after: int | None = setting(None, at_least=1)
     held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
+    pseudo_labels: PseudoLabelsConfig = field(default_factory=PseudoLabelsConfig)
     upload: UploadConfig = field(default_factory=UploadConfig)
     download: DownloadConfig = field(default_factory=DownloadConfig)
     evaluate_every: int = setting(1, at_least=1)  # rounds

@@ -11,6 +11,7 @@ PATHS = (
     "data.prepared",
     "data.prepare.root",
     "data.parts.warm_up_file",
+    "data.parts.transcribed_file",
     "model.folder",
     "warm_start.checkpoint",
     "warm_start.encoder",

@@ -41,6 +41,7 @@ from asr_fed.config.model import (
     TokenizerConfig,
     TokenizerKind,
 )
+from asr_fed.config.pseudo_labels import PseudoLabelsConfig
 from asr_fed.config.setting import setting
 from asr_fed.config.simulation import Late, MachineConfig, OortConfig, Sampling, SimulationConfig
 from asr_fed.config.task import TaskConfig, TaskKind
@@ -93,6 +94,7 @@ __all__ = [
     "PersonalPart",
     "PersonalisationConfig",
     "Precision",
+    "PseudoLabelsConfig",
     "ReferenceConfig",
     "Sampling",
     "SimulationConfig",

@@ -37,7 +37,7 @@ class Utterance:
     """One recorded sentence.
 
     `duration` is in seconds; `wav` is an absolute path (any format that soundfile reads); `text` is
-    normalised; `split` is the corpus's own train/dev/test, or empty.
+    normalised, and empty where there is no transcript; `split` is the corpus's own train/dev/test, or empty.
 
     Its names are always in the form that `identity` gives, and its text is composed (NFC). The path stays as it is on
     the disk.
@@ -63,26 +63,30 @@ class Utterance:
             object.__setattr__(self, "text", unicodedata.normalize("NFC", self.text))
 
 
-def read_manifest(path: str | Path) -> list[Utterance]:
+def read_manifest(path: str | Path, *, untranscribed: bool = False) -> list[Utterance]:
     """Read `manifest.csv`; audio paths that are relative are taken from the manifest's own folder.
+
+    With `untranscribed` a row may be without a transcript (`wrd`).
 
     Raises UserError where the file is missing, cannot be decoded, lacks a required column, holds a bad or repeated
     row, or speakers whose names look alike.
     """
-    return [utterance for utterance, _, _ in read_utterances(path)]
+    return [utterance for utterance, _, _ in read_utterances(path, untranscribed=untranscribed)]
 
 
-def read_utterances(path: str | Path, more: Sequence[str] = ()) -> Iterator[tuple[Utterance, dict[str, str], str]]:
+def read_utterances(
+    path: str | Path, more: Sequence[str] = (), *, untranscribed: bool = False
+) -> Iterator[tuple[Utterance, dict[str, str], str]]:
     """Like `read_manifest`, but each utterance comes with its row and its place; the columns in `more` are required,
     too."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"There is no manifest at {path}. Prepare the corpus first (see asr_fed/data_prep/).")
-    yield from parse_utterances(read_table(path, (*REQUIRED, *more)), path)
+    yield from parse_utterances(read_table(path, (*REQUIRED, *more)), path, untranscribed=untranscribed)
 
 
 def parse_utterances(
-    rows: Iterable[tuple[int, dict[str, str]]], path: Path
+    rows: Iterable[tuple[int, dict[str, str]]], path: Path, *, untranscribed: bool = False
 ) -> Iterator[tuple[Utterance, dict[str, str], str]]:
     """As `read_utterances`, of rows that have been read from `path`, each with its line."""
     folder = path.parent.absolute()
@@ -99,8 +103,13 @@ def parse_utterances(
         optional = {COLUMNS[name]: row.get(name, "") for name in COLUMNS.keys() - set(REQUIRED)}
         wav = on_disk(os.path.join(folder, row["wav"]))
         utterance = Utterance(row["ID"], duration, wav, row["spk_id"], row["wrd"], **optional)
-        if not all((row["wav"], utterance.id, utterance.speaker, utterance.text)):
+        if not all((row["wav"], utterance.id, utterance.speaker)):
             raise UserError(f"{where}: a required column is empty ({', '.join(REQUIRED)}).")
+        if not utterance.text and not untranscribed:
+            raise UserError(
+                f"{where}: the transcript (wrd) is empty. Speech without transcripts is for pre-training "
+                "(task.kind=best_rq), and for federation.pseudo_labels."
+            )
         if utterance.id in ids:
             raise UserError(f"{where}: the ID {utterance.id!r} occurs twice.")
         ids.add(utterance.id)

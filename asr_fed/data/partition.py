@@ -40,7 +40,7 @@ class Partition:
 
     `dropped` holds what no part uses, by reason: `other_split` (other utterances of a speaker of test or dev),
     `too_long` (above `max_train_seconds`), `too_small` (the client had less than `min_seconds`), `too_many_tokens` and
-    `nothing_to_train_on` (`asr_fed.data.alignable`).
+    `nothing_to_train_on` (`asr_fed.data.alignable`), `no_transcript` (`asr_fed.data.untranscribed`).
 
     `wrong_transcripts`: clients that were corrupted for an experiment (`asr_fed.data.wrong_transcripts`).
     """
@@ -84,4 +84,6 @@ def describe(partition: Partition) -> str:
     )
     wrong = partition.wrong_transcripts
     corrupted = f", {len(wrong)} of them with wrong transcripts on purpose" if wrong else ""
-    return f"{text}; {len(partition.clients)} clients{corrupted}"
+    silent = sum(not any(utterance.text for utterance in client.utterances) for client in partition.clients)
+    untranscribed = f", {silent} of them without transcripts" if silent else ""
+    return f"{text}; {len(partition.clients)} clients{corrupted}{untranscribed}"

@@ -57,6 +57,7 @@ def summarise(partition: Partition) -> dict[str, Any]:
     }
     everyone = [utterance for client in clients for utterance in client.utterances]
     wrong = sorted(partition.wrong_transcripts)
+    untranscribed = [utterance for utterance in everyone if not utterance.text]
     return {
         **({"clients_with_wrong_transcripts_on_purpose": wrong} if wrong else {}),
         "parts": {
@@ -66,6 +67,7 @@ def summarise(partition: Partition) -> dict[str, Any]:
         "clients": {
             "count": len(clients),
             "with_own_dev": sum(bool(client.dev) for client in clients),
+            **({"untranscribed": size(untranscribed)} if untranscribed else {}),
             **({name: spread(values) for name, values in amounts.items()} if clients else {}),
         },
         "dropped": {reason: size(utterances) for reason, utterances in partition.dropped.items()},
@@ -146,8 +148,9 @@ def read_client(folder: Path, rows: ClientRows) -> Client:
         lines = (header + file.read(rows.bytes)).decode("utf-8", "replace")
     changed = UserError(f"{path} has changed since {CLIENTS} was written beside it: make the partition again.")
     subsets: dict[str, list[Utterance]] = {"train": [], "dev": []}
+    table = parse_table(io.StringIO(lines, ""), path, PLACE)
     try:
-        for utterance, row, _ in parse_utterances(parse_table(io.StringIO(lines, ""), path, PLACE), path):
+        for utterance, row, _ in parse_utterances(table, path, untranscribed=True):
             if row["client"] != rows.client or row["part"] != "client" or row["subset"] not in subsets:
                 raise changed
             subsets[row["subset"]].append(utterance)
@@ -172,7 +175,7 @@ def read_partition(folder: str | Path) -> Partition:
     clients: defaultdict[str, dict[str, list[Utterance]]] = defaultdict(lambda: {"train": [], "dev": []})
     dropped: defaultdict[str, list[Utterance]] = defaultdict(list)
     home: dict[str, str] = {}
-    for utterance, row, where in read_utterances(path, PLACE):
+    for utterance, row, where in read_utterances(path, PLACE, untranscribed=True):
         part, client, subset = row["part"], identity(row["client"]), row["subset"]
         if part == "dropped" and subset:
             dropped[subset].append(utterance)

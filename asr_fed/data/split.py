@@ -27,6 +27,8 @@ def partition_speakers(
 
     With `clients_elsewhere` no speaker has to be left for clients, because their speech may be elsewhere.
 
+    A speaker with an utterance that has no transcript becomes a client, or part of one.
+
     A speaker whose utterances carry several splits goes wholly to one part, test before dev before
     training; the speaker's other utterances are dropped (`Partition.dropped["other_split"]`).
 
@@ -43,13 +45,25 @@ def partition_speakers(
         dropped |= _drop_long(by_speaker, split_of, parts.max_train_seconds)
     seconds = {speaker: fsum(u.duration for u in own) for speaker, own in by_speaker.items()}
 
+    silent = [speaker for speaker, own in by_speaker.items() if not all(utterance.text for utterance in own)]
+    if judged := sorted(speaker for speaker in silent if split_of[speaker] != "train"):
+        raise UserError(
+            f"{len(judged)} speaker(s) of the corpus's own dev or test set have utterances without transcript, such as "
+            f"{', '.join(judged[:3])}: what is measured on needs them."
+        )
+
     def gather(speakers: Iterable[str]) -> tuple[Utterance, ...]:
         return tuple(utterance for speaker in sorted(speakers) for utterance in by_speaker[speaker])
 
     # Test is drawn first, then dev, so that other settings do not change them.
     pool = [speaker for speaker in by_speaker if split_of[speaker] == "train"]
     listed = _listed_speakers(parts.warm_up_file, split_of) if parts.warm_up_file else None
-    free = without(pool, listed or [])
+    if unheard := sorted(set(silent) & set(listed or [])):
+        raise UserError(
+            f"warm_up_file={parts.warm_up_file}: {len(unheard)} speaker(s) have utterances without transcript, such as "
+            f"{', '.join(unheard[:3])}. Take them off the list."
+        )
+    free = without(pool, (*(listed or []), *silent))
     test = [speaker for speaker in by_speaker if split_of[speaker] == "test"]
     if not test:
         room = parts.test_share * load(pool, seconds)
@@ -68,7 +82,7 @@ def partition_speakers(
             f"warm-up ({len(warm_up)}) leave only {len(free)} of {len(by_speaker)} speakers. Ask for fewer."
         )
     held_out = ranked(free, seed, "held_out")[: parts.held_out_speakers]
-    free = without(free, held_out)
+    free = without(free, held_out) + silent
 
     taken = (
         f"of {len(by_speaker)} speakers {len(test)} are test, {len(dev)} dev, {len(warm_up)} warm-up and "

@@ -18,14 +18,15 @@ from flwr.clientapp import ClientApp
 from hydra.utils import instantiate
 from torch import nn
 
-from asr_fed.aggregation.prior import squared_errors
-from asr_fed.aggregation.update import Update, UpdateRefused, add_client, empty, fixed
+from asr_fed.aggregation.update import LEAST_WEIGHT, Update, UpdateRefused, add_client, empty
 from asr_fed.aggregation.weighting import Measured, Weighting
 from asr_fed.algorithms.algorithm import Algorithm, Vectors
 from asr_fed.data.partition import Client
 from asr_fed.data.partition_files import read_client, read_client_rows
 from asr_fed.federation.client_store import ClientStore
+from asr_fed.federation.own_labels import LABELS, nothing_learned, own_labels
 from asr_fed.federation.shared_config import shared_config
+from asr_fed.federation.totals import client_totals
 from asr_fed.federation.upload import UNSENT, to_send
 from asr_fed.model.state import frozen_sha256, layout, load_frozen
 from asr_fed.model.tuning import is_partial, train_only
@@ -33,7 +34,7 @@ from asr_fed.runs.experiment import OpenRun, open_run, pick_device
 from asr_fed.tasks.learners import Learner, create_learner, load_learner
 from asr_fed.tasks.personalise import personalise_client
 from asr_fed.tasks.recognition import Recognition
-from asr_fed.training.local import ClientResult, LocalTask
+from asr_fed.training.local import LocalTask
 from asr_fed.training.task import Task
 from asr_fed.wire.joining import read_query, report_message
 from asr_fed.wire.messages import WHOLE, ClientSize, Gained, Order, Refused, Report, Timing
@@ -219,17 +220,27 @@ def train_speech(
     order: Order,
     store: ClientStore,
 ) -> Contribution:
-    """Train a client on its own speech. Raises UpdateRefused where there is nothing to add.
+    """Train a client on its own speech. Raises UpdateRefused where it has none.
 
-    What the algorithm keeps for the client is written to `store`, under this round.
+    A client without transcripts, and without a hypothesis that is good enough, adds a delta of 0 with the least weight:
+    it is no failure, and nobody is told who it was. What the algorithm keeps for the client is written to `store`,
+    under this round.
     """
     config = run.config
     if not client.train:
         raise UpdateRefused("no speech to train on")
+    kept = store.read(client.id, before=order.server_round)
+    own = own_labels(training, client, order, kept, config.federation.pseudo_labels)
+    parts = layout(training.model)
+    if not own.enough:
+        store.write(client.id, order.server_round, {**kept, **own.kept})
+        nothing = nothing_learned(parts.length, order.reference_loss)
+        zeros = {name: np.zeros(length, np.float32) for name, length in algorithm.summed(parts).items()}
+        return Contribution(nothing.delta, LEAST_WEIGHT, client_totals(nothing, own), zeros)
     terms = order.terms.get(client.id, WHOLE)
     task = LocalTask(
-        training,
-        client,
+        own.training,
+        own.client,
         order.weights,
         order.lr,
         order.server_round,
@@ -237,22 +248,22 @@ def train_speech(
         config.federation,
         terms.steps,
         order.reference_loss,
+        own.measured_on,
     )
-    kept = store.read(client.id, before=order.server_round)
-    step = algorithm.client(task, order.others, {name: kept[name] for name in kept if name != UNSENT})
+    step = algorithm.client(task, order.others, {name: kept[name] for name in kept if name not in (UNSENT, LABELS)})
     result = step.result
-    totals = client_totals(result)
+    totals = client_totals(result, own)
     errors = result.errors
     weight = weighting(
         Measured(result.num_examples, errors.rate, result.loss, order.reference_loss, errors.units, order.prior)
     )
     weight *= terms.weight
-    parts, upload = layout(training.model), config.federation.upload
+    upload = config.federation.upload
     sent, unsent = to_send(
         result.delta, weight, kept.get(UNSENT), parts, upload, config.seed, order.server_round, client.id
     )
-    if step.kept or unsent:
-        store.write(client.id, order.server_round, {**step.kept, **unsent})
+    if keep := {**step.kept, **unsent, **own.kept}:
+        store.write(client.id, order.server_round, keep)
     return Contribution(sent, weight, totals, step.summed)
 
 
@@ -270,24 +281,6 @@ def personalise_speech(run: OpenRun, training: Recognition, client: Client, weig
         seed=config.seed,
     )
     return Gained(gain.before.words.units, gain.before.words.errors, gain.after.words.errors)
-
-
-def client_totals(result: ClientResult) -> dict[str, int]:
-    """The numbers that are summed over clients besides a_k * delta_k and a_k. Nothing else leaves a client."""
-    if not np.isfinite(result.loss):
-        raise UpdateRefused(f"a loss of {result.loss}")
-    if result.errors.errors < 0 or result.errors.units < 0:
-        raise UpdateRefused(f"a WER of {result.errors.errors} errors in {result.errors.units} words")
-    return {
-        "loss": fixed(result.loss),
-        "word_errors": result.errors.errors,
-        "words": result.errors.units,
-        "squared_errors": squared_errors(result.errors.errors, result.errors.units),
-        "examples": result.num_examples,
-        "skipped_steps": result.skipped_steps,
-        "audio_milliseconds": round(1000 * result.audio_seconds),
-        "train_milliseconds": round(1000 * result.train_seconds),
-    }
 
 
 def client_size(client: Client) -> ClientSize:

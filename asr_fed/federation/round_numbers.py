@@ -30,6 +30,8 @@ def sums(update: Update) -> dict[str, Any]:
         "skipped_steps": totals["skipped_steps"],
         "audio_seconds": totals["audio_milliseconds"] / 1000,
         "train_seconds": totals["train_milliseconds"] / 1000,
+        "untranscribed": totals["untranscribed"],
+        "pseudo_labelled": totals["pseudo_labelled"],
     }
 
 

@@ -19,7 +19,7 @@ from asr_fed.aggregation.codec import from_bfloat16, to_bfloat16
 from asr_fed.aggregation.prior import prior_of
 from asr_fed.aggregation.server_optimizer import ServerOptimizer, server_step
 from asr_fed.aggregation.update import Update
-from asr_fed.aggregation.weighting import weight_bounds
+from asr_fed.aggregation.weighting import weight_bounds, weight_bounds_up_to
 from asr_fed.algorithms.algorithm import Algorithm
 from asr_fed.federation.arrivals import Arrivals
 from asr_fed.federation.held_out import train_on_server
@@ -128,6 +128,7 @@ class Federation:
         config = experiment.config
         roster, parts = join(experiment, hosts, frozen_sha256(model)), layout(model)
         algorithm = instantiate(config.algorithm)
+        bounds = weight_bounds_up_to if config.federation.pseudo_labels.on else weight_bounds
         return cls(
             experiment,
             hosts,
@@ -135,7 +136,7 @@ class Federation:
             parts,
             algorithm,
             instantiate(config.server),
-            partial(weight_bounds, instantiate(config.weighting)),
+            partial(bounds, instantiate(config.weighting)),
             CostModel(),
             VirtualTime.open(config, roster.clients, model, algorithm),
         )

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from asr_fed.data.manifest import Utterance
 from asr_fed.data.partition import Client
+from asr_fed.data.untranscribed import transcribed
 from asr_fed.evaluation.evaluate import evaluate
 from asr_fed.evaluation.wer import ErrorCounts, total
 from asr_fed.federation.state import FederationState
@@ -72,7 +72,7 @@ def words_by_client(experiment: Experiment) -> dict[str, ErrorCounts]:
     """Word errors on each client's own dev speech."""
     config = experiment.config
     owner = {utterance.id: client.id for client in experiment.partition.clients for utterance in client.dev}
-    speech: list[Utterance] = [utterance for client in experiment.partition.clients for utterance in client.dev]
+    speech = transcribed(utterance for client in experiment.partition.clients for utterance in client.dev)
     if not speech:
         return {}
     device = pick_device(config.device)

@@ -38,8 +38,11 @@ def round_figures(history: History) -> dict[str, str]:
     wer = _curve(history, {"wer": "dev speakers", "client_wer": "clients, own dev part"}, "WER %")
     buffered = any(record.staleness is not None for record in history)
     age = {"Age of the updates": _curve(history, {"staleness": ""}, "server steps, mean")} if buffered else {}
+    labels = {"untranscribed": "without transcripts", "pseudo_labelled": "trained on with a hypothesis"}
+    semi_supervised = any(record.untranscribed for record in history)
     return {
         "WER over rounds": wer,
+        **({"Utterances without transcripts": _curve(history, labels, "utterances")} if semi_supervised else {}),
         "Clients' training loss": _curve(history, {"loss": ""}, "loss"),
         "Learning rate of the clients": _curve(history, LEARNING_RATES, "learning rate"),
         "Weight of a client: mean and standard deviation": _weights(history),

@@ -52,6 +52,8 @@ class RunProgress:
         wer = "" if record.wer is None or record.cer is None else f"  dev WER {record.wer:6.2f}  CER {record.cer:6.2f}"
         if record.dev_loss is not None and record.accuracy is not None:
             wer = f"  dev loss {record.dev_loss:.3f}  codes right {record.accuracy:5.2f} %"
+        if record.untranscribed:
+            wer += f"  own hypotheses {record.pseudo_labelled} of {record.untranscribed}"
         failed = f"  [red]failed: {', '.join(record.failures)}[/red]" if record.failures else ""
         age = "" if record.staleness is None else f"  steps old {record.staleness:.1f}"
         self.say(

@@ -76,6 +76,7 @@ def write_report(
         intervals=interval_figure(summary.systems),
         rounds=round_figures(history) if history else {},
         failures=sum(len(record.failures) for record in history),
+        hypotheses=history[-1] if history and history[-1].untranscribed else None,
         partition=summarise(partition),
         hours=hours_figure(client_seconds) if client_seconds else None,
         speakers=speaker_figure(wers[before], wers[own], (before, own)) if before else None,

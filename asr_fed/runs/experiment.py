@@ -25,6 +25,7 @@ from asr_fed.data.partition import Partition
 from asr_fed.data.partition_files import CLIENTS, read_partition, write_partition
 from asr_fed.data.split import partition_speakers
 from asr_fed.data.tokenizer import Tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
+from asr_fed.data.untranscribed import hide_transcripts, keep_transcribed, transcribed
 from asr_fed.data.wrong_transcripts import with_wrong_transcripts
 from asr_fed.interop.huggingface import load_encoder, read_encoder
 from asr_fed.interop.open_recogniser import open_recogniser
@@ -110,7 +111,7 @@ def systems(config: Config) -> list[str]:
 
 def pooled_speech(experiment: Experiment) -> list[Utterance]:
     """What the centralised reference trains on: from scratch all speech but dev and test, from the warm start what the
-    federation trains on.
+    federation trains on. Recognition needs the transcribed part of it.
     """
     config, partition = experiment.config, experiment.partition
     scratch = config.central.start is Start.scratch
@@ -119,7 +120,7 @@ def pooled_speech(experiment: Experiment) -> list[Utterance]:
         speech += partition.held_out
     if scratch or config.federation.held_out.replay_warm_up:
         speech += partition.warm_up
-    return speech
+    return speech if config.task.kind is TaskKind.best_rq else list(transcribed(speech))
 
 
 def prepare_experiment(config: Config) -> Experiment:
@@ -136,12 +137,13 @@ def prepare_experiment(config: Config) -> Experiment:
             if isinstance(error.__cause__, UserError | OSError):
                 raise error.__cause__ from None
             raise
-    utterances = read_manifest(manifest)
+    utterances = read_manifest(manifest, untranscribed=trains_without_transcripts(config))
     elsewhere = config.engine.kind is EngineKind.deployment
     partition = partition_speakers(
         utterances, config.data.parts, config.federation.clients, config.seed, clients_elsewhere=elsewhere
     )
     partition = with_wrong_transcripts(partition, config.federation.clients.wrong_transcripts, config.seed)
+    partition = hide_transcripts(partition, config.data.parts, config.seed)
     tokenizer_path = run_dir / "tokenizer.model"
     run_dir.mkdir(parents=True, exist_ok=True)
     begun = has_begun(run_dir)  # if not, the files are from a failed preparation
@@ -162,15 +164,23 @@ def prepare_experiment(config: Config) -> Experiment:
     return Experiment(config, run_dir, tokenizer, cache, partition)
 
 
+def trains_without_transcripts(config: Config) -> bool:
+    """Whether speech that has no transcript is trained on, by pre-training or on the model's own hypotheses."""
+    return config.task.kind is TaskKind.best_rq or config.federation.pseudo_labels.on
+
+
 def prepare_features(
     config: Config, run_dir: Path, partition: Partition, tokenizer: Tokenizer, processes: int, most: float = MOST
 ) -> tuple[FeatureCache, Partition]:
-    """Features of the speech of `partition`, and the partition without what CTC cannot align (see `keep_alignable`).
+    """Features of the speech of `partition`, and the partition without what cannot be trained on: what has no
+    transcript where one is needed, and what CTC cannot align (see `keep_alignable`).
 
     Playback speeds are for what is trained on alone. Each recording is looked at once; workers rely on
     RUN_DIR/features.json, which is written here.
     """
     folder = Path(config.data.prepared) / "features"
+    if not trains_without_transcripts(config):
+        partition = keep_transcribed(partition)
     cache = build_features(speech_to_examine(partition), config.features, folder, processes=processes)
     if config.loss.ctc_weight > 0 and config.task.kind is TaskKind.recognition:
         partition = keep_alignable(partition, alignable(cache, tokenizer, partial(count_states, config.model)), most)

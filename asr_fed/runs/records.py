@@ -60,6 +60,8 @@ class RoundRecord:
     accuracy: float | None = None  # the percentage of the dev speech's masked codes that were predicted right
     client_wer_deviation: float | None = None  # between clients, without the noise of counting
     annealed_lr: float | None = None  # the rate by NewBob on the dev WER alone
+    untranscribed: int = 0  # training utterances without transcript, and those of them with a hypothesis trained on
+    pseudo_labelled: int = 0
     staleness: float | None = None  # mean age of the updates in server steps; None where a round waits for its cohort
     fleet_seconds: float | None = None  # of the simulated fleet's clock; None without one
     workers: list[NodeRecord] = field(default_factory=list)

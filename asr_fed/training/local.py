@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,8 @@ class LocalTask:
     context: what is learned.
     weights: the global ones, float32 [state].
     reference_loss: about the loss that clients have now, the same for all.
+    measured_on: the speech that its errors are counted on; None: the client's own dev part, or its training part where
+        it has no dev.
     most_steps: it ends after so many optimizer steps, where that is less than the settings ask for.
     """
 
@@ -45,6 +47,7 @@ class LocalTask:
     settings: FederationConfig
     most_steps: int | None = None
     reference_loss: float = 0.0
+    measured_on: Sequence[Utterance] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,7 @@ class ClientResult:
 
     delta: float32 [state], local state minus global state.
     loss: mean training loss of the last local epoch.
-    errors: the task's, word errors for instance, after training, on the client's own dev part (its training part where
-        it has no dev).
+    errors: the task's, word errors for instance, after training, on what the task says (`LocalTask.measured_on`).
     steps: optimizer steps that were made.
     optimizer_state: the `state_dict` of the optimizer afterwards.
     """
@@ -114,7 +116,8 @@ def train_client(
         audio += sum(utterance.duration for batch in batches for utterance in batch)
 
     delta = read_delta(model, task.weights)
-    evaluated = task.context.evaluate(client.dev or client.train, "client")
+    own = client.dev or client.train
+    evaluated = task.context.evaluate(own if task.measured_on is None else task.measured_on, "client")
     return ClientResult(
         delta=delta,
         num_examples=len(client.train),

@@ -188,6 +188,7 @@ def test_an_impossible_value_names_the_key(run, argument: str) -> None:
         ("federation.robust.clip=1.0", "federation.robust"),
         ("engine=deployment federation.clients.wrong_transcripts=0.3", "federation.clients.wrong_transcripts"),
         ("engine=deployment engine.address=10.0.0.2:8000", "engine.certificates"),
+        ("engine=deployment data.parts.transcribed=0.3", "data.parts.transcribed"),
         ("engine=deployment engine.address=localhost:8000", "federation.round_timeout"),
         ("engine=deployment engine.address=localhost:8000 federation.robust.rule=multi_krum engine.nodes=4", "5 nodes"),
         ("engine=deployment engine.address=localhost:8000 federation.round_timeout=9", "federation.client_timeout"),
@@ -198,6 +199,26 @@ def test_values_that_contradict_each_other_are_named(run, arguments: str, named:
     assert outcome.code == 2
     assert named in outcome.err
     assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("weighting=wer_softmax", "weighting=num_examples"),
+        ("task.kind=best_rq warm_start.checkpoint=null", "federation.pseudo_labels.every=null"),
+        ("personalise=true federation.clients.dev_fraction=0.2", "personalise=true"),
+        ("loss.ctc_weight=0 evaluation.test_decoder=attention_greedy", "CTC head"),
+        ("federation.pseudo_labels.min_rate=40.0", "federation.pseudo_labels.min_rate=40"),
+        ("federation.pseudo_labels.min_agreement=0.5 augment.speeds=[1.0]", "augment.speeds=[0.9,1.0,1.1]"),
+        ("federation.pseudo_labels.every=0", "federation.pseudo_labels.every=0"),
+        ("data.parts.transcribed=0.5 data.parts.transcribed_file=who.txt", "data.parts.transcribed_file"),
+    ],
+)
+def test_training_on_own_hypotheses_is_refused_where_it_cannot_work(run, arguments: str, named: str) -> None:
+    own = ("federation.pseudo_labels.every=2", "weighting=num_examples", "evaluation.dev_decoder=attention_greedy")
+    own = own if "ctc_weight=0" in arguments else own[:2]
+    outcome = run(*own, *arguments.split())
+    assert outcome.code == 2 and named in outcome.err and "Traceback" not in outcome.err
 
 
 def test_pauses_in_training_need_a_mean_that_they_do_not_move(run) -> None:

@@ -24,7 +24,8 @@ from asr_fed.data.features import FeatureCache
 from asr_fed.data.manifest import Utterance, read_manifest, write_manifest
 from asr_fed.data.partition import Client, Partition
 from asr_fed.data.partition_files import read_partition
-from asr_fed.federation.client_app import client_size, client_totals
+from asr_fed.federation.client_app import client_size
+from asr_fed.federation.totals import client_totals
 from asr_fed.model.backbone import count_states
 from asr_fed.model.encoder import Encoder, stride
 from asr_fed.model.state import read_state

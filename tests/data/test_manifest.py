@@ -50,7 +50,7 @@ def test_the_columns_are_speechbrains_and_relative_audio_lies_beside_the_manifes
     [
         (None, "no manifest"),
         ("ID,duration,wav,wrd\n", r"column\(s\) spk_id missing"),
-        ("ID,duration,wav,spk_id,wrd\na,1,w,s,\n", "line 2: a required column is empty"),
+        ("ID,duration,wav,spk_id,wrd\na,1,w,s,\n", r"line 2: the transcript \(wrd\) is empty"),
         ("ID,duration,wav,spk_id,wrd\na,1,w\n", "line 2: 3 fields, but the header has 5"),
         ("ID,duration,wav,spk_id,wrd\na,1,w,\u00a0,t\n", "line 2: a required column is empty"),
         ("ID,duration,wav,spk_id,wrd\na,1,w,s,oui, merci\n", "line 2: 6 fields"),

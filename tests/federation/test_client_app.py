@@ -14,7 +14,8 @@ from asr_fed.aggregation.update import DELTA, Update, UpdateRefused, merge
 from asr_fed.aggregation.weighting import Measured, NumExamples, Weighting, WerSoftmax
 from asr_fed.data.partition import Client
 from asr_fed.evaluation.wer import ErrorCounts
-from asr_fed.federation.client_app import Contribution, client_totals, train_clients
+from asr_fed.federation.client_app import Contribution, train_clients
+from asr_fed.federation.totals import client_totals
 from asr_fed.model.state import read_state
 from asr_fed.runs.experiment import Experiment
 from asr_fed.training.local import ClientResult

@@ -30,7 +30,7 @@ from asr_fed.federation.client_app import Shape, shape_of
 from asr_fed.federation.shared_config import SHARED
 from asr_fed.model.state import frozen_sha256, load_frozen
 from asr_fed.model.tuning import is_partial, train_only
-from asr_fed.runs.experiment import prepare_features
+from asr_fed.runs.experiment import prepare_features, trains_without_transcripts
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import write_text
 from asr_fed.system.processes import available_cores
@@ -159,7 +159,8 @@ def own_clients(settings: NodeSettings, config: Config) -> tuple[Client, ...]:
     if settings.partition is not None:
         return read_partition(settings.partition).clients
     assert settings.manifest is not None
-    speech = [u for u in read_manifest(settings.manifest) if u.split.strip().lower() not in ("dev", "test")]
+    utterances = read_manifest(settings.manifest, untranscribed=trains_without_transcripts(config))
+    speech = [utterance for utterance in utterances if utterance.split.strip().lower() not in ("dev", "test")]
     if not speech:
         raise UserError(f"{settings.manifest} holds no speech to train on.")
     speech.sort(key=lambda utterance: (utterance.speaker, utterance.id))

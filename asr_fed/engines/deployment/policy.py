@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from asr_fed.config.schema import Config
+from asr_fed.config.schema import Config, PseudoLabelsConfig
 from asr_fed.config.setting import setting
 from asr_fed.data.partition import Client
+from asr_fed.data.untranscribed import transcribed
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import write_text
 from asr_fed.wire.messages import Refused, SharedConfig
@@ -88,9 +89,10 @@ def permitted(policy: Policy, config: Config, clients: Sequence[Client]) -> tupl
     batch, taken = settings.batch.max_utterances, []
     for client in clients:
         # Steps are made on no more than so many utterances, and no fewer than this many steps are made.
-        per_epoch = math.ceil(len(client.train) / batch)
+        certain = trained_on(client, settings.pseudo_labels)
+        per_epoch = math.ceil(certain / batch)
         steps = settings.local_steps if settings.local_steps is not None else settings.local_epochs * per_epoch
-        utterances = min(len(client.train), steps * batch)
+        utterances = min(certain, steps * batch)
         seconds = math.fsum(utterance.duration for utterance in client.train)
         seconds *= utterances / max(1, len(client.train))
         if utterances >= policy.utterances and seconds >= policy.seconds and steps >= policy.steps:
@@ -100,6 +102,12 @@ def permitted(policy: Policy, config: Config, clients: Sequence[Client]) -> tupl
             "the policy of this node's owner: utterances, seconds and steps behind an update would be too few"
         )
     return tuple(taken)
+
+
+def trained_on(client: Client, labels: PseudoLabelsConfig) -> int:
+    """The fewest utterances behind an update: nobody knows beforehand how many hypotheses will be good enough."""
+    spoken = len(transcribed(client.train))
+    return len(client.train) if spoken == len(client.train) else max(spoken, labels.min_utterances)
 
 
 def check_order(policy: Policy, clients: int, rounds: int, worked: float, own: bool) -> None:

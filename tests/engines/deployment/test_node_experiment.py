@@ -10,6 +10,9 @@ import pytest
 import torch
 import yaml
 
+from asr_fed.aggregation.update import DELTA
+from asr_fed.aggregation.weighting import NumExamples
+from asr_fed.algorithms.fed_avg import FedAvg
 from asr_fed.config.schema import TaskConfig, TaskKind
 from asr_fed.data.deal import make_client
 from asr_fed.data.manifest import Utterance, write_manifest
@@ -29,14 +32,17 @@ from asr_fed.engines.deployment.policy import (
 )
 from asr_fed.engines.deployment.settings import Clients, NodeSettings
 from asr_fed.federation.client_app import Shape, without_weights
+from asr_fed.federation.client_store import ClientStore
 from asr_fed.federation.shared_config import shared_config
 from asr_fed.model.recogniser import Recogniser, load_recogniser, save_recogniser
-from asr_fed.model.state import freeze, frozen_sha256, layout
+from asr_fed.model.state import freeze, frozen_sha256, layout, read_state
 from asr_fed.runs.experiment import Experiment, open_experiment
 from asr_fed.system.errors import UserError
 from asr_fed.tasks.learners import create_learner
-from asr_fed.wire.messages import Refused, SharedConfig
-from tests.tiny import tiny_recogniser
+from asr_fed.tasks.recognition import Recognition
+from asr_fed.wire.messages import Order, Refused, SharedConfig
+from tests.federation.plain_node import PlainNode
+from tests.tiny import talk, tiny_recogniser
 
 Change = Callable[[dict[str, Any]], None]
 LENIENT = Policy(utterances=1, seconds=0.0, steps=1, batch=1)  # tiny clients are few utterances
@@ -418,3 +424,42 @@ def test_orders_have_limits_too(clients: int, rounds: int, worked: float, rule: 
     check_order(policy, 2, 4, 3599.0, own=True)
     with pytest.raises(Refused, match=rf"policy\.{rule}"):
         check_order(policy, clients, rounds, worked, own=True)
+
+
+def own_hypotheses(config: dict[str, Any]) -> None:
+    config["federation"]["pseudo_labels"].update(every=1, min_confidence=0.0, max_rate=1000.0, min_rate=0.0)
+    config["weighting"] = {"_target_": "asr_fed.aggregation.weighting.NumExamples"}
+
+
+def test_a_silo_without_transcripts_trains_where_the_setup_makes_hypotheses_and_no_word_of_them_leaves_it(
+    setup: SharedConfig, owner: Client, tmp_path: Path
+) -> None:
+    silo = node(tmp_path, tuple(replace(each, text="") for each in owner.utterances), name=owner.id)
+    with pytest.raises(UserError, match=r"the transcript \(wrd\) is empty"):
+        prepare(setup, silo)
+    prepared = prepare(changed(setup, own_hypotheses), silo)
+    [client] = prepared.clients
+    assert [each.id for each in client.train] == [each.id for each in owner.train]
+    assert not any(each.text for each in client.train)
+    opened = open_experiment(prepared.run_dir)
+    training = opened.task(without_weights(opened), torch.device("cpu"))
+    assert isinstance(training, Recognition)
+    talk(training.model)
+    store = ClientStore(opened.run_dir / "clients")
+    plain = PlainNode(opened, training, NumExamples(), {owner.id: client}, FedAvg(), store)
+    update, failures = plain.update(Order(1, 0.1, (owner.id,), read_state(training.model)))
+    assert failures == {} and update.totals["untranscribed"] == len(owner.train)
+    assert update.totals["pseudo_labelled"] > 0 and update.sums[DELTA].values.any()
+
+
+def test_the_policy_counts_only_what_is_sure_to_be_behind_an_update(
+    setup: SharedConfig, owner: Client, tmp_path: Path
+) -> None:
+    speech = tuple(replace(each, text="") for each in long(owner))
+    silo = node(tmp_path, speech, name="clinic", policy=Policy())
+    steps = put("federation", local_epochs=4)
+    config = read_shared(changed(setup, own_hypotheses, steps).config, silo, tmp_path)
+    with pytest.raises(Refused, match="policy of this node's owner"):
+        permitted(silo.policy, config, own_clients(silo, config))
+    config.federation.pseudo_labels.min_utterances = 30
+    assert permitted(silo.policy, config, own_clients(silo, config))
