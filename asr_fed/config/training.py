@@ -105,6 +105,7 @@ class CentralConfig:
     decay: Decay = Decay.linear
     clip: float = setting(5.0, above=0)
     batch: BatchConfig = field(default_factory=BatchConfig)
+    frozen: list[str] = field(default_factory=list)  # parts of the model, such as encoder, that stay as they begin
     annealing: NewBobConfig = field(default_factory=NewBobConfig)
     # epochs at the end, or a share of them, whose weights' mean is the result; null: it is the best epoch on dev
     average_last: int | float | None = setting(None, at_least=1, fraction=True)

@@ -46,19 +46,19 @@ class StateLayout:
         return [(end - size, end) for end, size in zip(ends, self.sizes, strict=True) if end <= self.parameters]
 
 
-def freeze(model: nn.Module, names: Sequence[str]) -> None:
+def freeze(model: nn.Module, names: Sequence[str], key: str = "federation.frozen") -> None:
     """Exclude the modules of these names (as in `model.named_modules()`) from training.
 
-    Raises UserError for an unknown name, and if nothing would be left to train.
+    Raises UserError, which names the `key` of the setting, for an unknown name, and if nothing would be left to train.
     """
     modules = dict(model.named_modules())
     for name in names:
         if name not in modules or not name:
             known = [each for each in modules if each]
-            raise UserError(f"federation.frozen: the model has no part {name!r}.{nearest(name, known)}")
+            raise UserError(f"{key}: the model has no part {name!r}.{nearest(name, known)}")
         modules[name].requires_grad_(False)
     if not trainable(model):
-        raise UserError("federation.frozen leaves no part of the model to train.")
+        raise UserError(f"{key} leaves no part of the model to train.")
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:

@@ -24,6 +24,7 @@ from asr_fed.federation.state import FederationState, load_federation
 from asr_fed.federation.virtual import virtual_time
 from asr_fed.interop.open_recogniser import open_recogniser
 from asr_fed.model.recogniser import Recogniser, save_recogniser
+from asr_fed.model.state import freeze
 from asr_fed.pipeline.pretrained import evaluate_pretraining, write_pretraining
 from asr_fed.pipeline.results import made_by, test_all, write_results
 from asr_fed.pipeline.stuck import describe_stuck
@@ -168,6 +169,7 @@ def centrally(
     progress: RunProgress,
 ) -> None:
     config = experiment.config
+    freeze(learner.model, settings.frozen, f"{name}.frozen")
     bar = progress.bars.add_task(name.replace("_", " "), total=settings.epochs)
     evaluated: list[EpochReport] = []
 

@@ -32,6 +32,7 @@ from asr_fed.interop.open_recogniser import open_recogniser
 from asr_fed.model.backbone import count_states
 from asr_fed.model.pretrained import SampleEncoder, WhisperEncoder
 from asr_fed.model.recogniser import Recogniser, config_keys
+from asr_fed.model.state import freeze
 from asr_fed.model.tuning import is_partial, train_only
 from asr_fed.runs.run_dir import CONFIG, complete_config, has_begun
 from asr_fed.system.errors import UserError
@@ -152,6 +153,9 @@ def prepare_experiment(config: Config) -> Experiment:
     tokenizer = load_tokenizer(tokenizer_path)
     if is_partial(config.federation):  # a misspelt name is refused before any work
         train_only(create_learner(config, tokenizer).model, config.federation)
+    for name, frozen in (("warm_start", config.warm_start.frozen), ("central", config.central.frozen)):
+        if frozen:
+            freeze(create_learner(config, tokenizer).model, frozen, f"{name}.frozen")
     cache, partition = prepare_features(config, run_dir, partition, tokenizer, available_cores())
     kept = run_dir / "partition"
     if begun and (kept / "partition.csv").is_file() and read_partition(kept) != partition:

@@ -166,6 +166,39 @@ def test_two_workers_and_one_that_is_interrupted_end_in_the_same_bits_and_the_en
         warm_start(wider, progress)
 
 
+def test_a_linear_probe_trains_the_ctc_head_on_the_encoder_as_it_is(make: Callable[..., Experiment]) -> None:
+    """Also if it is interrupted. The encoder's BatchNorm keeps its statistics, too."""
+    given = make(name="given")
+    pretrained = given.fresh_learner()
+    with torch.no_grad():
+        for tensor in pretrained.model.encoder.state_dict().values():
+            tensor.add_(1)
+    save_learner(pretrained, given.config, given.checkpoints / "federated.pt")
+    encoder = f"warm_start.encoder={given.checkpoints / 'federated.pt'}"
+    probe = ("task.kind=recognition", "loss.ctc_weight=1.0", encoder, "warm_start.frozen=[encoder]")
+
+    def probed(name: str, *epochs: int) -> dict[str, torch.Tensor]:
+        for count in epochs:
+            own = make(*probe, f"warm_start.epochs={count}", name=name)
+            own.run_dir.mkdir(exist_ok=True)
+            (own.checkpoints / "warm_start.pt").unlink(missing_ok=True)
+            with RunProgress() as progress:
+                warm_start(own, progress)
+        return load_recogniser(own.checkpoints / "warm_start.pt").model.state_dict()
+
+    trained, resumed, before = probed("straight", 3), probed("resumed", 1, 3), probed("before", 0)
+    theirs = pretrained.model.state_dict()
+    for name, tensor in trained.items():
+        assert torch.equal(tensor, resumed[name]), name
+        if name.startswith("encoder."):
+            assert torch.equal(tensor, theirs[name]), name
+    moved = {name for name in trained if not torch.equal(trained[name], before[name])}
+    assert moved == {name for name in trained if name.startswith("ctc_head.")}
+    wrong = make(*probe, "warm_start.frozen=[encodr]", name="wrong")
+    with RunProgress() as progress, pytest.raises(UserError, match=r"warm_start\.frozen: .*no part 'encodr'.*encoder"):
+        warm_start(wrong, progress)
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
