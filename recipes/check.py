@@ -32,7 +32,7 @@ from rich.table import Table
 RECIPES = Path(__file__).resolve().parent
 sys.path.insert(0, str(RECIPES.parent))  # where this is run as a file
 
-from asr_fed.runs.summary import read_summary  # noqa: E402
+from asr_fed.runs.summary import read_any_summary  # noqa: E402
 from asr_fed.system.errors import UserError  # noqa: E402
 from asr_fed.system.exit_status import exit_status  # noqa: E402
 from recipes.checking.execute import execute  # noqa: E402
@@ -68,7 +68,7 @@ def check(chosen: argparse.Namespace) -> list[str]:
         execute(recipe, runs, chosen.jobs)
         rows = measure(recipe, runs)
         if chosen.write:
-            seconds = sum(read_summary(runs / run).seconds for run in recipe.runs)
+            seconds = sum(read_any_summary(runs / run).seconds for run in recipe.runs)
             write_measured(recipe, rows, measured_on(f"{len(recipe.runs)} runs of {seconds / 60:.0f} minutes together"))
         elif not compare(recipe, rows):
             different.append(name)

@@ -105,6 +105,15 @@ class PretrainingSummary(Facts):
     test_accuracy: float
     systems: dict[str, CodesResult]
 
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "PretrainingSummary":
+        """Raises ValueError where it is no summary."""
+        try:
+            systems = {name: CodesResult(**found) for name, found in content["systems"].items()}
+            return cls(**{**_known(cls, content), "systems": systems})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"no summary of a pre-training: {error}") from error
+
 
 @dataclass(frozen=True)
 class RunSummary(Facts):
@@ -162,13 +171,21 @@ def write_summary(run_dir: Path, summary: RunSummary | PretrainingSummary) -> No
 
 def read_summary(run_dir: Path) -> RunSummary:
     """Raises UserError where the run has not ended, has trained no recogniser, or the file is not a summary."""
+    summary = read_any_summary(run_dir)
+    if isinstance(summary, PretrainingSummary):
+        raise UserError(f"{run_dir} is a pre-training ({summary.task}): it has no word error rate.")
+    return summary
+
+
+def read_any_summary(run_dir: Path) -> RunSummary | PretrainingSummary:
+    """Raises UserError where the run has not ended, or the file is not a summary."""
     path = run_dir / SUMMARY
     if not path.is_file():
         raise UserError(f"{run_dir} has no {SUMMARY}: it is no run, or one that has not ended.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict) and "test_loss" in content:
-            raise UserError(f"{run_dir} is a pre-training ({content.get('task')}): it has no word error rate.")
+            return PretrainingSummary.from_dict(content)
         return RunSummary.from_dict(content)
     except ValueError as error:
         raise UserError(f"{path} cannot be read: {error}.") from error

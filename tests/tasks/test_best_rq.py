@@ -26,7 +26,7 @@ from asr_fed.pipeline.train import train, warm_start
 from asr_fed.reporting.progress import RunProgress
 from asr_fed.runs.experiment import Experiment
 from asr_fed.runs.run_dir import begin_run
-from asr_fed.runs.summary import PretrainingSummary, read_summary
+from asr_fed.runs.summary import PretrainingSummary, read_any_summary, read_summary
 from asr_fed.system.errors import UserError
 from asr_fed.system.randomness import generator, seed_everything
 from asr_fed.tasks.best_rq import BestRqTask, draw_mask
@@ -149,6 +149,7 @@ def test_two_workers_and_one_that_is_interrupted_end_in_the_same_bits_and_the_en
     assert f"{summary.test_accuracy:.2f} %" in page and "Codes predicted right" in page
     with pytest.raises(UserError, match="is a pre-training"):
         read_summary(Path(config.run_dir))
+    assert read_any_summary(Path(config.run_dir)) == summary
 
     tuned = make("task.kind=recognition", f"warm_start.encoder={config.run_dir}", name="tuned")
     tuned.run_dir.mkdir()
