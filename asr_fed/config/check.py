@@ -105,6 +105,10 @@ def check_shared(config: DictConfig) -> None:
         _check_tune(settings)
     if settings.task.kind is TaskKind.best_rq:
         _check_pretraining(settings)
+    elif settings.fine_tune.epochs:
+        raise UserError(
+            f"fine_tune.epochs={settings.fine_tune.epochs} follows a pre-training (task.kind=best_rq): set it to 0."
+        )
     if settings.federation.pseudo_labels.on:
         _check_pseudo_labels(settings)
     if settings.personalisation.lr is None and "Adam" not in settings.personalisation.optimizer["_target_"]:
@@ -196,6 +200,7 @@ def _check_ctc_epochs(settings: Config) -> None:
     for name, epochs, with_ctc in (
         ("warm_start", settings.warm_start.epochs, settings.warm_start.ctc_epochs),
         ("central", settings.central.epochs, settings.central.ctc_epochs),
+        ("fine_tune", settings.fine_tune.epochs, settings.fine_tune.ctc_epochs),
         ("federation", settings.federation.local_epochs, settings.federation.ctc_epochs),
     ):
         if with_ctc is not None and with_ctc < epochs:
@@ -216,10 +221,12 @@ def _check_averages(settings: Config) -> None:
         ("federation", settings.federation.average_last, "rounds", settings.federation.rounds),
         ("warm_start", settings.warm_start.average_last, "epochs", settings.warm_start.epochs),
         ("central", settings.central.average_last, "epochs", settings.central.epochs),
+        ("fine_tune", settings.fine_tune.average_last, "epochs", settings.fine_tune.epochs),
     ):
         if isinstance(last, int) and last > steps > 0:  # 0: nothing is trained, and there is nothing to average
             raise UserError(f"{name}.average_last={last} is more than the {name}.{unit}={steps} that there are.")
-    for name, central in (("warm_start", settings.warm_start), ("central", settings.central)):
+    trainings = {"warm_start": settings.warm_start, "central": settings.central, "fine_tune": settings.fine_tune}
+    for name, central in trainings.items():
         if central.average_last is not None and central.early_stop is not None:
             raise UserError(
                 f"{name}.average_last needs to know which epochs are the last, and {name}.early_stop may end it before "

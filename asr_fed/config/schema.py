@@ -50,6 +50,7 @@ from asr_fed.config.training import (
     BatchConfig,
     CentralConfig,
     Decay,
+    FineTuneConfig,
     LossConfig,
     NewBobConfig,
     PersonalisationConfig,
@@ -81,6 +82,7 @@ __all__ = [
     "FeatureConfig",
     "FeatureKind",
     "FederationConfig",
+    "FineTuneConfig",
     "GroupBy",
     "HeldOutConfig",
     "Late",
@@ -142,6 +144,7 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     central: ReferenceConfig = field(default_factory=ReferenceConfig)
+    fine_tune: FineTuneConfig = field(default_factory=FineTuneConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)
     algorithm: Any = field(default_factory=lambda: {"_target_": "asr_fed.algorithms.fed_avg.FedAvg"})
     weighting: Any = field(default_factory=lambda: {"_target_": "asr_fed.aggregation.weighting.WerSoftmax"})

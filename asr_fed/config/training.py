@@ -122,6 +122,13 @@ class WarmStartConfig(CentralConfig):
 
 
 @dataclass
+class FineTuneConfig(CentralConfig):
+    """Of a recogniser, by a pre-training's encoder and from scratch, on the warm-up speech after the pre-training."""
+
+    epochs: int = setting(0, at_least=0)  # 0: none is trained
+
+
+@dataclass
 class ReferenceConfig(CentralConfig):
     start: Start = Start.scratch
     after_federation: bool = False  # also train it in a federated run, and show it in the same table

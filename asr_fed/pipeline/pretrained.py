@@ -1,20 +1,29 @@
-"""What a pre-training found out, on paper: its models on the test speakers. They recognise nothing yet."""
+"""What a pre-training found out, on paper: its models on the test speakers, and recognisers that begin with it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from asr_fed.config.schema import Mode
+from asr_fed.config.schema import Mode, TaskKind
 from asr_fed.data.manifest import hours
 from asr_fed.data.partition_files import summarise
+from asr_fed.evaluation.evaluate import Evaluation, describe_decoder
+from asr_fed.evaluation.statistics import paired_test
 from asr_fed.federation.state import FederationState
 from asr_fed.model.state import read_state, state_sha256
+from asr_fed.pipeline.results import compare_with_others, test
+from asr_fed.reporting.evaluation_files import numbers, write_evaluation
 from asr_fed.reporting.figures import pretraining_figures
 from asr_fed.reporting.page import render
-from asr_fed.reporting.progress import RunProgress, pretraining_table
+from asr_fed.reporting.progress import RunProgress, pretraining_table, result_table
 from asr_fed.runs.experiment import Experiment, pick_device, systems
-from asr_fed.runs.summary import CodesResult, PretrainingSummary, write_summary
+from asr_fed.runs.summary import CodesResult, PretrainingSummary, SystemResult, write_summary
 from asr_fed.system.files import write_text
 from asr_fed.tasks.learners import load_learner
+
+FINE_TUNED, FROM_SCRATCH = "fine_tuned", "from_scratch"
+RECOGNISERS = (FINE_TUNED, FROM_SCRATCH)  # of a pre-training's encoder, and of random weights
 
 
 def evaluate_pretraining(experiment: Experiment, progress: RunProgress) -> dict[str, CodesResult]:
@@ -25,9 +34,32 @@ def evaluate_pretraining(experiment: Experiment, progress: RunProgress) -> dict[
         evaluated = experiment.task(learner, pick_device(experiment.config.device)).evaluate(
             experiment.partition.test, "dev"
         )
-        numbers = dict(evaluated.numbers)
-        found[name] = CodesResult(numbers["dev_loss"], numbers["accuracy"], evaluated.errors.units)
+        told = dict(evaluated.numbers)
+        found[name] = CodesResult(told["dev_loss"], told["accuracy"], evaluated.errors.units)
     progress.say(pretraining_table(found))
+    return found
+
+
+def as_recognition(experiment: Experiment) -> Experiment:
+    """The same speech and settings, for a recogniser."""
+    config = experiment.config
+    return replace(experiment, config=replace(config, task=replace(config.task, kind=TaskKind.recognition)))
+
+
+def own_encoder(experiment: Experiment) -> Path:
+    """The checkpoint that the pre-training was for."""
+    own = "central" if experiment.config.mode is Mode.central else "federated"
+    return experiment.checkpoints / f"{own}.pt"
+
+
+def evaluate_recognition(experiment: Experiment, progress: RunProgress) -> dict[str, Evaluation]:
+    """Of RECOGNISERS, those that were trained, on the test speakers."""
+    if not experiment.config.fine_tune.epochs:
+        return {}
+    decoder = experiment.config.evaluation.test_decoder
+    found = {name: test(as_recognition(experiment), name, decoder, progress) for name in RECOGNISERS}
+    results = {name: SystemResult(**numbers(evaluation)) for name, evaluation in found.items()}
+    progress.say(result_table(results, f"{len(found[FINE_TUNED].speakers)} unseen test speakers"))
     return found
 
 
@@ -36,11 +68,23 @@ def write_pretraining(
     federation: FederationState | None,
     tests: Mapping[str, CodesResult],
     made: Mapping[str, Any],
+    recognised: Mapping[str, Evaluation] | None = None,
 ) -> PretrainingSummary:
-    """summary.json and report.html; returns the summary. `made`: what it says of this process."""
-    config, run_dir = experiment.config, experiment.run_dir
-    own = "central" if config.mode is Mode.central else "federated"
-    model = load_learner(experiment.checkpoints / f"{own}.pt", config).model
+    """summary.json, report.html and evaluation/NAME/ for each of `recognised`; returns the summary.
+
+    `made`: what it says of this process.
+    """
+    config, run_dir, recognised = experiment.config, experiment.run_dir, recognised or {}
+    path = own_encoder(experiment)
+    own, model = path.stem, load_learner(path, config).model
+    decoder = describe_decoder(config.evaluation.test_decoder, config.evaluation)
+    for name, evaluation in recognised.items():
+        about = {
+            "recogniser": str(experiment.checkpoints / f"{name}.pt"),
+            "speech": "the run's test speakers",
+            **decoder,
+        }
+        write_evaluation(run_dir / "evaluation" / name, evaluation, about, compare_with_others(name, recognised))
     pooled = [utterance for client in experiment.partition.clients for utterance in client.train]
     summary = PretrainingSummary(
         task=config.task.kind.name,
@@ -52,6 +96,8 @@ def write_pretraining(
         clients=federation.clients if federation is not None else len(experiment.partition.clients),
         hours=federation.seconds / 3600 if federation is not None else hours(pooled),
         systems=dict(tests),
+        recognition={name: SystemResult(**numbers(evaluation)) for name, evaluation in recognised.items()},
+        difference=paired_test(recognised[FINE_TUNED], recognised[FROM_SCRATCH]) if recognised else None,
         parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         weights_sha256=state_sha256(read_state(model)),
         tokenizer_sha256=experiment.tokenizer.sha256,

@@ -12,7 +12,7 @@ import torch
 from asr_fed.carbon.measure import check_measure, measured
 from asr_fed.carbon.of_run import check_carbon
 from asr_fed.config.schema import CentralConfig, Config, EngineKind, Start, TaskKind
-from asr_fed.data.alignable import describe_impossible
+from asr_fed.data.alignable import alignable, describe_impossible
 from asr_fed.data.manifest import Utterance
 from asr_fed.data.partition import describe
 from asr_fed.data.tokenizer import describe_unknown
@@ -23,9 +23,18 @@ from asr_fed.federation.sampling import cohort_size
 from asr_fed.federation.state import FederationState, load_federation
 from asr_fed.federation.virtual import virtual_time
 from asr_fed.interop.open_recogniser import open_recogniser
+from asr_fed.model.backbone import count_states
 from asr_fed.model.recogniser import Recogniser, save_recogniser
 from asr_fed.model.state import freeze
-from asr_fed.pipeline.pretrained import evaluate_pretraining, write_pretraining
+from asr_fed.pipeline.pretrained import (
+    FINE_TUNED,
+    RECOGNISERS,
+    as_recognition,
+    evaluate_pretraining,
+    evaluate_recognition,
+    own_encoder,
+    write_pretraining,
+)
 from asr_fed.pipeline.results import made_by, test_all, write_results
 from asr_fed.pipeline.stuck import describe_stuck
 from asr_fed.reporting.carbon import describe_carbon
@@ -91,8 +100,7 @@ def train(config: Config, command: str = "") -> RunSummary | PretrainingSummary:
                     "federation.clients.dev_min_utterances or raise federation.clients.dev_fraction."
                 )
         begin_run(config)
-        merit = "WER" if config.task.kind is TaskKind.recognition else "loss"
-        with open_tracking(config) as track, RunProgress(track, merit) as progress:
+        with open_tracking(config) as track, RunProgress(track) as progress:
             progress.say(f"{experiment.run_dir}: {describe(experiment.partition)}")
             if remark := describe_unknown(experiment.tokenizer, (u.text for u in experiment.partition.utterances)):
                 progress.say(remark)
@@ -102,8 +110,10 @@ def train(config: Config, command: str = "") -> RunSummary | PretrainingSummary:
                 federation = train_models(experiment, progress)
                 if config.task.kind is not TaskKind.recognition:
                     found = evaluate_pretraining(experiment, progress)
+                    fine_tune(experiment, progress)
+                    recognised = evaluate_recognition(experiment, progress)
                     made = made_by(time.perf_counter() - started, command)
-                    pretraining = write_pretraining(experiment, federation, found, made)
+                    pretraining = write_pretraining(experiment, federation, found, made, recognised)
                     progress.say(f"Results are in {experiment.run_dir}.")
                     return pretraining
                 tests = test_all(experiment, progress)
@@ -160,6 +170,21 @@ def reference(experiment: Experiment, progress: RunProgress) -> None:
     centrally(experiment, learner, pooled_speech(experiment), settings, "central", progress)
 
 
+def fine_tune(experiment: Experiment, progress: RunProgress) -> None:
+    """After a pre-training: a recogniser by its encoder and one from scratch, on the same transcripts of the warm-up
+    speakers. Without `fine_tune.epochs` there are none."""
+    settings, speech = experiment.config.fine_tune, as_recognition(experiment)
+    fits = alignable(experiment.cache, experiment.tokenizer, partial(count_states, experiment.config.model))
+    warm_up = [utterance for utterance in experiment.partition.warm_up if fits(utterance, 1.0)]
+    for name in RECOGNISERS if settings.epochs else ():
+        if (experiment.checkpoints / f"{name}.pt").is_file():
+            continue
+        recogniser, path = speech.fresh_recogniser(), own_encoder(experiment)
+        if name == FINE_TUNED:
+            adopt_encoder(recogniser, load_pretrainer(path), path)
+        centrally(speech, recogniser, warm_up, settings, name, progress)
+
+
 def centrally(
     experiment: Experiment,
     learner: Learner,
@@ -169,7 +194,9 @@ def centrally(
     progress: RunProgress,
 ) -> None:
     config = experiment.config
-    freeze(learner.model, settings.frozen, f"{name}.frozen")
+    section = "fine_tune" if name in RECOGNISERS else name  # of the config
+    merit = "WER" if config.task.kind is TaskKind.recognition else "loss"
+    freeze(learner.model, settings.frozen, f"{section}.frozen")
     bar = progress.bars.add_task(name.replace("_", " "), total=settings.epochs)
     evaluated: list[EpochReport] = []
 
@@ -177,14 +204,14 @@ def centrally(
         progress.bars.update(bar, completed=report.epoch)
         if report.wer is None:
             return
-        progress.epoch(name, report)
+        progress.epoch(name, report, merit)
         halfway = 2 * report.epoch >= settings.epochs > 2 * (evaluated[-1].epoch if evaluated else 0)
         evaluated.append(report)
         if halfway and settings.epochs >= LONG:
             say_if_stuck()
 
     def say_if_stuck() -> None:
-        if evaluated and (advice := describe_stuck(name, evaluated[-1], config)):
+        if evaluated and (advice := describe_stuck(section, evaluated[-1], config)):
             progress.say(advice)
 
     train_central(

@@ -62,7 +62,10 @@ def describe_run(
         "mb_down": total("bytes_down", 1e6),
     }
     if isinstance(result, PretrainingSummary):
-        return {name: {**vars(result), **sums, **about}.get(name) for name in FIELDS}
+        tuned = result.recognition.get("fine_tuned")
+        words = {} if tuned is None else {**vars(tuned), "test_wer": tuned.wer, "test_cer": tuned.cer}
+        # Its `difference` is from the recogniser from scratch, not from the first run.
+        return {name: {**words, **vars(result), **sums, **about, "difference": None}.get(name) for name in FIELDS}
     sums |= fleet_numbers(result.simulation, rounds, target_wer)
     own = result.systems.get(result.own)
     interval = {"wer_low": own and own.wer_low, "wer_high": own and own.wer_high}

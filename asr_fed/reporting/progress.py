@@ -16,8 +16,7 @@ from asr_fed.training.central import EpochReport
 class RunProgress:
     """Terminal output of one run; numbers also go to `track`. A context manager."""
 
-    def __init__(self, track: Track = lambda name, value, step: None, merit: str = "WER") -> None:
-        """`merit`: the name of what epochs are measured in."""
+    def __init__(self, track: Track = lambda name, value, step: None) -> None:
         self.console = Console(highlight=False)
         self.bars = Progress(
             TextColumn("{task.description}"),
@@ -28,7 +27,7 @@ class RunProgress:
             console=self.console,
             transient=True,
         )
-        self._track, self._merit = track, merit
+        self._track = track
 
     def __enter__(self) -> "RunProgress":
         self.bars.start()
@@ -40,13 +39,14 @@ class RunProgress:
     def say(self, text: str | Table) -> None:
         self.console.print(text, soft_wrap=True)
 
-    def epoch(self, name: str, report: EpochReport) -> None:
-        wer = "" if report.wer is None else f"  dev {self._merit} {report.wer:6.2f}"
+    def epoch(self, name: str, report: EpochReport, merit: str = "WER") -> None:
+        """`merit`: the name of what it is measured in."""
+        wer = "" if report.wer is None else f"  dev {merit} {report.wer:6.2f}"
         self.say(f"{name}: epoch {report.epoch:3d}{wer}  loss {report.loss:.3f}  lr {report.lr:.3g}")
         self._track(f"{name}/loss", report.loss, report.epoch)
         self._track(f"{name}/lr", report.lr, report.epoch)
         if report.wer is not None:
-            self._track(f"{name}/{self._merit.lower()}", report.wer, report.epoch)
+            self._track(f"{name}/{merit.lower()}", report.wer, report.epoch)
 
     def round(self, record: RoundRecord) -> None:
         wer = "" if record.wer is None or record.cer is None else f"  dev WER {record.wer:6.2f}  CER {record.cer:6.2f}"

@@ -98,19 +98,30 @@ class Facts:
 
 @dataclass(frozen=True)
 class PretrainingSummary(Facts):
-    """A pre-training that has ended: of its `own` model, and of each one by name."""
+    """A pre-training that has ended: of its `own` model, and of each one by name.
+
+    recognition: recognisers that were trained afterwards (`fine_tune`), by the pre-trained encoder and from scratch.
+    difference: the first minus the second, in points of WER.
+    """
 
     task: str
     test_loss: float
     test_accuracy: float
     systems: dict[str, CodesResult]
+    recognition: dict[str, SystemResult] = field(default_factory=dict)
+    difference: "Paired | None" = None
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "PretrainingSummary":
         """Raises ValueError where it is no summary."""
         try:
+            from asr_fed.evaluation.statistics import read_paired
+
             systems = {name: CodesResult(**found) for name, found in content["systems"].items()}
-            return cls(**{**_known(cls, content), "systems": systems})
+            recognition = {name: SystemResult(**found) for name, found in content.get("recognition", {}).items()}
+            difference = content.get("difference") and read_paired(content["difference"])
+            typed = {"systems": systems, "recognition": recognition, "difference": difference}
+            return cls(**{**_known(cls, content), **typed})
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"no summary of a pre-training: {error}") from error
 

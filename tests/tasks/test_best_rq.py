@@ -1,5 +1,6 @@
 """BEST-RQ: codes of a random projection, masks, a loss that falls, a federation that ends in the same bits."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +21,11 @@ from asr_fed.federation.shared_config import shared_config
 from asr_fed.model.best_rq import RandomProjectionQuantiser
 from asr_fed.model.recogniser import load_recogniser
 from asr_fed.model.state import frozen_sha256, layout, read_state
-from asr_fed.pipeline.pretrained import evaluate_pretraining, write_pretraining
+from asr_fed.pipeline.pretrained import evaluate_pretraining, evaluate_recognition, write_pretraining
 from asr_fed.pipeline.results import made_by
-from asr_fed.pipeline.train import train, warm_start
+from asr_fed.pipeline.train import fine_tune, train, warm_start
+from asr_fed.reporting.compare import describe_run
+from asr_fed.reporting.evaluation_files import read_evaluation
 from asr_fed.reporting.progress import RunProgress
 from asr_fed.runs.experiment import Experiment
 from asr_fed.runs.run_dir import begin_run
@@ -122,10 +125,11 @@ def test_it_learns_and_an_evaluation_does_not_depend_on_its_batches(task: BestRq
 def test_two_workers_and_one_that_is_interrupted_end_in_the_same_bits_and_the_encoder_is_fine_tuned(
     make: Callable[..., Experiment],
 ) -> None:
-    config = make(name="whole").config
+    tuning = ("fine_tune.epochs=1", "fine_tune.lr=0.01")
+    config = make(*tuning, name="whole").config
     summary = train(config)
     assert isinstance(summary, PretrainingSummary)
-    own = make(name="resumed")
+    own = make(*tuning, name="resumed")
     save_learner(own.fresh_learner(), own.config, own.checkpoints / "warm_start.pt")
 
     class Interrupted(Exception):
@@ -140,13 +144,26 @@ def test_two_workers_and_one_that_is_interrupted_end_in_the_same_bits_and_the_en
     state = run_federation(own, RemoteNodes(InProcess(own, NumExamples())))  # type: ignore[arg-type]
     begin_run(own.config)
     with RunProgress() as progress:
-        found = write_pretraining(own, state, evaluate_pretraining(own, progress), made_by(1.0, ""))
+        tests = evaluate_pretraining(own, progress)
+        for _ in range(2):  # the second finds them trained
+            fine_tune(own, progress)
+        heard = evaluate_recognition(own, progress)
+        found = write_pretraining(own, state, tests, made_by(1.0, ""), heard)
     assert found.weights_sha256 == summary.weights_sha256
     assert found.systems == summary.systems
+    assert found.recognition == summary.recognition and list(found.recognition) == ["fine_tuned", "from_scratch"]
+    assert found.difference == summary.difference is not None
+    tuned_wer, scratch_wer = (each.wer for each in found.recognition.values())
+    assert found.difference.difference == pytest.approx(tuned_wer - scratch_wer)
     best = min(record.dev_loss for record in state.history if record.dev_loss is not None)
     assert state.best_wer <= best and state.history[0].wer is None and state.history[0].accuracy is not None
     page = (Path(config.run_dir) / "report.html").read_text()
     assert f"{summary.test_accuracy:.2f} %" in page and "Codes predicted right" in page
+    assert all(f"<td>{each.wer:.2f}</td>" in page for each in summary.recognition.values())
+    sets = [read_evaluation(Path(config.run_dir) / "evaluation" / name) for name in summary.recognition]
+    assert [each.wer for each in sets] == [each.wer for each in summary.recognition.values()]
+    record = describe_run([], None, summary)
+    assert record["test_wer"] == tuned_wer and json.loads(json.dumps(record)) == record
     with pytest.raises(UserError, match="is a pre-training"):
         read_summary(Path(config.run_dir))
     assert read_any_summary(Path(config.run_dir)) == summary
@@ -212,3 +229,8 @@ def test_what_needs_words_is_refused(change: str, told: str) -> None:
     more = ("augment.pauses=0.0", "federation.clients.dev_fraction=0.2")
     with pytest.raises(UserError, match=told):
         check_shared(OmegaConf.structured(typed_config({}, *TASK, *PLAIN, *more, change)))
+
+
+def test_a_recogniser_is_fine_tuned_after_a_pretraining_only() -> None:
+    with pytest.raises(UserError, match=r"fine_tune\.epochs=3 follows a pre-training"):
+        check_shared(OmegaConf.structured(typed_config({}, "fine_tune.epochs=3")))
