@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from asr_fed.model.recogniser import load_recogniser, save_recogniser
 from tests.engines.deployment.machine import Machine
+from tests.tiny import talk
 
 TWO_ROUNDS = (
     *("federation.rounds=2", "personalise=true", "personalisation.epochs=1"),
@@ -66,6 +68,32 @@ def test_a_live_node_is_asked_again_as_soon_as_it_has_answered(machine: Machine)
     assert machine.log("silo").count("trained 1 client(s)") > machine.log("virtual").count("trained 4 client(s)") > 0
     report = (machine.folder / "deployed" / "report.html").read_text(encoding="utf-8")
     assert "Age of the updates" in report
+
+
+@pytest.mark.slow
+def test_a_silo_without_transcripts_ends_in_the_same_weights_as_local_workers(machine: Machine) -> None:
+    machine.run(*machine.train_command("start", "federation.rounds=0", "warm_start.epochs=0"))
+    recogniser = load_recogniser(machine.folder / "start" / "checkpoints" / "warm_start.pt")
+    talk(recogniser.model)  # so that there is something to hear
+    save_recogniser(recogniser, machine.folder / "start.pt")
+    semi = (
+        *("warm_start.checkpoint=start.pt", "weighting=num_examples", "federation.rounds=2"),
+        *("federation.pseudo_labels.every=2", "federation.pseudo_labels.min_confidence=0.0"),
+        *("federation.pseudo_labels.max_rate=1000.0", "federation.pseudo_labels.min_utterances=4"),
+    )
+    machine.run(*machine.train_command("local", *semi, "data.parts.transcribed=0.4"))
+    clients = machine.clients("local")
+    own = next(client for client in clients if len(client.train) >= 4 and not client.train[0].text)
+    machine.make_silo("silo", own)
+    machine.make_virtual_node("virtual", tuple(client for client in clients if client is not own))
+    machine.start_superlink()
+    for place in ("silo", "virtual"):
+        machine.register(place)
+        machine.start_node(place)
+    machine.run(*machine.deployed_command("deployed", 2, *semi))
+    assert machine.history("local") == machine.history("deployed")
+    assert machine.summary("local")["weights_sha256"] == machine.summary("deployed")["weights_sha256"]
+    assert all(0 < each["pseudo_labelled"] <= each["untranscribed"] for each in machine.history("deployed"))
 
 
 def _text(path: Path) -> str:
