@@ -43,10 +43,12 @@ from asr_fed.federation.client_app import Contribution, build_client_app, client
 from asr_fed.federation.client_store import ClientStore
 from asr_fed.federation.rounds import run_federation
 from asr_fed.federation.shared_config import shared_config
-from asr_fed.model.state import frozen_sha256, layout, load_state
+from asr_fed.federation.state import FederationState, begin, save_federation
+from asr_fed.model.state import frozen_sha256, layout, load_state, read_state
 from asr_fed.runs.experiment import Experiment, open_experiment
 from asr_fed.system.errors import UserError
 from asr_fed.system.randomness import generator
+from asr_fed.tasks.learners import load_learner
 from asr_fed.wire.flower_private import identify_process, set_message_id
 from asr_fed.wire.hosts import RemoteNodes
 from asr_fed.wire.messages import Order, Report
@@ -84,8 +86,8 @@ class Result:
 
 @dataclass
 class Silos:
-    """The clients of a run directory, who train in this process. What they learn of the warm start is kept: it is the
-    same in every cell."""
+    """The clients of a run directory, who train in this process. What they learn from the warm start is kept, and so
+    are its dev WER and loss: they are the same in every cell."""
 
     experiment: Experiment
     kept: dict[tuple[str, int], Contribution] = field(default_factory=dict)
@@ -95,6 +97,9 @@ class Silos:
         self.training = self.experiment.task(self.experiment.fresh_learner(), torch.device("cpu"))
         self.algorithm, self.weighting = instantiate(config.algorithm), instantiate(config.weighting)
         self.store = ClientStore(self.experiment.run_dir / "clients")
+        warm = load_learner(self.experiment.checkpoints / "warm_start.pt", config)
+        load_state(self.training.model, read_state(warm.model))
+        self.start: FederationState = begin(self.experiment, self.training)
 
     def learn(self, client: Client, order: Order, wrong: int = 0) -> Contribution:
         """`wrong`: among how many clients its transcripts have been shuffled."""
@@ -167,18 +172,26 @@ def lie(cell: Cell, change: np.ndarray, silos: int, seed: int, name: str, server
     return change
 
 
-def run(silos: Silos, cell: Cell, rounds: int) -> Result:
+def open_silos(run_dir: Path, rounds: int, steps: int | None) -> Silos:
+    """Those of a run directory, for so many rounds; `steps`: of each in a round, None for the epochs of the config."""
+    experiment = open_experiment(run_dir)
+    settings, experiment.config.engine.nodes = experiment.config.federation, len(experiment.partition.clients)
+    settings.rounds = settings.evaluate_every = rounds
+    settings.local_steps = settings.local_steps if steps is None else steps
+    settings.held_out.epochs, settings.decay_from, settings.average_last = 0, 1.0, None
+    return Silos(experiment)
+
+
+def run(silos: Silos, cell: Cell) -> Result:
     """The federation of a cell, from the warm start, in a run directory of its own."""
     started = time.perf_counter()
     config = deepcopy(silos.experiment.config)
-    config.engine.nodes = len(silos.experiment.partition.clients)
-    settings = config.federation
-    settings.rounds = settings.evaluate_every = rounds
-    settings.robust, settings.held_out.epochs, settings.decay_from = DEFENCES[cell.defence], 0, 1.0
+    config.federation.robust = DEFENCES[cell.defence]
     with tempfile.TemporaryDirectory() as folder:
         own = replace(silos.experiment, config=config, run_dir=Path(folder))
         own.checkpoints.mkdir()
         shutil.copy(silos.experiment.checkpoints / "warm_start.pt", own.checkpoints)
+        save_federation(silos.start, own.checkpoints / "federation.pt")
         try:
             state = run_federation(own, RemoteNodes(Nodes(silos, own, cell)))
         except UserError as error:
@@ -189,7 +202,7 @@ def run(silos: Silos, cell: Cell, rounds: int) -> Result:
 
 
 def cells() -> list[Cell]:
-    attacks = [("none", 0), *((attack, attackers) for attack in ATTACKS for attackers in reversed(ATTACKERS))]
+    attacks = [("none", 0), *((attack, attackers) for attackers in reversed(ATTACKERS) for attack in ATTACKS)]
     return [Cell(attack, attackers, defence) for attack, attackers in attacks for defence in DEFENCES]
 
 
@@ -235,18 +248,20 @@ def main() -> None:
     parser.add_argument("run_dir", type=Path, help="a run directory with a warm start")
     parser.add_argument("--cells", type=Path, required=True, help="CSV file of the cells that are done")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, help="of each silo in a round, in place of an epoch")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no cell that may end later")
     arguments = parser.parse_args()
     started, longest = time.perf_counter(), 0.0
     torch.set_num_threads(1)
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    silos = Silos(open_experiment(arguments.run_dir))
+    silos = open_silos(arguments.run_dir, arguments.rounds, arguments.steps)
+    print(f"warm start: dev WER {silos.start.best_wer:.2f}, dev loss {silos.start.loss:.3f}", flush=True)
     for cell in cells():
         if cell in read_cells(arguments.cells):
             continue
         if time.perf_counter() - started + 1.2 * longest > arguments.seconds:
             break
-        result = run(silos, cell, arguments.rounds)
+        result = run(silos, cell)
         longest = max(longest, result.seconds)
         append_cell(arguments.cells, cell, result)
         print(cell, result, flush=True)

@@ -27,7 +27,7 @@ def _check_ray(engine: EngineConfig) -> None:
     from asr_fed.engines.ray_cluster import check_temporary_folder, import_ray, no_room
     from asr_fed.engines.ray_pool import RayPool
 
-    import_ray()
+    import_ray(own_cluster=engine.address is None)
     workers = engine.workers or 1
     if engine.address is None:
         check_temporary_folder()

@@ -1,10 +1,13 @@
 """A Ray cluster: the package, joining or starting a cluster, its limits, and how arrays travel in it."""
 
 import importlib
+import logging
 import os
 import re
+import secrets
 import signal
 import socket
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ from flwr.app import Array
 
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import available_cores
+
+log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 10.0  # seconds
 # Paths of sockets: the longest that the system accepts, in bytes, and how Ray's continue after the temporary folder.
@@ -42,14 +47,38 @@ def check_temporary_folder() -> None:
         )
 
 
-def import_ray() -> Any:
+def import_ray(own_cluster: bool = False) -> Any:
+    """Ray. For a cluster of our own it has to be imported here first: it reads these settings when it is imported.
+
+    Raises UserError where it is not installed.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # A worker that asks for no GPU sees all of them, like a local worker. Ray warns if this is not set.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if own_cluster:
+        _keep_to_ourselves()
     try:
         return importlib.import_module("ray")
     except ImportError as error:
         raise UserError('engine=ray needs Ray: pip install "asr_fed[ray]"') from error
+
+
+def _keep_to_ourselves() -> None:
+    """Our own cluster takes calls from this machine alone, and from nobody without its token: whoever may call it runs
+    code as us. The token is in the environment of our own processes, which no other user can read.
+    """
+    if "RAY_AUTH_MODE" in os.environ:  # chosen by the user, or by us before
+        return
+    if "ray" in sys.modules:
+        log.warning(
+            "Ray was imported before: its cluster takes calls without a token, on all of the machine's addresses."
+        )
+        return
+    os.environ["RAY_AUTH_MODE"] = "token"
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # As Ray does by itself on macOS and Windows: it listens on 127.0.0.1 in place of all of the machine's addresses.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 def connect(ray: Any, address: str | None) -> None:

@@ -52,7 +52,7 @@ class RayPool:
     def __init__(
         self, open_worker: OpenWorker, address: str | None = None, threads: int = 1, gpus_per_worker: float = 0.0
     ) -> None:
-        self._ray = import_ray()
+        self._ray = import_ray(own_cluster=address is None)
         self._open_worker, self._threads, self._gpus = pickle.dumps(open_worker), threads, gpus_per_worker
         self._workers: dict[int, _Worker] = {}
         self._put: tuple[ArrayRecord, Any] | None = None  # the last record that went into the object store

@@ -1,13 +1,14 @@
 """Ray actors as workers: the same bits as anywhere else, and what happens when they fall. Needs Ray and two cores."""
 
 import functools
+import importlib.util
 import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from flwr.app import ArrayRecord, Message
 
 from asr_fed.aggregation.update import Update, mean, merge
 from asr_fed.engines import ray_pool
+from asr_fed.engines.ray_cluster import import_ray
 from asr_fed.engines.ray_pool import RayPool
 from asr_fed.engines.workers import Event, WorkerError, WorkerLost, Workers
 from asr_fed.federation.shared_config import shared_config
@@ -32,7 +34,9 @@ from tests.federation.plain_node import PlainNode, content
 from tests.tiny import Corpus, settings, typed_config
 from tests.waiting import PATIENCE, wait_until
 
-ray = pytest.importorskip("ray")
+if importlib.util.find_spec("ray") is None:
+    pytest.skip("needs Ray", allow_module_level=True)
+ray = import_ray(own_cluster=True)
 pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers need two cores")
 
 
@@ -108,6 +112,16 @@ def test_a_cluster_that_is_not_there_and_a_missing_ray_say_what_to_do(monkeypatc
         RayPool(open_nothing)
 
 
+def test_a_ray_that_was_imported_before_is_not_given_settings_that_it_does_not_read(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its cluster would not start: one half of Ray would want a token, the other would send none."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    assert import_ray(own_cluster=True) is ray
+    assert "RAY_AUTH_MODE" not in os.environ and "without a token" in caplog.text
+
+
 def test_ctrl_c_ends_everything_though_a_worker_sleeps() -> None:
     command = [sys.executable, "-c", "from tests.engines.ray_toys import train_for_ever as f; f()"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
@@ -117,6 +131,49 @@ def test_ctrl_c_ends_everything_though_a_worker_sleeps() -> None:
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         assert process.wait(PATIENCE) == 130
     wait_for_the_end_of(started)
+
+
+STRANGER = """
+import sys
+import ray
+
+@ray.remote
+def intrude():
+    return "ran a function"
+
+ray.init(address=sys.argv[1], log_to_driver=False)
+print(ray.get(intrude.remote()))
+"""
+
+
+def stranger(address: str, **environment: str) -> str:
+    """What another process of this machine prints that joins the cluster at `address` to run a function there."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    own["RAY_NUM_REDIS_GET_RETRIES"] = "2"  # how often it knocks, a second apart; by default 20 times
+    process = subprocess.run(
+        [sys.executable, "-c", STRANGER, address],
+        env=own | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        timeout=PATIENCE,
+    )
+    return process.stdout
+
+
+def listening(pid: int) -> set[str]:
+    """The addresses on which a process takes TCP connections, as in /proc/net/tcp."""
+    links, sockets = list[Path](), set[str]()
+    with suppress(OSError):  # it has ended
+        links += Path(f"/proc/{pid}/fd").iterdir()
+    for link in links:
+        with suppress(OSError):  # it has been closed
+            sockets.add(os.readlink(link))
+    rows = [line.split() for kind in ("tcp", "tcp6") for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]]
+    return {row[1].split(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
+
+
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 
 
 class Federation:
@@ -183,6 +240,23 @@ def first_round(federation: Federation) -> list[Reply]:
     orders = [federation.order(node, 1, sizes) for node, sizes in shares.items()]
     messages = replies_to(federation.grid, orders)
     return [federation.read(message, shares[message.metadata.src_node_id]) for message in messages]
+
+
+def test_nobody_without_its_token_runs_a_function_in_our_own_cluster(
+    federation: Federation, first_round: list[Reply]
+) -> None:
+    """Whoever knew its address could: as our user, over all addresses of this machine."""
+    address = ray.get_runtime_context().gcs_address
+    token = os.environ["RAY_AUTH_TOKEN"]
+    assert stranger(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token) == "ran a function\n"
+    assert stranger(address) == ""
+    assert stranger(address, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64) == ""
+
+
+def test_our_own_cluster_listens_on_the_loopback_alone(federation: Federation, first_round: list[Reply]) -> None:
+    listeners = {line: found for pid, line in descendants(os.getpid()).items() if (found := listening(pid))}
+    assert any("gcs_server" in line for line in listeners)
+    assert {line: found for line, found in listeners.items() if not found <= LOOPBACK} == {}
 
 
 def test_a_killed_actor_is_replaced_and_the_round_ends_in_the_bits_of_the_plain_function(
