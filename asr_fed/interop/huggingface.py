@@ -55,7 +55,7 @@ def load_encoder(encoder: SampleEncoder | WhisperEncoder, folder: Path) -> None:
     _check_files(folder)
     kind = encoder.shape.model_type
     renamed = {r"^(model\.)?encoder\.": ""} if kind is PretrainedKind.whisper else None
-    _be_quiet()
+    be_quiet()
     try:
         found, told = model_class(kind).from_pretrained(
             str(folder),
@@ -164,7 +164,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _be_quiet() -> None:
+def be_quiet() -> None:
     """No progress bars and no table of tensors: what does not fit is told in our words."""
     from transformers.utils import logging
 

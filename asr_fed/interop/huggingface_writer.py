@@ -12,6 +12,7 @@ import torch
 
 from asr_fed.config.pretrained import ConvNorm
 from asr_fed.data.tokenizer import BLANK, BOS, EOS, Tokenizer
+from asr_fed.interop.huggingface import be_quiet
 from asr_fed.model.pretrained import PREFIX, SampleEncoder, WhisperEncoder, transformers_config
 from asr_fed.model.recogniser import Recogniser, save_recogniser
 from asr_fed.model.tuning import merged_state
@@ -36,7 +37,7 @@ print(AutoTokenizer.from_pretrained(folder).decode(tokens[0]).replace("|", " ").
 ```
 
 Give one recording at a time: in a batch, transformers lets some encoders hear the padding. `python -m
-asr_fed.transcribe --model FOLDER` reads `{recogniser}`, which has the attention decoder, too.
+asr_fed.transcribe FOLDER AUDIO` reads `{recogniser}`, which has the attention decoder, too.
 """
 
 
@@ -54,10 +55,11 @@ def export_to_huggingface(recogniser: Recogniser, folder: Path) -> None:
         what = "Whisper's encoder" if isinstance(encoder, WhisperEncoder) else "adapters"
         raise UserError(
             f"transformers has no CTC model with {what}: this recogniser is opened by asr_fed alone (python -m "
-            "asr_fed.transcribe --model RUN_OR_CHECKPOINT)."
+            "asr_fed.transcribe RUN_OR_CHECKPOINT AUDIO)."
         )
     assert isinstance(encoder, SampleEncoder)
     model = _with_head(recogniser, encoder)
+    be_quiet()
     make_folder(folder)
     save_recogniser(recogniser, folder / RECOGNISER)
     model.save_pretrained(str(folder))

@@ -49,7 +49,7 @@ def export_recogniser(
     if not isinstance(model.encoder, encoder.Encoder):
         raise UserError(
             f"A SpeechBrain folder holds a CRDNN, and this recogniser has a {recogniser.model_config.encoder.name}: "
-            "it is opened by asr_fed alone (python -m asr_fed.transcribe --model RUN_OR_CHECKPOINT)."
+            "it is opened by asr_fed alone (python -m asr_fed.transcribe RUN_OR_CHECKPOINT AUDIO)."
         )
     make_folder(folder)
     parts = nn.ModuleList([model.encoder.crdnn, model.embedding, model.decoder, model.ctc_head, model.decoder_head])
