@@ -11,7 +11,8 @@ from asr_fed.system.exit_status import exit_status
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exits with 2 where the user has something to correct, 130 after Ctrl-C, 143 after SIGTERM."""
+    """Exits with 1 where `check` finds a fault, 2 where the user has something to correct, 130 after Ctrl-C, 143 after
+    SIGTERM."""
     parser = argparse.ArgumentParser(
         prog="python -m asr_fed.deployment", description="Nodes and server of a federation."
     )
@@ -51,6 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     node = commands.add_parser("node", help="node: take part until interrupted")
     node.add_argument("settings", type=Path, help="NODE.yaml")
 
+    check = commands.add_parser("check", help="node: try all that it needs, from the server's name to its disk")
+    check.add_argument("settings", type=Path, help="NODE.yaml")
+
     approve = commands.add_parser("approve", help="node: see in words what a server wants, and approve it")
     approve.add_argument("settings", type=Path, help="NODE.yaml")
     approve.add_argument("--yes", action="store_true", help="do not ask")
@@ -69,7 +73,7 @@ def _of_operator(commands: Any, name: str, does: str) -> argparse.ArgumentParser
     return parser
 
 
-def _run(chosen: argparse.Namespace) -> None:
+def _run(chosen: argparse.Namespace) -> int:
     # Imported as needed: torch and Flower take seconds.
     match chosen.command:
         case "certificates":
@@ -106,6 +110,9 @@ def _run(chosen: argparse.Namespace) -> None:
             from asr_fed.engines.deployment.settings import read_settings
 
             run_node(read_settings(chosen.settings))
+        case "check":
+            return _check(chosen.settings)
+    return 0
 
 
 def _operate(chosen: argparse.Namespace) -> None:
@@ -126,6 +133,22 @@ def _operate(chosen: argparse.Namespace) -> None:
             if chosen.command == "status":
                 print("\n".join(operator.runs() or ["no run is under way"]))
             print("\n".join(operator.nodes() or ["no node is registered"]))
+
+
+def _check(path: Path) -> int:
+    """1 where something is not as it has to be."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from asr_fed.engines.deployment.node_check import check_node
+    from asr_fed.wire.records import readable
+
+    console, faults = Console(highlight=False, soft_wrap=True), 0
+    for found in check_node(path):
+        word, style = {True: ("ok", "green"), False: ("FAULT", "bold red"), None: ("-", "dim")}[found.well]
+        console.print(Text.assemble((f"{word:7}", style), f"{found.what:10}{readable(found.told)}"))
+        faults += found.well is False
+    return 1 if faults else 0
 
 
 def _approve(path: Path, ask: bool) -> None:

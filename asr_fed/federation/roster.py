@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from asr_fed.wire.messages import ClientSize, Refused, Report, SharedConfig
 from asr_fed.wire.records import told
 
 PAUSE = 0.2  # seconds between two checks for nodes
+NAMED = 5  # nodes in one line
 AGAIN = 60  # seconds after which a node that has not joined is asked again: it may have been repaired
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Roster:
     refused: dict[int, str] = field(default_factory=dict)
     asked: dict[str, int] = field(default_factory=dict)  # queries without an answer, and their nodes
     members: Callable[[], Mapping[int, Member] | None] = lambda: None
+    there: set[int] = field(default_factory=set)  # connected, whether or not they have joined
     _asked_at: dict[int, float] = field(default_factory=dict)
     _names: list[str] = field(default_factory=list)
 
@@ -60,7 +62,7 @@ class Roster:
 
     def refresh(self, hosts: Hosts) -> None:
         """Check who is there, ask new nodes for their clients, and read the answers that have arrived."""
-        there = set(hosts.get_node_ids())
+        self.there = there = set(hosts.get_node_ids())
         now = time.monotonic()
         recently = {node for node, at in self._asked_at.items() if now - at < AGAIN}
         newcomers = there - self.nodes.keys() - recently
@@ -73,6 +75,23 @@ class Roster:
                 if (node := self.asked.pop(answer.metadata.reply_to_message_id, None)) is not None:
                     self._admit(node, answer)
         self.online = there & self.nodes.keys()
+
+    def describe(self, needed: int) -> str:
+        """Who has joined, who is expected, and what keeps the others: one line for the operator who waits."""
+        members = self.members() or {}
+        known = {node: member.name for node, member in members.items()}
+        known |= {node: report.name for node, report in self.nodes.items()}
+
+        def named(nodes: Iterable[int], state: str) -> list[str]:
+            names = sorted(known.get(node, f"node {node}") for node in nodes)
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            return [f"{', '.join(names[:NAMED])}{more} {state}"] if names else []
+
+        preparing = (set(self.asked.values()) & self.there) - self.online
+        away = members.keys() - self.there
+        joined = f"{len(self.online)} of {needed} node{'s' if needed > 1 else ''} joined"
+        refused = [f"{known.get(node, f'node {node}')} not admitted: {why}" for node, why in self.refused.items()]
+        return ", ".join([joined, *named(preparing, "preparing"), *named(away, "not connected"), *refused])
 
     def _admit(self, node: int, answer: Message) -> None:
         try:
@@ -102,16 +121,18 @@ class Roster:
         self.online.add(node)
 
 
-def join(experiment: Experiment, hosts: Hosts, base: str = "") -> Roster:
+def join(
+    experiment: Experiment, hosts: Hosts, base: str = "", say: Callable[[str], None] = lambda text: None
+) -> Roster:
     """Wait for all expected nodes; where nodes come and go, for the number in the config.
 
-    `base` is the hash of what is frozen in the model.
+    `base` is the hash of what is frozen in the model. `say` is called with who is there, whenever that changes.
     """
     engine, setup = experiment.config.engine, shared_config(experiment, base)
     if hosts.expected is not None:
         return wait_for_nodes(hosts, setup, hosts.expected, seconds=None)
     members = (lambda: None) if engine.certificates is None else partial(read_members, Path(engine.certificates))
-    return wait_for_nodes(hosts, setup, engine.nodes, engine.wait, members)
+    return wait_for_nodes(hosts, setup, engine.nodes, engine.wait, members, say)
 
 
 def wait_for_nodes(
@@ -120,14 +141,18 @@ def wait_for_nodes(
     needed: int,
     seconds: float | None,
     members: Callable[[], Mapping[int, Member] | None] = lambda: None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Roster:
     """The roster, once `needed` nodes have joined and all that are there have answered.
 
     Raises UserError if that takes longer than `seconds`; with None, if all have answered and they are too few.
     """
     roster, deadline = Roster(setup, members=members), None if seconds is None else time.monotonic() + seconds
+    said = ""
     while True:
         roster.refresh(hosts)
+        if (text := roster.describe(needed)) != said:
+            say(said := text)
         late = not roster.asked if deadline is None else time.monotonic() > deadline
         if len(roster.online) >= needed and (late or not roster.asked):
             return roster

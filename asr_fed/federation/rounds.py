@@ -123,10 +123,12 @@ class Federation:
         return check_weight(reply, clients, self.roster.clients, self.bounds, terms)
 
     @classmethod
-    def open(cls, experiment: Experiment, hosts: Hosts, model: nn.Module) -> "Federation":
-        """Wait for the nodes. Raises UserError where too few join."""
+    def open(
+        cls, experiment: Experiment, hosts: Hosts, model: nn.Module, on_wait: Callable[[str], None] = lambda text: None
+    ) -> "Federation":
+        """Wait for the nodes; `on_wait` is told who is there. Raises UserError where too few join."""
         config = experiment.config
-        roster, parts = join(experiment, hosts, frozen_sha256(model)), layout(model)
+        roster, parts = join(experiment, hosts, frozen_sha256(model), on_wait), layout(model)
         algorithm = instantiate(config.algorithm)
         bounds = weight_bounds_up_to if config.federation.pseudo_labels.on else weight_bounds
         return cls(
@@ -147,11 +149,13 @@ def run_federation(
     hosts: Hosts,
     on_round: Callable[[Sequence[RoundRecord]], None] = lambda history: None,
     on_personalise: Callable[[int], None] = lambda clients: None,
+    on_wait: Callable[[str], None] = lambda text: None,
 ) -> FederationState:
     """Train from checkpoints/warm_start.pt to checkpoints/federated.pt, over the nodes of `hosts`.
 
     Continues from checkpoints/federation.pt if that exists. `on_round` is called with the history after each round,
-    `on_personalise` with the number of clients that will personalise the result, if the config asks for that.
+    `on_personalise` with the number of clients that will personalise the result, if the config asks for that, and
+    `on_wait` with who has joined and who has not, while nodes are waited for.
 
     Raises UserError if too few nodes join, or if a round fails twice.
     """
@@ -164,7 +168,7 @@ def run_federation(
     federation, arrivals, memory = None, None, Memory()
     timetables: Iterator[Timetable | None] = itertools.repeat(None)
     if state.round < settings.rounds:
-        federation = Federation.open(experiment, hosts, model)
+        federation = Federation.open(experiment, hosts, model, on_wait)
         state = with_clients(state, federation)
         forget_after(experiment.run_dir, state.round)
         memory = remember(experiment.run_dir, state.history)

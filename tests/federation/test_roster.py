@@ -159,3 +159,27 @@ def test_a_nodes_reason_does_nothing_to_the_terminal() -> None:
     roster.refresh(network)  # type: ignore[arg-type]
     roster.refresh(network)  # type: ignore[arg-type]
     assert roster.refused[1].isprintable() and len(roster.refused[1]) <= 300
+
+
+def test_an_operator_who_waits_sees_who_is_missing_and_why() -> None:
+    members = {1: Member("clinic-a"), 2: Member("clinic-b"), 3: Member("clinic-c")}
+    network, said = Network(n1=silo("clinic-a", "clinic-a"), n2=None), list[str]()
+
+    def say(text: str) -> None:
+        said.append(text)
+        if len(said) == 1:  # the third one comes, and then the second one is ready
+            network.nodes[3] = silo("clinic-c", "clinic-c", "clinic-d")
+        if len(said) == 2:
+            network.nodes[2] = silo("clinic-b", "clinic-b")
+
+    wait_for_nodes(network, SETUP, 2, 300.0, lambda: members, say)  # type: ignore[arg-type]
+    assert said[0] == "1 of 2 nodes joined, clinic-b preparing, clinic-c not connected"
+    assert said[-1] == "2 of 2 nodes joined, clinic-c not admitted: clinic-c reports 2 clients, and is registered for 1"
+
+
+def test_a_node_without_a_name_and_many_nodes() -> None:
+    members = {number: Member(f"clinic-{number}") for number in range(1, 9)}
+    roster = Roster(SETUP, members=lambda: members, there={99}, asked={"a": 99})
+    told = roster.describe(9)
+    assert told.startswith("0 of 9 nodes joined, node 99 preparing, clinic-1, clinic-2,")
+    assert told.endswith("clinic-5 and 3 more not connected")

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from asr_fed.config.schema import EngineConfig
 from asr_fed.engines.deployment.flower import CONNECTION, environment, flwr, flwr_command, tail, write_connection
-from asr_fed.engines.deployment.server_app import ERROR_FILE
+from asr_fed.engines.deployment.server_app import ERROR_FILE, WAITING_FILE
 from asr_fed.runs.experiment import Experiment
 from asr_fed.runs.records import RoundRecord, read_history
 from asr_fed.system.errors import UserError
@@ -46,12 +46,14 @@ run-dir = {run_dir}
 
 
 def federate_in_deployment(
-    experiment: Experiment, on_round: Callable[[Sequence[RoundRecord]], None] = lambda history: None
+    experiment: Experiment,
+    on_round: Callable[[Sequence[RoundRecord]], None] = lambda history: None,
+    on_wait: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Run the federation of `experiment` on the SuperLink at `engine.address`.
 
-    `on_round` is called with the history after each round. The state of the federation is then in the run directory.
-    Stops the run on its SuperLink when interrupted.
+    `on_round` is called with the history after each round, `on_wait` with who has joined while nodes are waited for.
+    The state of the federation is then in the run directory. Stops the run on its SuperLink when interrupted.
 
     Raises UserError if the SuperLink cannot be reached, or with the error of the ServerApp.
     """
@@ -59,15 +61,18 @@ def federate_in_deployment(
     home, app, log = (run_dir / "flower" / name for name in ("home", "app", "server.log"))
     address = _connect(home, experiment.config.engine)
     write_app(app, run_dir)
-    (run_dir / ERROR_FILE).unlink(missing_ok=True)
-    seen = len(read_history(run_dir))
+    for name in (ERROR_FILE, WAITING_FILE):
+        (run_dir / name).unlink(missing_ok=True)
+    seen, waiting = len(read_history(run_dir)), ""
     try:
         run = flwr(home, "run", str(app), CONNECTION)["run-id"]
     except UserError as error:
         raise UserError(f"The SuperLink at {address} did not take the run: {error} Is it running?") from error
 
     def report() -> None:
-        nonlocal seen
+        nonlocal seen, waiting
+        if (text := _read(run_dir / WAITING_FILE)) != waiting:
+            on_wait(waiting := text)
         history = read_history(run_dir)
         while seen < len(history):
             seen += 1
@@ -79,6 +84,7 @@ def federate_in_deployment(
         _stop(home, run)
         raise
     report()
+    (run_dir / WAITING_FILE).unlink(missing_ok=True)
     if status != "finished:completed":
         raise UserError(_reason(run_dir, log, status, details))
 
@@ -163,10 +169,13 @@ def _stop(home: Path, run: str) -> None:
             print(f"The run {run} could not be stopped on the SuperLink: {error}")
 
 
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
 def _reason(run_dir: Path, log: Path, status: str, details: str) -> str:
-    told = run_dir / ERROR_FILE
-    if told.is_file():
-        return told.read_text(encoding="utf-8")
+    if told := _read(run_dir / ERROR_FILE):
+        return told
     if status == "finished:stopped":
         return "The run was stopped on its SuperLink (flwr stop). It can be resumed."
     return f"The federation failed on the SuperLink: {details}. The end of {log}:\n{tail(log)}"

@@ -5,55 +5,65 @@ import socket
 import time
 from pathlib import Path
 
+from asr_fed.engines.deployment.door import Waiting, fault
 from asr_fed.engines.deployment.flower import end_process, start_flower, tail
 from asr_fed.engines.deployment.resident import Resident
 from asr_fed.engines.deployment.settings import NodeSettings
-from asr_fed.engines.deployment.supernode_loop import mend
+from asr_fed.engines.deployment.supernode_loop import CONNECTED, mend
 from asr_fed.engines.deployment.supernode_tasks import SuperNodeTasks
 from asr_fed.runs.run_dir import exclusive
 from asr_fed.system.errors import UserError
 
 LOCAL = "127.0.0.1"
 PAUSE = 0.2  # seconds between two polls for messages
+LOOK = 30.0  # seconds between two looks whether the server is still there, while there is no message
 # In a SuperNode's log, where SuperLink or proxy do not let it in.
 # Answered with 401, as the proxy answers a key that is not registered, a SuperNode stops itself without a reason.
 NOT_ADMITTED = ("Failed to activate SuperNode", "SuperNode terminated gracefully")
-# For up to a minute the server believes that a killed node is still there, and does not admit its successor.
-ADMISSION, RETRY = 120, 10  # seconds for which a node tries to be admitted, and between two attempts
+STILL_THERE = (
+    "the server believes that this node is there already, as it does for up to a minute after one was killed; if it "
+    "stays so, its operator unregisters the node and registers it again"
+)
 
 
 def run_node(settings: NodeSettings) -> None:
-    """Take part in federations until interrupted.
+    """Take part in federations until interrupted. As long as the server does not let it in, it waits and says why.
 
-    Raises UserError if the node cannot start, the server does not admit it, or its SuperNode ends.
+    Raises UserError if the node cannot start, or its SuperNode ends for another reason.
     """
     folder = Path(settings.folder)
     with exclusive(folder / ".lock", f"Another node is running in {folder}."), Resident(settings, _say) as resident:
-        log, started = folder / "supernode.log", time.monotonic()
+        log, waiting, refused = folder / "supernode.log", Waiting(_say), None
         _say(f"node {settings.name}: looking for the server at {settings.superlink}")
         while True:
-            begin = log.stat().st_size if log.is_file() else 0
-            code = _run_supernode(settings, resident, log)
+            while (reason := fault(settings) or refused) is not None:
+                refused = None
+                time.sleep(waiting.because(reason))
+            log.touch(mode=0o600)
+            begin = log.stat().st_size
+            code = _run_supernode(settings, resident, log, begin, waiting)
             said = log.read_text(encoding="utf-8", errors="replace")[begin:]
             if not any(words in said for words in NOT_ADMITTED):
                 raise UserError(f"The SuperNode ended (exit code {code}). The end of {log}:\n{tail(log)}")
-            if time.monotonic() - started > ADMISSION:
-                raise UserError(
-                    f"The server at {settings.superlink} does not let this node in. Its operator registers "
-                    f"{settings.key}.pub: python -m asr_fed.deployment register."
-                )
-            _say("not let in: the key is not registered, or this node was running until a moment ago. Trying again")
-            time.sleep(RETRY)
+            refused = STILL_THERE
 
 
-def _run_supernode(settings: NodeSettings, resident: Resident, log: Path) -> int | None:
-    """Run a SuperNode and let `resident` answer its messages; returns its exit code when it ends."""
+def _run_supernode(settings: NodeSettings, resident: Resident, log: Path, begin: int, waiting: Waiting) -> int | None:
+    """Run a SuperNode and let `resident` answer its messages; returns its exit code when it ends.
+
+    `begin` is where its words in `log` begin.
+    """
     folder, secret, port = Path(settings.folder), secrets.token_bytes(32), _free_port()
     arguments = _arguments(settings, _write_secret(folder, secret), port)
     supernode = start_flower("flower-supernode", arguments, home=folder / "home", log=log, before=mend)
+    connected, look = False, 0.0
     try:
         tasks = SuperNodeTasks(f"{LOCAL}:{port}", secret)
         while supernode.is_alive():
+            if not connected and CONNECTED.encode() in _from(log, begin):
+                connected, look = True, time.monotonic() + LOOK
+                waiting.over()
+                _say(f"connected to {settings.superlink} as {settings.name}")
             try:
                 task = tasks.next()
                 if task is not None:
@@ -63,10 +73,31 @@ def _run_supernode(settings: NodeSettings, resident: Resident, log: Path) -> int
                     continue
             except ConnectionError:  # it is starting, or ending
                 supernode.join(1)
+            if connected and time.monotonic() > look:
+                look = time.monotonic() + _look(settings, waiting)
             time.sleep(PAUSE)
     finally:
         end_process(supernode)
     return supernode.exitcode
+
+
+def _look(settings: NodeSettings, waiting: Waiting) -> float:
+    """See whether the server is there, and say it if that has changed; returns the seconds until the next look.
+
+    The SuperNode looks for itself; this is for the node's owner.
+    """
+    if (reason := fault(settings)) is not None:
+        return waiting.because(reason)
+    if waiting.begun:
+        waiting.over()
+        _say(f"connected to {settings.superlink} again")
+    return LOOK
+
+
+def _from(log: Path, begin: int) -> bytes:
+    with log.open("rb") as file:
+        file.seek(begin)
+        return file.read()
 
 
 def _arguments(settings: NodeSettings, secret: Path, port: int) -> list[str]:

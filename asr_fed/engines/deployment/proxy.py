@@ -24,7 +24,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from asr_fed.engines.deployment.flower import write_output_to
-from asr_fed.engines.deployment.signature import Registered, Stranger, sender
+from asr_fed.engines.deployment.signature import MEMBER, Registered, Stranger, sender
 from asr_fed.system.processes import start_worker
 
 logger = logging.getLogger("asr_fed.proxy")
@@ -36,6 +36,7 @@ LARGEST_BODY = 16 << 20  # bytes
 SLOWEST_BODY = 60.0  # seconds
 CONNECTIONS = 512
 LOG_BYTES, LOGS = 5_000_000, 5  # of access.jsonl, and how many of it are kept
+AWAY = "the SuperLink is not there"
 NOTED = ("activate-node", "deactivate-node")  # what is logged where all is well
 
 
@@ -92,21 +93,37 @@ def proxy(superlink: str, certificates: Path) -> Starlette:
         except ClientDisconnect:
             return refuse(request, node, 499, "gone before its body was whole")
         except httpx.TransportError:
-            return refuse(request, node, 503, "the SuperLink is not there")
+            return refuse(request, node, 503, AWAY)
         if name in NOTED or answer.status_code >= 400:
             note(request, node, answer.status_code, "")
         kept = {key: value for key, value in answer.headers.items() if key not in PER_CONNECTION}
         return StreamingResponse(answer.aiter_raw(), answer.status_code, kept, background=BackgroundTask(answer.aclose))
 
     async def health(_request: Request) -> Response:
-        try:
-            well = (await client.get("/health", timeout=5)).status_code == 200
-        except httpx.TransportError:
-            well = False
-        return PlainTextResponse("ok" if well else "the SuperLink is not there", 200 if well else 503)
+        return PlainTextResponse("ok") if await _is_there(client) else PlainTextResponse(AWAY, 503)
 
-    routes = [Route("/v1/fleet/{name}", forward, methods=["POST"]), Route("/healthz", health, methods=["GET"])]
-    return Starlette(routes=routes)
+    async def member(request: Request) -> Response:
+        """The name of the node that asks: it sees that its key is registered before it starts its SuperNode."""
+        try:
+            node = sender(request.headers, registered)
+        except Stranger as stranger:
+            return refuse(request, "?", 401, str(stranger))
+        return PlainTextResponse(node) if await _is_there(client) else PlainTextResponse(AWAY, 503)
+
+    return Starlette(
+        routes=[
+            Route("/v1/fleet/{name}", forward, methods=["POST"]),
+            Route(MEMBER, member, methods=["GET"]),
+            Route("/healthz", health, methods=["GET"]),
+        ]
+    )
+
+
+async def _is_there(superlink: httpx.AsyncClient) -> bool:
+    try:
+        return (await superlink.get("/health", timeout=5)).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 class TooMuch(Exception):

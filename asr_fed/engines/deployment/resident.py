@@ -34,6 +34,7 @@ from asr_fed.wire.records import record_bytes, told
 from asr_fed.wire.rounds import LONGEST_REASON, gains_message, order_setup, read_order, read_reply, reply_message
 
 REFUSED, NOT_IN_ORDER = 1, 2
+DONE = "done: that was the last thing to do for this experiment; waiting for the next one"
 LOST = "its worker was lost"
 
 A = TypeVar("A", bound=Answer)
@@ -93,7 +94,7 @@ class Resident:
             if setup.sha256 not in prepared and len(prepared) >= self.settings.policy.setups_per_day:
                 raise Refused("the policy of this node's owner: no more setups today")
             self.journal.add("preparing", setup=setup.sha256)
-            self.say("joining: preparing features")
+            self.say(f"preparing: features for experiment {setup.sha256[:8]}")
             self._enter(prepare(setup, self.settings))
         assert self._experiment is not None
         clients = self._sizes()
@@ -115,8 +116,15 @@ class Resident:
         updates = [answer.update for _, answer in sorted(asked.answers.items()) if answer.update is not None]
         update = merge(updates) if updates else self._nothing()
         timing = _timing(started, asked)
-        self.say(f"round {order.server_round}: trained {len(order.clients)} client(s) in {_told(timing, asked)}")
-        return self._sent(reply_message(message, update, asked.failures, timing), order, timing)
+        config = self._opened()[0].config
+        rounds = config.federation.rounds
+        self.say(
+            f"round {order.server_round} of {rounds}: trained {len(order.clients)} client(s) in {_told(timing, asked)}"
+        )
+        reply = self._sent(reply_message(message, update, asked.failures, timing), order, timing)
+        if order.server_round >= rounds and not config.personalise:
+            self.say(DONE)
+        return reply
 
     def _sent(self, reply: Message, order: Order, timing: Timing) -> Message:
         """The reply, noted in the journal."""
@@ -147,7 +155,9 @@ class Resident:
         gains = {client: gained for answer in asked.answers.values() for client, gained in answer.gained.items()}
         timing = _timing(started, asked)
         self.say(f"personalised {len(order.clients)} client(s) in {_told(timing, asked)}")
-        return self._sent(gains_message(message, gains, asked.failures, timing), order, timing)
+        reply = self._sent(gains_message(message, gains, asked.failures, timing), order, timing)
+        self.say(DONE)
+        return reply
 
     def _own_order(self, message: Message) -> Order:
         """An order for clients of this node; opens its experiment. Raises Refused."""

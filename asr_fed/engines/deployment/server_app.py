@@ -17,6 +17,7 @@ from asr_fed.wire.hosts import RemoteNodes
 
 app = ServerApp()
 ERROR_FILE = "federation_error.txt"
+WAITING_FILE = "federation_waiting.txt"  # who has joined, while nodes are waited for
 
 
 @app.main()
@@ -32,7 +33,12 @@ def main(grid: Grid, context: Context) -> None:
         torch.set_num_threads(experiment.config.engine.server_threads)
         with exclusive(run_dir / ".federation.lock", f"Another federation is running in {run_dir}."):
             hosts = RemoteNodes(CarefulGrid(grid))
-            run_federation(experiment, hosts, lambda history: write_history(run_dir, history))
+            run_federation(
+                experiment,
+                hosts,
+                lambda history: write_history(run_dir, history),
+                on_wait=lambda text: write_text(run_dir / WAITING_FILE, text),
+            )
     except UserError as error:
         write_text(run_dir / ERROR_FILE, str(error))
         raise

@@ -63,18 +63,21 @@ class NodeSettings:
         return self.partition is None
 
 
-def read_settings(path: Path) -> NodeSettings:
-    """Raises UserError if the file is missing, has unknown keys or bad values, or names files that do not exist."""
+def read_settings(path: Path, files: bool = True) -> NodeSettings:
+    """Raises UserError if the file is missing, has unknown keys or bad values, or (with `files`) names others that are
+    missing."""
     settings = read_settings_file(path, NodeSettings)
     for key in PATHS:
         if (value := getattr(settings, key)) is not None:
             setattr(settings, key, str(path.parent.absolute() / Path(value).expanduser()))
     settings.name = identity(settings.name)
-    _check(settings, path)
+    _check_values(settings, path)
+    if files:
+        _check_files(settings, path)
     return settings
 
 
-def _check(settings: NodeSettings, path: Path) -> None:
+def _check_values(settings: NodeSettings, path: Path) -> None:
     if not re.fullmatch(r"[\w.-]{1,80}", settings.name):
         raise UserError(f"{path}: name={settings.name!r} may hold letters, digits, '-', '_' and '.', at most 80.")
     if (settings.manifest is None) == (settings.partition is None):
@@ -92,6 +95,9 @@ def _check(settings: NodeSettings, path: Path) -> None:
         )
     if settings.threads < 1 or (settings.workers is not None and settings.workers < 1):
         raise UserError(f"{path}: workers and threads must be at least 1.")
+
+
+def _check_files(settings: NodeSettings, path: Path) -> None:
     for key in ("certificate", "key", "manifest", "base"):
         value = getattr(settings, key)
         if value is not None and not Path(value).is_file():

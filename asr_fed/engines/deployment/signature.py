@@ -1,4 +1,5 @@
-"""Who sends a request to the proxy: Flower's SuperNodes sign a timestamp with their key, in three headers.
+"""Who sends a request to the proxy: Flower's SuperNodes, and our nodes, sign a timestamp with their key, in three
+headers.
 
 It is checked before a byte of the body is read, against the keys that the operator has registered. The signature covers
 the time alone, so that what a body says is still for the SuperLink to check.
@@ -10,19 +11,22 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
     load_pem_public_key,
+    load_ssh_private_key,
     load_ssh_public_key,
 )
 
+from asr_fed.system.errors import UserError
 from asr_fed.wire.members import MEMBERS, read_members
 
 KEY, SIGNATURE, TIME = "flwr-public-key", "flwr-signature", "flwr-timestamp"
+MEMBER = "/member"  # of the proxy: under what name the key that signed the request is registered
 OLDEST, NEWEST = 310.0, -10.0  # seconds that a signed time may lie back: Flower's own, and clocks differ
 LONGEST = 4096  # characters of a header
 
@@ -81,3 +85,17 @@ def sender(headers: Mapping[str, str], registered: Registered) -> str:
     except (InvalidSignature, UnicodeError):
         raise Stranger(f"a signature that is not {name}'s") from None
     return name
+
+
+def sign(path: Path) -> dict[str, str]:
+    """The headers of the node whose private key is in this file. Raises UserError where it holds none."""
+    try:
+        key = load_ssh_private_key(path.read_bytes(), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise UserError(f"{path} is no private key of a node (python -m asr_fed.deployment key): {error}") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise UserError(f"{path} is a key of another kind than python -m asr_fed.deployment key makes.")
+    at = datetime.now(UTC).isoformat()
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    signature = key.sign(at.encode("ascii"), ec.ECDSA(hashes.SHA256()))
+    return {KEY: base64.b64encode(public).decode(), SIGNATURE: base64.b64encode(signature).decode(), TIME: at}

@@ -4,7 +4,7 @@ A SuperNode takes a message, waits for a reply, sends all replies that are there
 reply that comes at another time (for example to a message of a run that has ended) breaks this order for good: from
 then on each reply waits until the next message comes, and a server that waits for the reply sends none. Here replies
 are also sent when there is no message to take. And a SuperNode without a message sleeps for `REST` seconds instead of
-three.
+three. The first time that it looks for a message, which is when the server has let it in, it prints `CONNECTED`.
 
 The names used are private; tests/engines/deployment/test_supernode_tasks.py checks that Flower still has them.
 """
@@ -17,18 +17,23 @@ from typing import Any
 from flwr.supernode import start_client_internal as loop
 
 REST = 0.5
+CONNECTED = "The SuperLink has let this node in."
 
 
 def mend() -> None:
     """Change the loop of the SuperNode that this process will run."""
     take, send_replies = loop._pull_and_store_message, loop._push_messages
     line: dict[str, Callable[..., Any]] = {}
+    told: list[bool] = []
 
     def send_and_remember(state: Any, **arguments: Any) -> None:
         line.update(arguments)
         send_replies(state, **arguments)
 
     def take_or_send(**arguments: Any) -> int | None:
+        if not told:
+            print(CONNECTED, flush=True)
+            told.append(True)
         run = take(**arguments)
         if run is None and line:
             replies = arguments["state"].get_messages_legacy(is_reply=True)

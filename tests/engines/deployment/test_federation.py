@@ -27,13 +27,20 @@ def test_silo_and_virtual_node_end_in_the_same_weights_as_local_workers(machine:
     assert "had been admitted" in machine.register("silo")
     for place in ("silo", "virtual", "stranger"):
         machine.start_node(place)
-    machine.run(*machine.deployed_command("deployed", 2, *TWO_ROUNDS))
+    told = machine.run(*machine.deployed_command("deployed", 2, *TWO_ROUNDS))
 
     local, deployed = machine.summary("local"), machine.summary("deployed")
     for key in ("weights_sha256", "test_wer", "clients", "hours", "best_round", "rounds", "personalisation"):
         assert local[key] == deployed[key], key
     assert machine.history("local") == machine.history("deployed")
-    assert "not let in" in machine.log("stranger") and "joined" not in machine.log("stranger")
+    assert "2 of 2 nodes joined" in told
+    stranger = machine.log("stranger")
+    assert "waiting: the server does not take this node's key: a key that is not registered" in stranger
+    assert "connected" not in stranger and "joined" not in stranger
+    for place in ("silo", "virtual"):
+        words = ["looking for", "connected to", "preparing:", "joined", "round 1 of 2", "round 2 of 2", "done:"]
+        log = machine.log(place)
+        assert [word for word in words if word in log] == words == sorted(words, key=log.find)
     assert machine.log("silo").count("trained 1 client(s)") == 2
     assert machine.log("virtual").count("trained 4 client(s)") == 2
     assert local["personalisation"]["clients"] == 5 and machine.log("silo").count("personalised 1 client(s)") == 1

@@ -6,7 +6,6 @@ import gzip
 import json
 import socket
 import ssl
-import threading
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.common.constant import TIMESTAMP_HEADER
@@ -34,7 +32,8 @@ from asr_fed.engines.deployment.proxy import LARGEST_BODY, run_proxy
 from asr_fed.engines.deployment.signature import KEY, SIGNATURE, TIME
 from asr_fed.wire.members import Member, read_members, write_members
 from tests.engines.deployment.machine import free_port
-from tests.waiting import PATIENCE, wait_until
+from tests.engines.deployment.serving import serving, wait_for
+from tests.waiting import PATIENCE
 
 LARGE = bytes(range(256)) * 20_000
 
@@ -45,6 +44,11 @@ class SuperLink:
 
     seen: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
 
+    @property
+    def app(self) -> Starlette:
+        methods = ["GET", "POST", "PUT", "DELETE"]
+        return Starlette(routes=[Route("/{path:path}", self.answer, methods=methods)])
+
     async def answer(self, request: Request) -> Response:
         body = await request.body()
         self.seen.append((request.method, request.url.path, dict(request.headers), body))
@@ -52,35 +56,6 @@ class SuperLink:
             return Response(gzip.compress(body), 200, {"content-encoding": "gzip"})
         refused = request.url.path.endswith("refused")
         return Response(body[::-1], 403 if refused else 200, {"x-flwr": "yes"}, "application/x-protobuf")
-
-
-@contextlib.contextmanager
-def serving(superlink: SuperLink, port: int, certificates: Path) -> Iterator[None]:
-    methods = ["GET", "POST", "PUT", "DELETE"]
-    app = Starlette(routes=[Route("/{path:path}", superlink.answer, methods=methods)])
-    files = {"ssl_certfile": certificates / "server.crt", "ssl_keyfile": certificates / "server.key"}
-    config = uvicorn.Config(
-        app, host="127.0.0.1", port=port, log_level="critical", timeout_graceful_shutdown=1, **files
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    wait_for(port)
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        thread.join(PATIENCE)
-
-
-def wait_for(port: int) -> None:
-    def listens() -> bool:
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), PATIENCE).close()
-            return True
-        return False
-
-    wait_until(listens, lambda: f"nothing listens at {port}")
 
 
 @dataclass
@@ -143,7 +118,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 @pytest.fixture
 def superlink(house: House) -> Iterator[SuperLink]:
     superlink = SuperLink()
-    with serving(superlink, house.inner, house.certificates):
+    with serving(superlink.app, house.inner, house.certificates):
         yield superlink
 
 
@@ -216,14 +191,14 @@ def test_a_superlink_that_is_away(house: House) -> None:
     with house.client() as client:
         answer = client.post("/v1/fleet/activate-node", content=b"x")
         assert (answer.status_code, answer.text) == (503, "the SuperLink is not there")
-        with serving(superlink := SuperLink(), house.inner, house.certificates):
+        with serving((superlink := SuperLink()).app, house.inner, house.certificates):
             assert client.post("/v1/fleet/activate-node", content=b"x").status_code == 200
     assert len(superlink.seen) == 1
 
 
 def test_a_stranger_in_the_superlinks_place_is_given_nothing(house: House, tmp_path: Path) -> None:
     make_certificates(tmp_path, [])
-    with serving(stranger := SuperLink(), house.inner, tmp_path), house.client() as client:
+    with serving((stranger := SuperLink()).app, house.inner, tmp_path), house.client() as client:
         assert client.post("/v1/fleet/activate-node", content=b"secret").status_code == 503
     assert stranger.seen == []
 
@@ -287,8 +262,18 @@ def test_a_key_that_is_removed_opens_nothing_from_then_on(house: House, superlin
             write_members(house.certificates, members)
 
 
+def test_a_node_can_ask_who_it_is(house: House) -> None:
+    with house.client() as client, house.client(house.signed("stranger")) as stranger:
+        assert client.get("/member").status_code == 503
+        with serving((superlink := SuperLink()).app, house.inner, house.certificates):
+            answer, refused = client.get("/member"), stranger.get("/member")
+    assert (answer.status_code, answer.text) == (200, "clinic")
+    assert (refused.status_code, refused.text) == (401, "a key that is not registered")
+    assert {path for _, path, _, _ in superlink.seen} == {"/health"}
+
+
 def test_health_is_that_of_the_superlink(house: House) -> None:
     with house.client({}) as client:
         assert client.get("/healthz").status_code == 503
-        with serving(SuperLink(), house.inner, house.certificates):
+        with serving(SuperLink().app, house.inner, house.certificates):
             assert client.get("/healthz").status_code == 200

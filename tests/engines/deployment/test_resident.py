@@ -116,7 +116,7 @@ def test_an_order_is_answered_by_the_bits_of_the_plain_function(node: Node, serv
     assert failures == reply.failures == {}
     assert reply.update is not None and content(reply.update) == content(expected)
     assert reply.timing.busy > 0 and reply.timing.start >= 0
-    assert node.said[-1].startswith("round 2: trained 5 client(s)")
+    assert node.said[-1].startswith("round 2 of 3: trained 5 client(s)")
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_whatever_happens_in_preparing_the_owner_is_told_and_the_node_goes_on(
     node = new(settings)
     assert node.error(server.query())[0] == NOT_IN_ORDER
     assert node.said == [
-        "joining: preparing features",
+        f"preparing: features for experiment {server.setup.sha256[:8]}",
         "not in order: ZeroDivisionError: of the file /home/clinic/secret.wav",
     ]
 
