@@ -7,6 +7,9 @@ help:
 	@echo 'make demo    set up, then train the demo: synthetic French, warm start -> federation -> WER table'
 	@echo 'make test    set up, then ruff, mypy and the tests'
 	@echo 'make lint    set up, then ruff and mypy only'
+	@echo 'make slow    set up, then the tests that kill parts of a real deployment (some 20 minutes)'
+	@echo 'make lock    write requirements-deployment.txt: what a deployment installs, with hashes'
+	@echo 'make sbom    write sbom.json: all that is installed in .venv, with licences (CycloneDX)'
 	@echo 'make clean   remove caches and build products; .venv, prepared/ and outputs/ stay'
 	@echo
 	@echo 'Setting up fills .venv here (or completes the one that exists) with the versions in constraints.txt.'
@@ -23,6 +26,28 @@ lint: .venv/dev.stamp
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m ruff format --check -q .
 	@.venv/bin/python -m mypy
+
+slow: .venv/dev.stamp
+	@.venv/bin/python -m pytest -m slow
+
+# The same for both versions of Python, or no file at all. hatchling builds asr_fed itself.
+lock: .venv/dev.stamp
+	@mkdir -p build
+	@for version in 3.11 3.12; do \
+		echo hatchling | .venv/bin/uv pip compile -q --no-header --no-annotate --no-emit-index-url --generate-hashes \
+			-c constraints.txt --extra deployment --python-platform x86_64-manylinux_2_28 --python-version $$version \
+			--output-file build/locked-$$version.txt pyproject.toml - || exit 1; \
+	done
+	@cmp build/locked-3.11.txt build/locked-3.12.txt
+	@{ \
+		echo '# What asr_fed[deployment] and its building need on Linux (x86_64) with Python 3.11 or 3.12: versions of'; \
+		echo '# constraints.txt, with hashes. Made by `make lock`; SECURITY.md says how to install by it.'; \
+		cat build/locked-3.11.txt; \
+	} > requirements-deployment.txt
+
+sbom: .venv/dev.stamp
+	@.venv/bin/uvx -q --from cyclonedx-bom==7.5.0 cyclonedx-py environment --pyproject pyproject.toml \
+		--output-reproducible --output-file sbom.json .venv/bin/python
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -65,4 +90,4 @@ INSTALL = \
 		exit 1; }
 	@'$(PYTHON)' -m venv .venv
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint slow lock sbom clean
