@@ -15,6 +15,7 @@ import httpx
 from asr_fed.engines.deployment.credentials import ca_folder, check_private
 from asr_fed.engines.deployment.flower import end_process, start_flower, tail
 from asr_fed.engines.deployment.proxy import run_proxy
+from asr_fed.engines.deployment.visitors import Visitors
 from asr_fed.runs.run_dir import exclusive
 from asr_fed.system.errors import UserError
 
@@ -94,7 +95,10 @@ def serve(settings: SuperLink) -> None:
             f"train_fed.py uses engine.address={LOCAL}:{settings.control_port}",
             flush=True,
         )
+        visitors = Visitors(settings.folder.absolute() / "access.jsonl")
         while all(process.is_alive() for process in processes):
+            for text in visitors.news():
+                print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
             time.sleep(0.5)
         dead = next(process for process in processes if not process.is_alive())
         log = settings.folder / ("proxy.log" if dead.name == "proxy" else "superlink.log")

@@ -33,7 +33,7 @@ def test_silo_and_virtual_node_end_in_the_same_weights_as_local_workers(machine:
     for key in ("weights_sha256", "test_wer", "clients", "hours", "best_round", "rounds", "personalisation"):
         assert local[key] == deployed[key], key
     assert machine.history("local") == machine.history("deployed")
-    assert "2 of 2 nodes joined" in told
+    assert "2 of 2 nodes joined" in told and f"{own.id} connected from 127.0.0.1" in machine.log("superlink")
     stranger = machine.log("stranger")
     assert "waiting: the server does not take this node's key: a key that is not registered" in stranger
     assert "connected" not in stranger and "joined" not in stranger
