@@ -20,6 +20,7 @@ LOOK = 30.0  # seconds between two looks whether the server is still there, whil
 # In a SuperNode's log, where SuperLink or proxy do not let it in.
 # Answered with 401, as the proxy answers a key that is not registered, a SuperNode stops itself without a reason.
 NOT_ADMITTED = ("Failed to activate SuperNode", "SuperNode terminated gracefully")
+RETRY = 10  # seconds until the next try where only the server's minute has to pass
 STILL_THERE = (
     "the server believes that this node is there already, as it does for up to a minute after one was killed; if it "
     "stays so, its operator unregisters the node and registers it again"
@@ -33,19 +34,22 @@ def run_node(settings: NodeSettings) -> None:
     """
     folder = Path(settings.folder)
     with exclusive(folder / ".lock", f"Another node is running in {folder}."), Resident(settings, _say) as resident:
-        log, waiting, refused = folder / "supernode.log", Waiting(_say), None
+        log, waiting, refused = folder / "supernode.log", Waiting(_say), False
         _say(f"node {settings.name}: looking for the server at {settings.superlink}")
         while True:
-            while (reason := fault(settings) or refused) is not None:
-                refused = None
+            while (reason := fault(settings)) is not None:
+                refused = False
                 time.sleep(waiting.because(reason))
+            if refused:
+                _say(f"waiting: {STILL_THERE}. Trying again in {RETRY} s")
+                time.sleep(RETRY)
             log.touch(mode=0o600)
             begin = log.stat().st_size
             code = _run_supernode(settings, resident, log, begin, waiting)
             said = log.read_text(encoding="utf-8", errors="replace")[begin:]
             if not any(words in said for words in NOT_ADMITTED):
                 raise UserError(f"The SuperNode ended (exit code {code}). The end of {log}:\n{tail(log)}")
-            refused = STILL_THERE
+            refused = True
 
 
 def _run_supernode(settings: NodeSettings, resident: Resident, log: Path, begin: int, waiting: Waiting) -> int | None:

@@ -276,6 +276,6 @@ def test_a_node_waits_until_it_is_let_in(
     with silo.server(), pytest.raises(Enough):
         run_node(read_settings(silo.folder / "node.yaml"))
     said = [line.partition(" ")[2] for line in capsys.readouterr().out.splitlines()]
-    assert pauses == [2, 4, 8] and "looking for the server" in said[0]
+    assert pauses == [2, 4, 10] and "looking for the server" in said[0]
     assert "a key that is not registered" in said[1] and "a key that is not registered" in said[2]
     assert "believes that this node is there already" in said[3]
