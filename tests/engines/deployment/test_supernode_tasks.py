@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -117,7 +118,7 @@ def test_an_error_is_an_answer_too(supernode: SuperNode) -> None:
     assert answer.has_error() and answer.error.reason == "no such experiment"
 
 
-def test_a_message_that_cannot_be_read_is_answered_with_a_refusal(supernode: SuperNode) -> None:
+def test_a_message_that_cannot_be_read_is_answered_with_a_refusal(supernode: SuperNode, tmp_path: Path) -> None:
     """And the next one is taken: what a server sends does not end a node."""
     sent, objects = order(), Objects()
     record = add(objects, "MetricRecord", b"\xff\xff\xff")
@@ -136,7 +137,7 @@ def test_a_message_that_cannot_be_read_is_answered_with_a_refusal(supernode: Sup
     task = tasks.next()
     assert task is not None and task.message.has_error()
     said: list[str] = []
-    reply = Resident(NodeSettings("clinic", "x:1", "state"), said.append).answer(task.message)
+    reply = Resident(NodeSettings("clinic", "x:1", str(tmp_path)), said.append).answer(task.message)
     assert reply.error.code == REFUSED and "cannot be read" in said[0]
     task.answer(reply)
     [answer] = supernode.answers()
