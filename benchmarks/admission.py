@@ -145,7 +145,9 @@ def measure(folder: Path, nodes: int, seconds: float, rounds: int) -> None:
     for place, name in SERVER:
         server_clock.watch(place, name)
     federation = {"rounds": rounds, "local_epochs": 1, "evaluate_every": rounds, "robust": {"clip_median": 3.0}}
-    run_dir = make_run(folder, nodes, seconds, federation, "tiny", threads=1)
+    federation |= {"round_timeout": 600, "client_timeout": 600}
+    engine = {"kind": "deployment", "address": "127.0.0.1:1", "nodes": nodes}  # nobody calls there
+    run_dir = make_run(folder, nodes, seconds, federation, "tiny", threads=1, changes={"engine": engine})
     found: list[dict[str, float]] = []
     with ExitStack() as stack:
         silos = []
@@ -172,9 +174,7 @@ def measure(folder: Path, nodes: int, seconds: float, rounds: int) -> None:
                 }
             )
 
-        experiment = open_experiment(run_dir)
-        experiment.config.engine.nodes = nodes
-        run_federation(experiment, RemoteNodes(line), on_round)
+        run_federation(open_experiment(run_dir), RemoteNodes(line), on_round)
     middle = {name: statistics.median(each[name] for each in found[1:]) for name in found[0]}
     requests = line.objects + OTHERS + round(POLLS * middle["round"])
     middle["proxy"] = proxy_seconds(folder, nodes * line.bytes, nodes * requests)
