@@ -47,7 +47,8 @@ from asr_fed.data.batching import Batch
 from asr_fed.data.tokenizer import BLANK, BOS, EOS
 from asr_fed.engines.open_workers import open_workers
 from asr_fed.engines.worker_count import longest_clips, pick_workers, probe
-from asr_fed.federation.rounds import Federation, apply_update, run_round
+from asr_fed.federation.federation import Federation
+from asr_fed.federation.rounds import apply_update, run_round
 from asr_fed.federation.state import begin
 from asr_fed.model.recogniser import AcousticModel, load_recogniser
 from asr_fed.model.state import state_sha256

@@ -103,7 +103,8 @@ def measure(run_dir: Path, workers: int, threads: int, repetitions: int) -> dict
     import torch
 
     from asr_fed.engines.open_workers import open_workers
-    from asr_fed.federation.rounds import Federation, apply_update, run_round
+    from asr_fed.federation.federation import Federation
+    from asr_fed.federation.rounds import apply_update, run_round
     from asr_fed.federation.state import begin
     from asr_fed.model.recogniser import load_recogniser
     from asr_fed.runs.experiment import open_experiment

@@ -8,12 +8,13 @@ and the step is the weighted mean over the buffer of deltas so damped (`aged`).
 Time is not known here: updates come by the clock of a simulated fleet, or when a node has answered.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from asr_fed.aggregation.update import DELTA, Sum, Update
+from asr_fed.system.errors import UserError
 from asr_fed.system.randomness import generator
 
 GUESSES = 16  # clients that are drawn before all are shuffled
@@ -103,3 +104,14 @@ def shuffled(names: Sequence[str], rng: np.random.Generator) -> Iterator[str]:
         yield names[place]
     for place in rng.permutation(len(names)):
         yield names[place]
+
+
+def check_buffer(key: str, buffer: int, clients: int, sent: Collection[str]) -> None:
+    """`sent`: the names of what the algorithm sends besides the weights. Raises UserError."""
+    if buffer > clients:
+        raise UserError(f"{key}={buffer} is more than the {clients} clients, each of which counts once in it.")
+    if sent:
+        raise UserError(
+            f"{key}={buffer} needs an algorithm that sends nothing but the weights, such as fed_avg or fed_prox: this "
+            f"one sends {', '.join(sent)} too, which would be as old as each client's weights."
+        )

@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from asr_fed.commands.options import number_for
-from asr_fed.config.check import check_decoder
+from asr_fed.config.check_learning import check_decoder
 from asr_fed.config.schema import (
     Config,
     Decoder,

@@ -10,25 +10,24 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from asr_fed.config.addresses import is_loopback
+from asr_fed.config.check_engine import check_engine, check_simulation
+from asr_fed.config.check_learning import (
+    check_decoder,
+    check_personalise,
+    check_pretraining,
+    check_pseudo_labels,
+    check_tune,
+)
 from asr_fed.config.encoders import check_encoder
 from asr_fed.config.explain import no_such_key
-from asr_fed.config.federation import Rule
 from asr_fed.config.schema import (
     AugmentConfig,
     ClientsConfig,
     Config,
     Deal,
-    Decoder,
-    EncoderKind,
-    EngineKind,
     FeatureConfig,
-    FederationConfig,
-    Late,
     Mode,
     PartsConfig,
-    Sampling,
-    SimulationConfig,
     TaskKind,
     TokenizerKind,
     Tune,
@@ -62,9 +61,9 @@ def check_config(config: DictConfig) -> None:
     if settings.warm_start.encoder is not None and settings.warm_start.checkpoint is not None:
         raise UserError("warm_start.encoder and warm_start.checkpoint are two starts: set one of them to null.")
     if settings.mode is Mode.federated:
-        _check_engine(settings)
+        check_engine(settings)
     if settings.simulation is not None:
-        _check_simulation(settings.simulation, settings.federation)
+        check_simulation(settings.simulation, settings.federation)
 
 
 def check_shared(config: DictConfig) -> None:
@@ -100,17 +99,17 @@ def check_shared(config: DictConfig) -> None:
     _check_cohort(settings)
     _check_averages(settings)
     if settings.personalise:
-        _check_personalise(settings)
+        check_personalise(settings)
     if settings.federation.tune is not Tune.full:
-        _check_tune(settings)
+        check_tune(settings)
     if settings.task.kind is TaskKind.best_rq:
-        _check_pretraining(settings)
+        check_pretraining(settings)
     elif settings.fine_tune.epochs:
         raise UserError(
             f"fine_tune.epochs={settings.fine_tune.epochs} follows a pre-training (task.kind=best_rq): set it to 0."
         )
     if settings.federation.pseudo_labels.on:
-        _check_pseudo_labels(settings)
+        check_pseudo_labels(settings)
     if settings.personalisation.lr is None and "Adam" not in settings.personalisation.optimizer["_target_"]:
         raise UserError(
             "The rates that are known are Adam's: with another personalisation.optimizer give a personalisation.lr."
@@ -149,27 +148,6 @@ def check_clients(clients: ClientsConfig) -> None:
         raise UserError(
             f"federation.clients.deal={clients.deal.name} needs federation.clients.count, the number of clients to "
             "deal speakers to."
-        )
-
-
-def check_decoder(decoder: Decoder, beam_ctc_weight: float, ctc_weight: float | None, key: str) -> None:
-    """Raises UserError, naming the `key` that chose the decoder, if the decoder needs a part that was not trained.
-
-    ctc_weight: of the loss that trains or trained the model; None if unknown.
-    """
-    searches = decoder is Decoder.beam
-    needs_ctc = decoder is Decoder.ctc_greedy or (searches and beam_ctc_weight > 0)
-    needs_attention = decoder is Decoder.attention_greedy or (searches and beam_ctc_weight < 1)
-    name = f"{key}={decoder.name}" + (f" with a beam_ctc_weight of {beam_ctc_weight:g}" if searches else "")
-    if ctc_weight == 0 and needs_ctc:
-        raise UserError(
-            f"{name} needs the CTC head, which a loss.ctc_weight of 0 does not train. Use attention_greedy, or beam "
-            "with a beam_ctc_weight of 0."
-        )
-    if ctc_weight == 1 and needs_attention:
-        raise UserError(
-            f"{name} needs the attention decoder, which a loss.ctc_weight of 1 does not train. Use ctc_greedy, or beam "
-            "with a beam_ctc_weight of 1."
         )
 
 
@@ -232,165 +210,6 @@ def _check_averages(settings: Config) -> None:
                 f"{name}.average_last needs to know which epochs are the last, and {name}.early_stop may end it before "
                 "them: leave one of the two at null."
             )
-
-
-def _check_personalise(settings: Config) -> None:
-    if settings.mode is Mode.central:
-        raise UserError("personalise=true needs clients: use mode=federated, or python -m asr_fed.personalise.")
-    if settings.federation.clients.dev_fraction == 0:
-        raise UserError(
-            "personalise=true measures on speech that each client holds back, of which there is none: set "
-            "federation.clients.dev_fraction, to 0.2 for instance."
-        )
-
-
-def _check_tune(settings: Config) -> None:
-    tune = settings.federation.tune
-    if tune is Tune.lora and settings.model.encoder is EncoderKind.crdnn:
-        raise UserError(
-            "federation.tune=lora is for encoders of linear layers: use model=conformer_tiny, model=conformer or "
-            "model=pretrained, or federation.tune=norm_bias with a CRDNN."
-        )
-    if tune is Tune.adapters and not settings.model.adapters:
-        raise UserError("federation.tune=adapters trains adapters, of which there are none: set model.adapters=64.")
-    if settings.personalise or settings.task.kind is TaskKind.best_rq:
-        other = "personalise=true" if settings.personalise else "task.kind=best_rq"
-        raise UserError(f"federation.tune={tune.name} and {other} do not go together: set federation.tune=full.")
-
-
-def _check_pretraining(settings: Config) -> None:
-    if settings.model.encoder is EncoderKind.pretrained:
-        raise UserError("task.kind=best_rq trains encoders of log-mel frames from scratch: use another model.")
-    given = [name for name in ("checkpoint", "encoder") if getattr(settings.warm_start, name) is not None]
-    if given:
-        raise UserError(f"task.kind=best_rq starts from random weights: set warm_start.{given[0]}=null.")
-    if settings.personalise:
-        raise UserError("personalise=true fine-tunes recognisers, and task.kind=best_rq trains none: set it to false.")
-    if settings.weighting["_target_"].endswith("WerSoftmax"):
-        raise UserError(
-            "task.kind=best_rq has no word errors to weigh clients by: set weighting=num_examples or "
-            "weighting=loss_softmax."
-        )
-
-
-def _check_pseudo_labels(settings: Config) -> None:
-    labels = settings.federation.pseudo_labels
-    if settings.task.kind is not TaskKind.recognition:
-        raise UserError(
-            f"task.kind={settings.task.kind.name} needs no transcripts, and makes none: set "
-            "federation.pseudo_labels.every=null."
-        )
-    if settings.personalise:
-        raise UserError(
-            "personalise=true measures on transcripts that federation.pseudo_labels.every does without: leave one out."
-        )
-    if settings.loss.ctc_weight == 0:
-        raise UserError(
-            "federation.pseudo_labels measures confidence by the CTC head, which a loss.ctc_weight of 0 does not train."
-        )
-    key = "federation.pseudo_labels.decoder"
-    check_decoder(labels.decoder, settings.evaluation.beam_ctc_weight, settings.loss.ctc_weight, key)
-    weighting = settings.weighting
-    if weighting["_target_"].endswith("WerSoftmax") and not weighting.get("shrink"):
-        raise UserError(
-            "Clients without transcripts have no word errors to be weighed by: with federation.pseudo_labels set "
-            "weighting=num_examples, loss_softmax, uniform or wer_shrunk."
-        )
-    if labels.min_rate >= labels.max_rate:
-        raise UserError(
-            f"federation.pseudo_labels.min_rate={labels.min_rate:g} must be below max_rate={labels.max_rate:g}."
-        )
-    if labels.min_agreement and set(settings.augment.speeds) == {1.0}:
-        raise UserError(
-            f"federation.pseudo_labels.min_agreement={labels.min_agreement:g} compares playback speeds, and there is "
-            "one only: set augment.speeds=[0.9,1.0,1.1], or min_agreement=0."
-        )
-
-
-def _check_engine(settings: Config) -> None:
-    if settings.engine.kind is not EngineKind.deployment:
-        if settings.federation.robust.on:
-            raise UserError(
-                "federation.robust is about nodes that may lie, and needs engine=deployment: workers of a simulation "
-                "add up clients as they come."
-            )
-        if settings.federation.buffer is not None:
-            raise UserError(
-                "federation.buffer takes answers as real nodes give them, and needs engine=deployment. Workers of this "
-                "machine all have one clock: that of a fleet is simulation.buffer, with simulation=phones or another."
-            )
-        return
-    _check_buffer(settings)
-    address = settings.engine.address
-    if address is None:
-        raise UserError("engine=deployment needs the SuperLink: engine.address=HOST:PORT of its Control API.")
-    if settings.federation.clients.wrong_transcripts:
-        raise UserError(
-            "federation.clients.wrong_transcripts is for simulations: nodes have transcripts of their own. Set it to 0."
-        )
-    parts = settings.data.parts
-    if parts.transcribed < 1 or parts.transcribed_file:
-        raise UserError(
-            "data.parts.transcribed is for simulations: what a node has no transcript of is empty in its own manifest "
-            "(column wrd). Set it to 1."
-        )
-    if settings.engine.certificates is None and not is_loopback(address):
-        raise UserError(
-            f"engine.address={address} is another machine, and without engine.certificates all that is sent there "
-            "would be readable on the way: give the folder with the SuperLink's ca.crt."
-        )
-    robust, nodes = settings.federation.robust, settings.engine.nodes
-    if robust.rule is Rule.multi_krum and nodes < 2 * robust.liars + 3:
-        raise UserError(
-            f"federation.robust.rule=multi_krum with federation.robust.liars={robust.liars} needs "
-            f"{2 * robust.liars + 3} nodes, and engine.nodes={nodes}: raise it, or lower liars."
-        )
-    for name in ("round_timeout", "client_timeout"):
-        if getattr(settings.federation, name) is None:
-            raise UserError(
-                f"engine=deployment needs federation.{name}=SECONDS: without it a node that is there but stuck holds "
-                "up the run for ever. Three times the longest ordinary one is a start."
-            )
-
-
-def _check_buffer(settings: Config) -> None:
-    federation = settings.federation
-    if federation.buffer is None:
-        return
-    if settings.simulation is not None:
-        raise UserError(
-            "federation.buffer takes answers as real nodes give them, and simulation= decides beforehand who answers "
-            "when: leave one of them out."
-        )
-    if federation.over_commit > 1:
-        raise UserError(_over_commit(federation, "federation.buffer"))
-    if federation.robust.node_share is not None:
-        raise UserError(
-            f"federation.robust.node_share={federation.robust.node_share:g} caps a node's part of a cohort, and with "
-            "federation.buffer there are none: leave one of the two at null."
-        )
-
-
-def _over_commit(federation: FederationConfig, buffer: str) -> str:
-    return (
-        f"federation.over_commit={federation.over_commit:g} has no meaning with {buffer}: there federation.cohort is "
-        "how many clients work at any time."
-    )
-
-
-def _check_simulation(simulation: SimulationConfig, federation: FederationConfig) -> None:
-    late, tau = simulation.late, simulation.tau
-    if late is not Late.wait and tau is None:
-        raise UserError(f"simulation.late={late.name} needs simulation.tau, the seconds after which a client is late.")
-    if late is Late.wait and tau is not None:
-        raise UserError(
-            f"simulation.tau={tau:g} has no effect while simulation.late=wait waits for all: set simulation.late=drop "
-            "or simulation.late=partial."
-        )
-    if simulation.buffer is not None and federation.over_commit > 1:
-        raise UserError(_over_commit(federation, "simulation.buffer"))
-    if simulation.buffer is not None and simulation.sampling is Sampling.oort:
-        raise UserError("simulation.sampling=oort chooses cohorts, of which there are none with simulation.buffer.")
 
 
 def _unknown(node: DictConfig, prefix: str) -> Iterator[str]:

@@ -7,17 +7,17 @@ weights of its last step: by real arrival no two runs are the same anyway.
 
 import time
 from collections import defaultdict
-from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord
 
-from asr_fed.aggregation.buffer import Buffer
+from asr_fed.aggregation.buffer import Buffer, check_buffer
 from asr_fed.aggregation.robust import combine
 from asr_fed.aggregation.update import Update, UpdateRefused, merge
+from asr_fed.federation.federation import Federation
 from asr_fed.federation.round import RoundResult, assign, audio_seconds
 from asr_fed.federation.round_numbers import sums
 from asr_fed.federation.sampling import asked_and_wanted
@@ -29,9 +29,6 @@ from asr_fed.wire.hosts import PAUSE
 from asr_fed.wire.messages import Order, Reply
 from asr_fed.wire.records import record_bytes
 from asr_fed.wire.rounds import order_arrays, order_message, ticket
-
-if TYPE_CHECKING:
-    from asr_fed.federation.rounds import Federation
 
 LOOK = 2.0  # seconds between two looks for nodes that have come or gone
 REST = 30.0  # seconds for which a node from which nothing came is not asked again
@@ -67,7 +64,7 @@ class _Step:
 class Arrivals:
     """Who is at work, and what has come. `open`: orders without an answer, by ticket."""
 
-    federation: "Federation"
+    federation: Federation
     buffer: Buffer
     open: dict[str, _Sent] = field(default_factory=dict)
     sent: int = 0
@@ -77,7 +74,7 @@ class Arrivals:
     _packed: tuple[Order, ArrayRecord] | None = None  # of the newest weights
 
     @classmethod
-    def begin(cls, federation: "Federation", state: FederationState) -> "Arrivals":
+    def begin(cls, federation: Federation, state: FederationState) -> "Arrivals":
         """With nobody at work. Raises UserError for a buffer that cannot be meant."""
         config, clients = federation.experiment.config, len(federation.roster.clients)
         size = config.federation.buffer
@@ -255,14 +252,3 @@ class Arrivals:
     def _reasons(self) -> str:
         told = "; ".join(f"{client}: {reason}" for client, reason in self._lost[:3])
         return f": {told}." if told else "."
-
-
-def check_buffer(key: str, buffer: int, clients: int, sent: Collection[str]) -> None:
-    """`sent`: the names of what the algorithm sends besides the weights. Raises UserError."""
-    if buffer > clients:
-        raise UserError(f"{key}={buffer} is more than the {clients} clients, each of which counts once in it.")
-    if sent:
-        raise UserError(
-            f"{key}={buffer} needs an algorithm that sends nothing but the weights, such as fed_avg or fed_prox: this "
-            f"one sends {', '.join(sent)} too, which would be as old as each client's weights."
-        )

@@ -4,34 +4,22 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from flwr.app import Message
-from hydra.utils import instantiate
-from torch import nn
 
-from asr_fed.aggregation.buffer import aged
-from asr_fed.aggregation.codec import from_bfloat16, to_bfloat16
 from asr_fed.aggregation.prior import prior_of
-from asr_fed.aggregation.server_optimizer import ServerOptimizer, server_step
+from asr_fed.aggregation.server_optimizer import server_step
 from asr_fed.aggregation.update import Update
-from asr_fed.aggregation.weighting import weight_bounds, weight_bounds_up_to
-from asr_fed.algorithms.algorithm import Algorithm
 from asr_fed.federation.arrivals import Arrivals
+from asr_fed.federation.federation import Federation
 from asr_fed.federation.held_out import train_on_server
 from asr_fed.federation.personalisation import personalise_clients
-from asr_fed.federation.placement import CostModel
-from asr_fed.federation.roster import Roster, join
 from asr_fed.federation.round import (
-    Bounds,
     RoundPlan,
     RoundResult,
-    check_variances,
-    check_weight,
     close_round,
     enough,
     joined,
@@ -41,8 +29,8 @@ from asr_fed.federation.round import (
 )
 from asr_fed.federation.round_numbers import exchanged, mean_client_loss, sums
 from asr_fed.federation.state import FederationState, begin, load_federation, save_federation, steer
-from asr_fed.federation.virtual import VirtualTime, past_weights, remember
-from asr_fed.model.state import StateLayout, frozen_sha256, layout, load_state, read_state
+from asr_fed.federation.virtual import past_weights, remember
+from asr_fed.model.state import frozen_sha256, load_state, read_state
 from asr_fed.model.tuning import train_only
 from asr_fed.runs.experiment import Experiment, pick_device
 from asr_fed.runs.records import RoundRecord
@@ -55,93 +43,9 @@ from asr_fed.training.annealing import planned_fall
 from asr_fed.training.averaging import add_if_last
 from asr_fed.wire.ask import Asked, answers_of, ask
 from asr_fed.wire.hosts import Hosts
-from asr_fed.wire.messages import Order, Reply, Terms
-from asr_fed.wire.rounds import read_reply
+from asr_fed.wire.messages import Reply
 
 ATTEMPTS = 2  # of a round
-
-
-@dataclass
-class Federation:
-    """What all rounds of a run use: who hosts clients, and the objects that the config names."""
-
-    experiment: Experiment
-    hosts: Hosts
-    roster: Roster
-    layout: StateLayout
-    algorithm: Algorithm
-    optimizer: ServerOptimizer
-    bounds: Bounds
-    cost: CostModel
-    virtual: VirtualTime | None
-
-    def timetables(self, state: FederationState, memory: Memory) -> Iterator[Timetable | None]:
-        """Of the rounds after those of `state`; of None where the config has no simulation."""
-        if self.virtual is None:
-            return itertools.repeat(None)
-        return self.virtual.timetables(state.round, state.fleet_s, memory)
-
-    def order(
-        self,
-        state: FederationState,
-        lr: float,
-        weights: np.ndarray,
-        ticket: str,
-        terms: Mapping[str, Terms] = MappingProxyType({}),
-    ) -> Order:
-        """Of the round after `state`, for nobody yet, to train from `weights` as clients are sent them."""
-        experiment, halves = self.experiment, 0
-        if experiment.config.federation.download.bits == 16:
-            halves = self.layout.parameters
-            weights = np.concatenate([from_bfloat16(to_bfloat16(weights[:halves])), weights[halves:]])
-        return Order(
-            state.round + 1,
-            lr,
-            (),
-            weights,
-            {name: state.algorithm[name] for name in self.algorithm.sent(self.layout)},
-            state.loss,
-            ticket=f"{experiment.config.seed} {ticket}",
-            setup=self.roster.setup.sha256,
-            terms=terms,
-            prior=state.prior,
-            halves=halves,
-        )
-
-    def age(self, state: FederationState, version: int, sent: np.ndarray) -> Callable[[Update], Update]:
-        """What becomes of updates from the weights `sent`, which had seen `version` server steps."""
-        staleness, parameters = state.round - version, self.layout.parameters
-        return partial(aged, staleness=staleness, sent=sent, now=state.weights, parameters=parameters)
-
-    def read_update(
-        self, terms: Mapping[str, Terms], weights: np.ndarray, message: Message, clients: tuple[str, ...]
-    ) -> Reply:
-        """An answer, to an order with these terms and weights, that has passed all checks. Raises Refused."""
-        parts = self.layout
-        reply = read_reply(message, clients, parts.length, self.algorithm.summed(parts))
-        check_variances(reply, weights, parts)
-        return check_weight(reply, clients, self.roster.clients, self.bounds, terms)
-
-    @classmethod
-    def open(
-        cls, experiment: Experiment, hosts: Hosts, model: nn.Module, on_wait: Callable[[str], None] = lambda text: None
-    ) -> "Federation":
-        """Wait for the nodes; `on_wait` is told who is there. Raises UserError where too few join."""
-        config = experiment.config
-        roster, parts = join(experiment, hosts, frozen_sha256(model), on_wait), layout(model)
-        algorithm = instantiate(config.algorithm)
-        bounds = weight_bounds_up_to if config.federation.pseudo_labels.on else weight_bounds
-        return cls(
-            experiment,
-            hosts,
-            roster,
-            parts,
-            algorithm,
-            instantiate(config.server),
-            partial(bounds, instantiate(config.weighting)),
-            CostModel(),
-            VirtualTime.open(config, roster.clients, model, algorithm),
-        )
 
 
 def run_federation(

@@ -16,10 +16,10 @@ import numpy as np
 from hydra.utils import instantiate
 from torch import nn
 
+from asr_fed.aggregation.buffer import check_buffer
 from asr_fed.aggregation.codec import EXACT_BYTES, download_bytes, upload_bytes
 from asr_fed.algorithms.algorithm import Algorithm
 from asr_fed.config.schema import Config, FederationConfig, Sampling
-from asr_fed.federation.arrivals import check_buffer
 from asr_fed.federation.client_app import client_size
 from asr_fed.federation.sampling import asked_and_wanted, sample_cohort
 from asr_fed.federation.state import FederationState

@@ -8,7 +8,7 @@ from typing import Any
 from asr_fed.carbon.account import Account, summarise_account, write_account
 from asr_fed.carbon.measure import read_measured
 from asr_fed.carbon.of_run import account_of_run
-from asr_fed.config.check import check_decoder
+from asr_fed.config.check_learning import check_decoder
 from asr_fed.config.schema import Decoder, EvaluationConfig, Mode
 from asr_fed.data.manifest import hours
 from asr_fed.evaluation.breakdown import speaker_spread

@@ -15,7 +15,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from asr_fed.config.check import check_decoder
+from asr_fed.config.check_learning import check_decoder
 from asr_fed.config.encoders import check_encoder
 from asr_fed.config.schema import Config, Decoder, EngineKind, Mode, Start, TaskKind
 from asr_fed.data.alignable import MOST, alignable, keep_alignable, speech_to_examine

@@ -7,7 +7,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from asr_fed.commands import train
-from asr_fed.config.check import check_decoder
+from asr_fed.config.check_learning import check_decoder
 from asr_fed.config.files import experiments_folder
 from asr_fed.config.schema import Decoder
 from asr_fed.system.errors import UserError

@@ -1,0 +1,105 @@
+"""Refuse what is to be learned, tuned or decoded where the rest of the config contradicts it."""
+
+from asr_fed.config.schema import (
+    Config,
+    Decoder,
+    EncoderKind,
+    Mode,
+    TaskKind,
+    Tune,
+)
+from asr_fed.system.errors import UserError
+
+
+def check_decoder(decoder: Decoder, beam_ctc_weight: float, ctc_weight: float | None, key: str) -> None:
+    """Raises UserError, naming the `key` that chose the decoder, if the decoder needs a part that was not trained.
+
+    ctc_weight: of the loss that trains or trained the model; None if unknown.
+    """
+    searches = decoder is Decoder.beam
+    needs_ctc = decoder is Decoder.ctc_greedy or (searches and beam_ctc_weight > 0)
+    needs_attention = decoder is Decoder.attention_greedy or (searches and beam_ctc_weight < 1)
+    name = f"{key}={decoder.name}" + (f" with a beam_ctc_weight of {beam_ctc_weight:g}" if searches else "")
+    if ctc_weight == 0 and needs_ctc:
+        raise UserError(
+            f"{name} needs the CTC head, which a loss.ctc_weight of 0 does not train. Use attention_greedy, or beam "
+            "with a beam_ctc_weight of 0."
+        )
+    if ctc_weight == 1 and needs_attention:
+        raise UserError(
+            f"{name} needs the attention decoder, which a loss.ctc_weight of 1 does not train. Use ctc_greedy, or beam "
+            "with a beam_ctc_weight of 1."
+        )
+
+
+def check_tune(settings: Config) -> None:
+    tune = settings.federation.tune
+    if tune is Tune.lora and settings.model.encoder is EncoderKind.crdnn:
+        raise UserError(
+            "federation.tune=lora is for encoders of linear layers: use model=conformer_tiny, model=conformer or "
+            "model=pretrained, or federation.tune=norm_bias with a CRDNN."
+        )
+    if tune is Tune.adapters and not settings.model.adapters:
+        raise UserError("federation.tune=adapters trains adapters, of which there are none: set model.adapters=64.")
+    if settings.personalise or settings.task.kind is TaskKind.best_rq:
+        other = "personalise=true" if settings.personalise else "task.kind=best_rq"
+        raise UserError(f"federation.tune={tune.name} and {other} do not go together: set federation.tune=full.")
+
+
+def check_pretraining(settings: Config) -> None:
+    if settings.model.encoder is EncoderKind.pretrained:
+        raise UserError("task.kind=best_rq trains encoders of log-mel frames from scratch: use another model.")
+    given = [name for name in ("checkpoint", "encoder") if getattr(settings.warm_start, name) is not None]
+    if given:
+        raise UserError(f"task.kind=best_rq starts from random weights: set warm_start.{given[0]}=null.")
+    if settings.personalise:
+        raise UserError("personalise=true fine-tunes recognisers, and task.kind=best_rq trains none: set it to false.")
+    if settings.weighting["_target_"].endswith("WerSoftmax"):
+        raise UserError(
+            "task.kind=best_rq has no word errors to weigh clients by: set weighting=num_examples or "
+            "weighting=loss_softmax."
+        )
+
+
+def check_pseudo_labels(settings: Config) -> None:
+    labels = settings.federation.pseudo_labels
+    if settings.task.kind is not TaskKind.recognition:
+        raise UserError(
+            f"task.kind={settings.task.kind.name} needs no transcripts, and makes none: set "
+            "federation.pseudo_labels.every=null."
+        )
+    if settings.personalise:
+        raise UserError(
+            "personalise=true measures on transcripts that federation.pseudo_labels.every does without: leave one out."
+        )
+    if settings.loss.ctc_weight == 0:
+        raise UserError(
+            "federation.pseudo_labels measures confidence by the CTC head, which a loss.ctc_weight of 0 does not train."
+        )
+    key = "federation.pseudo_labels.decoder"
+    check_decoder(labels.decoder, settings.evaluation.beam_ctc_weight, settings.loss.ctc_weight, key)
+    weighting = settings.weighting
+    if weighting["_target_"].endswith("WerSoftmax") and not weighting.get("shrink"):
+        raise UserError(
+            "Clients without transcripts have no word errors to be weighed by: with federation.pseudo_labels set "
+            "weighting=num_examples, loss_softmax, uniform or wer_shrunk."
+        )
+    if labels.min_rate >= labels.max_rate:
+        raise UserError(
+            f"federation.pseudo_labels.min_rate={labels.min_rate:g} must be below max_rate={labels.max_rate:g}."
+        )
+    if labels.min_agreement and set(settings.augment.speeds) == {1.0}:
+        raise UserError(
+            f"federation.pseudo_labels.min_agreement={labels.min_agreement:g} compares playback speeds, and there is "
+            "one only: set augment.speeds=[0.9,1.0,1.1], or min_agreement=0."
+        )
+
+
+def check_personalise(settings: Config) -> None:
+    if settings.mode is Mode.central:
+        raise UserError("personalise=true needs clients: use mode=federated, or python -m asr_fed.personalise.")
+    if settings.federation.clients.dev_fraction == 0:
+        raise UserError(
+            "personalise=true measures on speech that each client holds back, of which there is none: set "
+            "federation.clients.dev_fraction, to 0.2 for instance."
+        )
