@@ -45,7 +45,7 @@ from asr_fed.engines.deployment.resident import Resident
 from asr_fed.engines.deployment.settings import NodeSettings
 from asr_fed.engines.deployment.signature import sign
 from asr_fed.federation import round as round_module
-from asr_fed.federation import rounds as rounds_module
+from asr_fed.federation.federation import Federation
 from asr_fed.federation.rounds import run_federation
 from asr_fed.runs.experiment import open_experiment
 from asr_fed.wire import ask as ask_module
@@ -60,7 +60,7 @@ OTHERS = 10  # further requests of a round, besides one an object: announcing, c
 CHUNK = 5 << 20  # bytes, of Flower
 NODE: tuple[tuple[Any, str], ...] = ((resident_module.Resident, "_own_order"), (resident_module.Resident, "_sent"))
 SERVER: tuple[tuple[Any, str], ...] = (
-    (rounds_module, "read_update"),
+    (Federation, "read_update"),
     (round_module, "combine"),
     (ask_module, "reply_ticket"),
 )
