@@ -137,7 +137,7 @@ STRANGER = """
 import sys
 import ray
 
-@ray.remote
+@ray.remote(num_cpus=0)  # the workers have taken all cores
 def intrude():
     return "ran a function"
 
