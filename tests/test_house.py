@@ -63,3 +63,18 @@ def test_every_package_is_a_room_and_nothing_stands_loose() -> None:
     packages = {path.name for path in PACKAGE.iterdir() if path.is_dir() and (path / "__init__.py").is_file()}
     assert packages == set(ROOMS)
     assert {path.name for path in PACKAGE.glob("*.py")} <= {"__init__.py", *STARTERS}
+
+
+def test_no_page_holds_the_marks_of_an_unsolved_merge() -> None:
+    """Of code the linter would tell."""
+    root = PACKAGE.parent
+    pages = [
+        *root.glob("*.md"),
+        *(page for folder in ("docs", "recipes", "hparams") for page in (root / folder).rglob("*")),
+    ]
+    read = [page for page in pages if page.suffix in {".md", ".yaml", ".csv"}]
+    assert len(read) > 50
+    marked = [
+        page for page in read if any(line.startswith(("<<<<<<< ", ">>>>>>> ")) for line in page.open(encoding="utf-8"))
+    ]
+    assert not marked
