@@ -1,22 +1,20 @@
 """Global weights that go down in 16 bits: the same result everywhere, half of the bytes, all bits at the server."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-from flwr.app import Message, MessageType
 
 from asr_fed.aggregation.codec import from_bfloat16, to_bfloat16
 from asr_fed.federation.rounds import run_federation
 from asr_fed.federation.state import load_federation
 from asr_fed.model.state import layout
 from asr_fed.runs.experiment import Experiment
-from asr_fed.runs.records import RoundRecord
 from asr_fed.simulation.record import read_client_times
 from asr_fed.wire.hosts import RemoteNodes
-from asr_fed.wire.rounds import read_order
-from tests.federation.test_rounds import InProcess, Interrupted, make, run, untimed
-from tests.federation.test_virtual import PHONES, OneNode
+from tests.federation.same_bits import same_bits, watch_orders
+from tests.federation.test_rounds import InProcess, make, run
+from tests.federation.test_virtual import PHONES
 
 __all__ = ["make"]  # a fixture
 
@@ -25,35 +23,13 @@ HALVES = ("federation.cohort=null", "federation.rounds=2", "federation.download.
 
 @pytest.mark.parametrize("changes", [(), ("algorithm._target_=asr_fed.algorithms.scaffold.Scaffold",)])
 def test_the_same_bits_on_any_node_and_after_a_kill(make: Callable[..., Experiment], changes: tuple[str, ...]) -> None:
-    straight, alone, killed = (make(*HALVES, *changes, name=name) for name in ("straight", "alone", "killed"))
-    expected = run(straight)
-    on_one = run_federation(alone, RemoteNodes(OneNode(alone)))  # type: ignore[arg-type]
-
-    def stop(history: Sequence[RoundRecord]) -> None:
-        raise Interrupted
-
-    with pytest.raises(Interrupted):
-        run(killed, on_round=stop)
-    resumed = run(killed)
-    for other in (on_one, resumed):
-        assert other.weights.tobytes() == expected.weights.tobytes()
-        assert untimed(other.history) == untimed(expected.history)
+    same_bits(make, (*HALVES, *changes))
 
 
 def test_clients_start_from_rounded_parameters_and_the_server_keeps_its_own(make: Callable[..., Experiment]) -> None:
     experiment = make(*HALVES)
-    grid, sent = InProcess(experiment), {}
-    push = grid.push_messages
-
-    def spy(messages: Iterable[Message]) -> list[str]:
-        messages = list(messages)
-        for message in messages:
-            if message.metadata.message_type == MessageType.TRAIN:
-                order = read_order(message, grid.plain.shape.sent)
-                sent[order.server_round] = order.weights
-        return push(messages)
-
-    grid.push_messages = spy  # type: ignore[method-assign]
+    grid = InProcess(experiment)
+    sent = watch_orders(grid)
     after: list[np.ndarray] = [run(make(*HALVES, "federation.rounds=0", name="begin")).weights]
     half = run_federation(
         experiment,
@@ -61,8 +37,9 @@ def test_clients_start_from_rounded_parameters_and_the_server_keeps_its_own(make
         lambda history: after.append(load_federation(experiment.checkpoints / "federation.pt").weights),
     )
     parameters = layout(grid.plain.training.model).parameters
-    for server_round, weights in sent.items():
-        own = after[server_round - 1]
+    assert {order.server_round for order in sent} == {1, 2}
+    for order in sent:
+        own, weights = after[order.server_round - 1], order.weights
         rounded = from_bfloat16(to_bfloat16(own[:parameters]))
         assert weights[:parameters].tobytes() == rounded.tobytes() != own[:parameters].tobytes()
         assert weights[parameters:].tobytes() == own[parameters:].tobytes(), "buffers are sent whole"

@@ -1,17 +1,14 @@
 """Coarse uploads in rounds: the same bits on one node and two and after a kill, fewer bytes, and it still learns."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 
 from asr_fed.config.check import check_config
-from asr_fed.federation.rounds import run_federation
 from asr_fed.runs.experiment import OpenRun
-from asr_fed.runs.records import RoundRecord
 from asr_fed.system.errors import UserError
-from asr_fed.wire.hosts import RemoteNodes
-from tests.federation.test_rounds import Interrupted, make, run, untimed
-from tests.federation.test_virtual import OneNode
+from tests.federation.same_bits import same_bits
+from tests.federation.test_rounds import make, run
 
 __all__ = ["make"]  # a fixture
 
@@ -28,20 +25,7 @@ UPLOADS = {
 
 @pytest.mark.parametrize("changes", UPLOADS.values(), ids=UPLOADS)
 def test_the_same_bits_on_any_node_and_after_a_kill(make: Callable[..., OpenRun], changes: tuple[str, ...]) -> None:
-    changes = (*EVERYBODY, *changes)
-    straight, alone, killed = (make(*changes, name=name) for name in ("straight", "alone", "killed"))
-    expected = run(straight)
-    on_one = run_federation(alone, RemoteNodes(OneNode(alone)))  # type: ignore[arg-type]
-
-    def stop(history: Sequence[RoundRecord]) -> None:
-        raise Interrupted
-
-    with pytest.raises(Interrupted):
-        run(killed, on_round=stop)
-    resumed = run(killed)
-    for other in (on_one, resumed):
-        assert other.weights.tobytes() == expected.weights.tobytes()
-        assert untimed(other.history) == untimed(expected.history)
+    same_bits(make, (*EVERYBODY, *changes))
 
 
 def test_fewer_bytes_go_up(make: Callable[..., OpenRun]) -> None:

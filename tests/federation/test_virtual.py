@@ -1,11 +1,10 @@
 """Rounds by the clock of a simulated fleet: the same bits on any worker and after a kill; who arrives is trained."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import Message, MessageType
 
 from asr_fed.federation.rounds import run_federation
 from asr_fed.federation.state import FederationState, load_federation
@@ -15,8 +14,8 @@ from asr_fed.runs.records import RoundRecord
 from asr_fed.simulation.record import CLIENTS, ROUNDS, read_client_times, read_round_times
 from asr_fed.system.errors import UserError
 from asr_fed.wire.hosts import RemoteNodes
-from asr_fed.wire.rounds import read_order
-from tests.federation.test_rounds import InProcess, Interrupted, make, run, untimed
+from tests.federation.same_bits import same_bits, watch_orders
+from tests.federation.test_rounds import InProcess, Interrupted, make, run
 
 __all__ = ["make"]  # a fixture
 
@@ -27,12 +26,6 @@ PHONES = (
     "simulation.reference={parameters: 1000, step_seconds: 0.05, train_seconds: 0.01, decode_seconds: 0.01}",
     "federation.cohort=null",
 )
-
-
-class OneNode(InProcess):
-    def __init__(self, experiment: Experiment) -> None:
-        super().__init__(experiment)
-        self.nodes = [1]
 
 
 def times(experiment: Experiment) -> tuple[str, str]:
@@ -51,25 +44,15 @@ def median_time(make: Callable[..., Experiment]) -> float:
 @pytest.mark.parametrize("late", ["drop", "partial"])
 def test_one_node_two_nodes_and_a_resumed_run_end_in_the_same_bits(make: Callable[..., Experiment], late: str) -> None:
     changes = (*PHONES, f"simulation.late={late}", f"simulation.tau={median_time(make)}")
-    straight, alone, killed = (make(*changes, name=name) for name in ("straight", "alone", "killed"))
-    expected = run(straight)
-    on_one = run_federation(alone, RemoteNodes(OneNode(alone)))  # type: ignore[arg-type]
 
-    def stop(history: Sequence[RoundRecord]) -> None:
-        raise Interrupted
-
-    for _ in range(2):
-        with pytest.raises(Interrupted):
-            run(killed, on_round=stop)
-        with (killed.run_dir / CLIENTS).open("a") as file:
+    def leave_half_a_row(run: Experiment) -> None:
+        with (run.run_dir / CLIENTS).open("a") as file:
             file.write("9,a row of a round that was not finished")
-    resumed = run(killed)
-    for other in (on_one, resumed):
-        assert other.weights.tobytes() == expected.weights.tobytes()
-        assert untimed(other.history) == untimed(expected.history)
-    assert times(alone) == times(killed) == times(straight)
-    assert [record.round for record in read_round_times(straight.run_dir)] == [1, 2, 3]
-    assert resumed.fleet_s == read_round_times(straight.run_dir)[-1].end_s > 0
+
+    ran = same_bits(make, changes, kills=2, after_kill=leave_half_a_row)
+    assert times(ran.alone) == times(ran.killed) == times(ran.straight)
+    assert [record.round for record in read_round_times(ran.straight.run_dir)] == [1, 2, 3]
+    assert ran.resumed.fleet_s == read_round_times(ran.straight.run_dir)[-1].end_s > 0
 
 
 def test_who_is_dropped_is_not_trained(make: Callable[..., Experiment]) -> None:
@@ -140,41 +123,18 @@ BUFFERED = (*PHONES, "federation.cohort=4", "simulation.buffer=2", "federation.r
 def test_asynchronous_rounds_end_in_the_same_bits_on_one_node_two_nodes_and_resumed(
     make: Callable[..., Experiment],
 ) -> None:
-    straight, alone, killed = (make(*BUFFERED, name=name) for name in ("straight", "alone", "killed"))
-    expected = run(straight)
-    on_one = run_federation(alone, RemoteNodes(OneNode(alone)))  # type: ignore[arg-type]
-
-    def stop(history: Sequence[RoundRecord]) -> None:
-        raise Interrupted
-
-    for _ in range(4):
-        with pytest.raises(Interrupted):
-            run(killed, on_round=stop)
-    resumed = run(killed)
-    for other in (on_one, resumed):
-        assert other.weights.tobytes() == expected.weights.tobytes()
-        assert untimed(other.history) == untimed(expected.history)
-    assert times(alone) == times(killed) == times(straight)
-    rows = read_client_times(straight.run_dir)
+    ran = same_bits(make, BUFFERED, kills=4)
+    assert times(ran.alone) == times(ran.killed) == times(ran.straight)
+    rows = read_client_times(ran.straight.run_dir)
     assert max(each.staleness for each in rows) > 0, "the test needs an update that is old"
-    assert [record.clients for record in expected.history] == [2] * 6
-    assert 0 < len(expected.past) <= 4, "no more versions are kept than clients are at work"
+    assert [record.clients for record in ran.expected.history] == [2] * 6
+    assert 0 < len(ran.expected.past) <= 4, "no more versions are kept than clients are at work"
 
 
 def test_an_old_update_was_trained_from_the_weights_that_its_client_was_sent(make: Callable[..., Experiment]) -> None:
     experiment = make(*BUFFERED, "federation.decay_from=0")
-    grid, sent = InProcess(experiment), []
-    push = grid.push_messages
-
-    def spy(messages: Iterable[Message]) -> list[str]:
-        messages = list(messages)
-        for message in messages:
-            if message.metadata.message_type == MessageType.TRAIN:
-                order = read_order(message, grid.plain.shape.sent)
-                sent.extend((order.server_round, name, order.weights, order.lr, order.terms) for name in order.clients)
-        return push(messages)
-
-    grid.push_messages = spy  # type: ignore[method-assign]
+    grid = InProcess(experiment)
+    sent = watch_orders(grid)
     after: list[Any] = [run(make(*BUFFERED, "federation.rounds=0", name="begin")).weights]
     state = run_federation(
         experiment,
@@ -182,12 +142,13 @@ def test_an_old_update_was_trained_from_the_weights_that_its_client_was_sent(mak
         lambda history: after.append(load_federation(experiment.checkpoints / "federation.pt").weights),
     )
     ages = {(each.round, each.client): each.staleness for each in read_client_times(experiment.run_dir)}
-    assert len(sent) == 12 and max(ages.values()) > 0
-    for server_round, name, weights, lr, terms in sent:
-        version = server_round - 1 - ages[server_round, name]
-        assert weights.tobytes() == after[version].tobytes()
-        assert lr == state.history[version].lr
-        assert name not in terms
+    asked = [(order, name) for order in sent for name in order.clients]
+    assert len(asked) == 12 and max(ages.values()) > 0
+    for order, name in asked:
+        version = order.server_round - 1 - ages[order.server_round, name]
+        assert order.weights.tobytes() == after[version].tobytes()
+        assert order.lr == state.history[version].lr
+        assert name not in order.terms
     for record in state.history:
         own = [age for (server_round, _), age in ages.items() if server_round == record.round]
         assert record.staleness == sum(own) / len(own)
