@@ -1,23 +1,18 @@
 """Rounds over an encoder that others have trained: only what is tuned is in the messages, in every engine alike."""
 
-import functools
 from pathlib import Path
 
 import pytest
 
 from asr_fed.engines.open_workers import open_workers
-from asr_fed.engines.workers import Workers
-from asr_fed.federation.client_app import open_worker
 from asr_fed.federation.rounds import run_federation
-from asr_fed.federation.state import FederationState
 from asr_fed.model.recogniser import load_recogniser, save_recogniser
 from asr_fed.model.state import layout, state_sha256
 from asr_fed.model.tuning import train_only
 from asr_fed.runs.experiment import Experiment
 from asr_fed.runs.run_dir import begin_run
 from tests.encoders import pretrained_experiment, write_encoder
-from tests.federation.inline_pool import InlinePool
-from tests.federation.test_frozen import HEADER
+from tests.federation.test_frozen import HEADER, run
 from tests.tiny import Corpus
 
 ALWAYS = ("federation.cohort=null", "federation.rounds=2", "federation.average_last=1", "federation.lora_rank=2")
@@ -33,11 +28,6 @@ def begun(corpus: Corpus, prepared: Path, tmp_path: Path, name: str, *changes: s
     begin_run(experiment.config)
     save_recogniser(experiment.fresh_recogniser(), experiment.checkpoints / "warm_start.pt")
     return experiment
-
-
-def run(experiment: Experiment) -> FederationState:
-    with Workers(InlinePool(functools.partial(open_worker, str(experiment.run_dir))), 2) as workers:
-        return run_federation(experiment, workers)
 
 
 @pytest.mark.parametrize(
