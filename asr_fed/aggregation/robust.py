@@ -26,11 +26,11 @@ def combine(updates: Sequence[Update], settings: RobustConfig, parameters: int |
     if settings.rule is Rule.mean:
         return merge(updates)
     means = {name: np.stack([_mean(update, name) for update in updates]) for name in updates[0].sums}
-    if settings.rule is Rule.multi_krum:
-        chosen = multi_krum(means[DELTA][:, :parameters], settings.liars)
-    middle = {name: _middle(values, settings) for name, values in means.items()}
-    if settings.rule is Rule.multi_krum:
-        middle[DELTA][:parameters] = means[DELTA][chosen, :parameters].mean(axis=0)
+    krum = settings.rule is Rule.multi_krum
+    middle = {
+        name: _mean_of_chosen(values, settings, parameters) if krum and name == DELTA else _middle(values, settings)
+        for name, values in means.items()
+    }
     sums = {name: _summed(values, sum(each.sums[name].weight for each in updates)) for name, values in middle.items()}
     totals: dict[str, int] = {}
     for update in updates:
@@ -52,6 +52,13 @@ def multi_krum(changes: np.ndarray, liars: int) -> list[int]:
     distances = np.sort(squareform(pdist(changes, "sqeuclidean")), axis=1)  # each node is the closest one to itself
     scores = distances[:, 1 : closest + 1].sum(axis=1)
     return sorted(np.argsort(scores, kind="stable")[:closest].tolist())
+
+
+def _mean_of_chosen(changes: np.ndarray, settings: RobustConfig, parameters: int | None) -> np.ndarray:
+    """Of changes [nodes, length]: the mean of the parameters over chosen nodes, and the median of buffers over all."""
+    own, buffers = np.split(changes, [changes.shape[1] if parameters is None else parameters], axis=1)
+    chosen = multi_krum(own, settings.liars)
+    return np.concatenate([own[chosen].mean(axis=0), _middle(buffers, settings)])
 
 
 def norm(update: Update, part: Part = (DELTA, slice(None))) -> float:
