@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asr_fed.wire.messages import Refused
-from asr_fed.wire.packing import BLOCK, HEAD, WHOLE, pack_whole, unpack_whole
+from asr_fed.wire.packing import BLOCK, CHUNK, HEAD, WHOLE, pack_whole, unpack_whole
 
 LOW, HIGH = -(2**63), 2**63 - 1
 ENTRIES = st.lists(st.integers(LOW, HIGH) | st.integers(-300, 300), max_size=30)
@@ -19,6 +19,15 @@ ENTRIES = st.lists(st.integers(LOW, HIGH) | st.integers(-300, 300), max_size=30)
 @given(ENTRIES, st.integers(0, 62), st.integers(0, 3 * BLOCK))
 def test_nothing_is_lost(entries: list[int], shift: int, zeros: int) -> None:
     values = np.concatenate([np.array(entries, np.int64) >> shift << shift, np.zeros(zeros, np.int64)])
+    np.testing.assert_array_equal(unpack_whole(pack_whole(values), len(values)), values)
+
+
+@pytest.mark.parametrize("beyond", [-1, 0, 1, BLOCK + 1])
+def test_a_sum_of_several_chunks_of_blocks(beyond: int) -> None:
+    rng = np.random.default_rng(4)
+    values = rng.integers(-(2**40), 2**40, 2 * CHUNK * BLOCK + beyond) >> rng.integers(0, 40)
+    values[: CHUNK * BLOCK : 3] = 0
+    values[-BLOCK:] <<= 12
     np.testing.assert_array_equal(unpack_whole(pack_whole(values), len(values)), values)
 
 
