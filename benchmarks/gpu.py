@@ -215,7 +215,8 @@ def prepare(size: Size, folder: Path, device: torch.device) -> Experiment:
         "tokenizer": {"kind": "unigram", "vocab_size": 60},  # a word a token: characters would not fit into the states
         "loss": {"ctc_weight": 0.3},
     }
-    federation = {"local_epochs": 1, "batch": {"max_utterances": size.clips}}
+    # Several steps for each client: a single one may repeat itself to the bit where a training does not.
+    federation = {"local_epochs": 1, "batch": {"max_utterances": max(1, size.clips // 4)}}
     run_dir = make_run(folder, size.clients, size.client_seconds, federation, size.model, 1, changes)
     return open_experiment(run_dir)
 

@@ -3,8 +3,8 @@
 One worker rarely uses a whole GPU. Several can share it until memory is full, or until they only wait for each other.
 So both are measured: a few workers train on the longest clips, and their clips per second are counted.
 
-The measurement has been run on CPUs only. The parts that are special to a GPU (a worker's GPU memory, and running out
-of it) have not been run on one yet.
+Measured on a GPU once (docs/gpu.md): eight workers make 4.4 times the clips per second of one. Running out of a GPU's
+memory has not been tried on one.
 """
 
 import time

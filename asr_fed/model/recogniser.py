@@ -79,8 +79,7 @@ class AcousticModel(Backbone):
 
     def _ctc(self, states: torch.Tensor, counts: torch.Tensor, batch: Batch) -> torch.Tensor:
         log_probs = self.ctc_log_probs(states).transpose(0, 1)
-        if states.device.type == "mps":  # it has no kernel for CTC
-            log_probs = log_probs.cpu()
+        log_probs = log_probs.cpu()  # MPS has no kernel for CTC, and CUDA's adds gradients up in no fixed order
         tokens, counts, token_counts = (x.to(log_probs.device) for x in (batch.tokens, counts, batch.token_counts))
         loss = functional.ctc_loss(log_probs, tokens, counts, token_counts, blank=BLANK)
         return loss.to(states.device)
@@ -92,8 +91,9 @@ class AcousticModel(Backbone):
         targets = functional.pad(tokens, (0, 1)).masked_fill(column == ends, EOS).masked_fill(column > ends, IGNORED)
         outputs = teacher_forced(self.decoder, self.embedding(inputs), states, counts)
         logits = self.decoder_head(outputs).float()
+        # One row a token: the kernel for [batch, tokens, length] adds up in no fixed order on CUDA.
         return functional.cross_entropy(
-            logits.transpose(1, 2), targets, ignore_index=IGNORED, label_smoothing=smoothing
+            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, label_smoothing=smoothing
         )
 
 

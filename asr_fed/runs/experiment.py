@@ -37,7 +37,7 @@ from asr_fed.model.tuning import is_partial, train_only
 from asr_fed.runs.run_dir import CONFIG, complete_config, has_begun
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import available_cores
-from asr_fed.system.randomness import seed_everything
+from asr_fed.system.randomness import repeatable, seed_everything
 from asr_fed.tasks.best_rq import BestRqTask
 from asr_fed.tasks.learners import Learner, create_learner, task_of
 from asr_fed.tasks.recognition import Recognition
@@ -235,16 +235,21 @@ def check_trained(recogniser: Recogniser, decoder: Decoder, beam_ctc_weight: flo
 
 
 def pick_device(name: str, worker: int = 0) -> torch.device:
-    """`auto` is CUDA (workers are distributed over the GPUs), else MPS, else CPU. Raises UserError for a device that is
-    not there."""
+    """`auto` is CUDA (workers are distributed over the GPUs), else MPS, else CPU. On CUDA, `repeatable` is called.
+
+    Raises UserError for a device that is not there.
+    """
     if name == "auto":
         if torch.cuda.is_available():
+            repeatable()
             return torch.device("cuda", worker % torch.cuda.device_count())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
         if name == "cuda":
             device = torch.device("cuda", worker % max(1, torch.cuda.device_count()))
+        if device.type == "cuda":
+            repeatable()
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         known = name.partition(":")[0] in ("cpu", "cuda", "mps")

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from asr_fed import __version__
 from asr_fed.config.paths import PATHS, TABLES, same_place
 from asr_fed.config.schema import SEARCH, Config, Decoder, FeatureConfig
 from asr_fed.system.errors import UserError
@@ -187,9 +188,7 @@ def may_change(key: str, config: Config) -> bool:
 
 
 def versions() -> dict[str, str]:
-    return {"asr_fed": version("asr_fed"), "python": platform.python_version()} | {
-        name: version(name) for name in PACKAGES
-    }
+    return {"asr_fed": __version__, "python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
 def git_commit() -> str | None:

@@ -1,13 +1,16 @@
 """Random numbers belong to a place in a run, not to what happened before."""
 
 import hashlib
+import os
 import random
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asr_fed.runs.experiment import pick_device
 from asr_fed.system.randomness import derived_seed, generator, seed_everything
 
 places = st.lists(st.text(max_size=6) | st.integers(-5, 5), max_size=3).map(tuple)
@@ -37,3 +40,21 @@ def test_all_generators_are_seeded_whatever_came_before() -> None:
     assert generator(1, "epoch", 4).random() == first[0]
     seed_everything(1, "epoch", 5)
     assert torch.rand(1).item() != first[1]
+
+
+def test_cuda_adds_up_in_a_fixed_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        assert pick_device("auto", worker=3) == torch.device("cuda", 1)
+        assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+        assert torch.backends.cudnn.deterministic and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_a_cpu_is_left_as_it_is() -> None:
+    pick_device("cpu")
+    assert not torch.are_deterministic_algorithms_enabled()
