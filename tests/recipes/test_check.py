@@ -82,8 +82,8 @@ def shell_lines(markdown: str) -> list[str]:
     found = []
     for block in re.findall(r"^```\n(.*?)^```", markdown, flags=re.DOTALL | re.MULTILINE):
         for line in block.replace("\\\n", " ").splitlines():
-            if assigned := re.fullmatch(r'(\w+)="?(.*?)"?(?:  #.*)?', line):
-                values[assigned[1]] = filled(assigned[2], values)
+            if assigned := re.fullmatch(r'(\w+)=(?:"(.*?)"|(\S*))(?:  #.*)?', line):
+                values[assigned[1]] = filled(assigned[2] or assigned[3], values)
             elif loop := re.fullmatch(r"for (\w+) in (\S+).*; do", line):
                 values[loop[1]] = loop[2]
             elif line.strip().startswith("python train_fed.py"):
