@@ -8,6 +8,7 @@ import shlex
 import typing
 from collections.abc import Sequence
 from dataclasses import is_dataclass
+from types import UnionType
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
@@ -84,4 +85,4 @@ def _takes_text(key: str) -> bool:
         if not is_dataclass(kind) or name not in (hints := typing.get_type_hints(kind)):
             return False
         kind = hints[name]
-    return kind is str or str in typing.get_args(kind)
+    return kind is str or (typing.get_origin(kind) in (typing.Union, UnionType) and str in typing.get_args(kind))

@@ -50,6 +50,11 @@ def test_null_and_references_stay_what_they_are() -> None:
     assert read == {"warm_start.checkpoint": None, "run_dir": "runs/${now:%H}/${seed}"}
 
 
+@pytest.mark.parametrize("key", ["warm_start.frozen", "central.frozen", "federation.frozen", "tracking"])
+def test_a_list_of_texts_stays_a_list(key: str) -> None:
+    assert arrives(f"{key}=[encoder,'ctc head']") == {key: ["encoder", "ctc head"]}
+
+
 def test_warm_start_is_short_for_its_checkpoint() -> None:
     assert arrives("warm_start=a(1)") == {"warm_start.checkpoint": "a(1)"}
     assert arrives("warm_start=null") == {"warm_start.checkpoint": None}
