@@ -64,7 +64,7 @@ def _mean_of_chosen(changes: np.ndarray, settings: RobustConfig, parameters: int
 def norm(update: Update, part: Part = (DELTA, slice(None))) -> float:
     """L2 norm of a part of what the node reports, as a mean over its clients."""
     name, entries = part
-    return float(np.linalg.norm(_mean(update, name)[entries]))
+    return float(np.linalg.norm(_mean(update, name, entries)))
 
 
 def _clipped(updates: Sequence[Update], settings: RobustConfig, parameters: int | None) -> list[Update]:
@@ -107,12 +107,12 @@ def _middle(values: np.ndarray, settings: RobustConfig) -> np.ndarray:
     return middle
 
 
-def _mean(update: Update, name: str) -> np.ndarray:
-    """float64 [length]"""
+def _mean(update: Update, name: str, entries: slice = slice(None)) -> np.ndarray:
+    """float64 [entries]"""
     own = update.sums[name]
     if own.weight < 1:
         raise UpdateRefused(f"a weight of {own.weight / ONE}")
-    mean: np.ndarray = own.values / own.weight
+    mean: np.ndarray = own.values[entries] / own.weight
     return mean
 
 

@@ -19,7 +19,6 @@ from asr_fed.system.errors import UserError
 from asr_fed.system.files import write_text
 from asr_fed.wire.messages import Refused, SharedConfig
 
-DAY = 86_400.0  # seconds
 PENDING, APPROVED = "pending", "approved"  # folders of setups in a node's folder
 # The largest value of each number that decides how much a node computes. Other limits are beside the model's.
 MOST = {

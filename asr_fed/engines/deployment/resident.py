@@ -16,7 +16,7 @@ from flwr.app import Error, Message, MessageType
 from asr_fed.aggregation.update import Update, empty, merge
 from asr_fed.engines.deployment.journal import JOURNAL, Journal
 from asr_fed.engines.deployment.node_experiment import NodeExperiment, prepare, reopen
-from asr_fed.engines.deployment.policy import DAY, check_order
+from asr_fed.engines.deployment.policy import check_order
 from asr_fed.engines.deployment.settings import NodeSettings
 from asr_fed.engines.local_pool import LocalPool
 from asr_fed.engines.worker_count import default_workers
@@ -82,7 +82,7 @@ class Resident:
             self.say(f"not in order: {type(error).__name__}: {error}")
         return Message(Error(NOT_IN_ORDER, "the node is not in order, its owner has been told why"), reply_to=message)
 
-    @property
+    @functools.cached_property
     def journal(self) -> Journal:
         return Journal(Path(self.settings.folder) / JOURNAL)
 
@@ -90,7 +90,7 @@ class Resident:
         setup = read_query(message)
         self.journal.add("asked to join", setup=setup.sha256)
         if self._experiment is None or self._experiment.setup != setup:
-            prepared = {entry["setup"] for entry in self.journal.since("preparing", DAY)}
+            prepared = {entry["setup"] for entry in self.journal.today("preparing")}
             if setup.sha256 not in prepared and len(prepared) >= self.settings.policy.setups_per_day:
                 raise Refused("the policy of this node's owner: no more setups today")
             self.journal.add("preparing", setup=setup.sha256)
@@ -128,12 +128,13 @@ class Resident:
 
     def _sent(self, reply: Message, order: Order, timing: Timing) -> Message:
         """The reply, noted in the journal."""
-        vectors = hashlib.sha256(
-            b"".join(array.data for record in reply.content.array_records.values() for array in record.values())
-        ).hexdigest()
+        vectors = hashlib.sha256()
+        for record in reply.content.array_records.values():
+            for array in record.values():
+                vectors.update(array.data)
         work = {"clients": len(order.clients), "seconds": round(timing.busy + timing.start, 3)}
         self.journal.add(
-            "sent", setup=order.setup, round=order.server_round, bytes=record_bytes(reply), vectors=vectors, **work
+            "sent", setup=order.setup, round=order.server_round, bytes=record_bytes(reply), vectors=vectors.hexdigest(), **work
         )
         return reply
 
@@ -173,7 +174,7 @@ class Resident:
         if len(set(order.clients)) < len(order.clients):
             raise Refused("an order for a client twice")
         self.journal.add("ordered", setup=setup, round=order.server_round, clients=len(order.clients))
-        worked = math.fsum(entry["seconds"] for entry in self.journal.since("sent", DAY))
+        worked = math.fsum(entry["seconds"] for entry in self.journal.today("sent"))
         check_order(self.settings.policy, len(order.clients), self.journal.rounds(setup), worked, self.settings.own)
         return order
 
