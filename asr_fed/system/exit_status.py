@@ -1,7 +1,7 @@
 """How every command ends: its exit status, and one line with the reason.
 
-0: done. 1: done in part, or not with the expected answer. 2: an error that the user can fix. 130: Ctrl-C. 141: nobody
-    reads the output any more, as with `| head`. 143: SIGTERM.
+0: done. 1: done in part, not with the expected answer, or a part of it was lost, and starting again may help. 2: an
+    error that the user can fix. 130: Ctrl-C. 141: nobody reads the output any more, as with `| head`. 143: SIGTERM.
 """
 
 import os
@@ -35,7 +35,7 @@ def exit_status(program: str, action: Callable[[], object]) -> int:
         return returned if isinstance(returned, int) else 0
     except UserError as error:
         print(f"{program}: {error}", file=sys.stderr)
-        return 2
+        return error.status
     except BrokenPipeError:
         if not _reader_is_gone():
             raise

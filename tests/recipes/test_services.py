@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from asr_fed.commands.deployment import main
+from asr_fed.system.errors import PartLost, UserError
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "recipes" / "deployment"
@@ -46,6 +47,13 @@ def test_a_service_has_a_user_limits_and_speech_that_it_cannot_change(unit: Path
     if unit.stem == "asr-fed-node":
         assert found["IPAddressAllow"][0] == "localhost" and len(found["IPAddressAllow"]) == 2
         assert "/" not in found["IPAddressAllow"][1], "one host"
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_a_service_is_started_again_but_for_what_its_owner_has_to_put_right(unit: Path) -> None:
+    found = settings(unit)
+    assert found["Restart"] == ["on-failure"] and found["RestartPreventExitStatus"] == [str(UserError.status)]
+    assert str(PartLost.status) not in found["SuccessExitStatus"] and PartLost.status != UserError.status
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)

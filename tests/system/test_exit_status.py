@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from asr_fed.system.errors import UserError
+from asr_fed.system.errors import PartLost, UserError
 from asr_fed.system.exit_status import exit_status
 
 REPOSITORY = Path(__file__).parents[2]
@@ -30,12 +30,18 @@ def refuse() -> None:
     raise UserError("The door is shut.")
 
 
+def lose() -> None:
+    raise PartLost("The proxy has ended.")
+
+
 def test_an_action_decides_the_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_status("program", lambda: None) == 0
     assert exit_status("program", lambda: 1) == 1
     assert capsys.readouterr() == ("", "")
     assert exit_status("program", refuse) == 2
     assert capsys.readouterr().err == "program: The door is shut.\n"
+    assert exit_status("program", lose) == 1
+    assert capsys.readouterr().err == "program: The proxy has ended.\n"
 
 
 def test_an_error_of_ours_is_not_hidden() -> None:

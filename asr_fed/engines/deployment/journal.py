@@ -70,7 +70,8 @@ class Journal:
             self._read, self._rounds, self._today = _Place(), Counter(), []
         since = time.time() - DAY
         self._today = [entry for entry in self._today if entry["time"] >= since]
-        for entry, self._read in self._from(self._read):
+        for entry, place in self._from(self._read):
+            self._read = place
             if entry["event"] == "sent":
                 self._rounds[entry["setup"]] += 1
             if entry["time"] >= since:

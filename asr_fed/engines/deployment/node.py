@@ -12,7 +12,7 @@ from asr_fed.engines.deployment.settings import NodeSettings
 from asr_fed.engines.deployment.supernode_loop import CONNECTED, mend
 from asr_fed.engines.deployment.supernode_tasks import SuperNodeTasks
 from asr_fed.runs.run_dir import exclusive
-from asr_fed.system.errors import UserError
+from asr_fed.system.errors import PartLost
 
 LOCAL = "127.0.0.1"
 PAUSE = 0.2  # seconds between two polls for messages
@@ -30,7 +30,7 @@ STILL_THERE = (
 def run_node(settings: NodeSettings) -> None:
     """Take part in federations until interrupted. As long as the server does not let it in, it waits and says why.
 
-    Raises UserError if the node cannot start, or its SuperNode ends for another reason.
+    Raises UserError if the node cannot start, PartLost if its SuperNode ends for another reason.
     """
     folder = Path(settings.folder)
     with exclusive(folder / ".lock", f"Another node is running in {folder}."), Resident(settings, _say) as resident:
@@ -48,7 +48,7 @@ def run_node(settings: NodeSettings) -> None:
             code = _run_supernode(settings, resident, log, begin, waiting)
             said = log.read_text(encoding="utf-8", errors="replace")[begin:]
             if not any(words in said for words in NOT_ADMITTED):
-                raise UserError(f"The SuperNode ended (exit code {code}). The end of {log}:\n{tail(log)}")
+                raise PartLost(f"The SuperNode ended (exit code {code}). The end of {log}:\n{tail(log)}")
             refused = True
 
 

@@ -104,7 +104,7 @@ def _policy(settings: NodeSettings, speech: list[Utterance]) -> Finding:
     for utterance in speech:
         clients["" if settings.clients is Clients.silo else utterance.speaker].append(utterance.duration)
     enough = sum(len(each) >= policy.utterances and math.fsum(each) >= policy.seconds for each in clients.values())
-    told = f"{enough} of {len(clients)} client(s) have {policy.utterances} utterances and {policy.seconds:g} s"
+    told = f"{enough} of {len(clients)} client(s) have at least {policy.utterances} utterances and {policy.seconds:g} s"
     if enough < max(1, policy.clients):
         return Finding("policy", False, f"{told}, and an update must be of {policy.clients} at least: no setup will do")
     return Finding("policy", True, f"{told}{todo}")

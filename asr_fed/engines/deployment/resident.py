@@ -89,7 +89,8 @@ class Resident:
     def _join(self, message: Message) -> Message:
         setup = read_query(message)
         self.journal.add("asked to join", setup=setup.sha256)
-        if self._experiment is None or self._experiment.setup != setup:
+        again = self._experiment is not None and self._experiment.setup == setup
+        if not again:
             prepared = {entry["setup"] for entry in self.journal.today("preparing")}
             if setup.sha256 not in prepared and len(prepared) >= self.settings.policy.setups_per_day:
                 raise Refused("the policy of this node's owner: no more setups today")
@@ -99,13 +100,16 @@ class Resident:
         assert self._experiment is not None
         clients = self._sizes()
         seconds = sum(client.train_seconds for client in clients.values())
-        personal = ", to personalise at the end" if self._experiment.config.personalise else ""
-        self.say(
-            f"joined experiment {setup.sha256[:8]} with {len(clients)} client(s), {seconds / 60:.1f} min to train on"
-            f"{personal}"
-        )
-        if self._experiment.remark:
-            self.say(self._experiment.remark)
+        if again:  # the server asks once a minute those whose answer it does not have yet
+            self.say(f"asked again about experiment {setup.sha256[:8]}: it has joined")
+        else:
+            personal = ", to personalise at the end" if self._experiment.config.personalise else ""
+            self.say(
+                f"joined experiment {setup.sha256[:8]} with {len(clients)} client(s), {seconds / 60:.1f} min to train "
+                f"on{personal}"
+            )
+            if self._experiment.remark:
+                self.say(self._experiment.remark)
         self.journal.add("joined", setup=setup.sha256, clients=len(clients))
         return report_message(message, Report(self.settings.name, self.settings.own, setup.sha256, clients))
 
@@ -134,7 +138,12 @@ class Resident:
                 vectors.update(array.data)
         work = {"clients": len(order.clients), "seconds": round(timing.busy + timing.start, 3)}
         self.journal.add(
-            "sent", setup=order.setup, round=order.server_round, bytes=record_bytes(reply), vectors=vectors.hexdigest(), **work
+            "sent",
+            setup=order.setup,
+            round=order.server_round,
+            bytes=record_bytes(reply),
+            vectors=vectors.hexdigest(),
+            **work,
         )
         return reply
 

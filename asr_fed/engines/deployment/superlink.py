@@ -17,7 +17,7 @@ from asr_fed.engines.deployment.flower import end_process, start_flower, tail
 from asr_fed.engines.deployment.proxy import run_proxy
 from asr_fed.engines.deployment.visitors import Visitors
 from asr_fed.runs.run_dir import exclusive
-from asr_fed.system.errors import UserError
+from asr_fed.system.errors import PartLost, UserError
 
 LOCAL = "127.0.0.1"
 PATIENCE = 180  # seconds for a SuperLink to start: it takes a few on an idle machine, a minute on a busy one
@@ -44,7 +44,7 @@ class SuperLink:
 def running(settings: SuperLink) -> Iterator[list[BaseProcess]]:
     """A SuperLink that is ready when the context begins and ends with it; yields its processes.
 
-    Raises UserError where it cannot start.
+    Raises UserError where it cannot start; PartLost where that may be otherwise at the next try.
     """
     folder = settings.folder.absolute()
     certificates = settings.certificates.absolute()
@@ -88,7 +88,8 @@ def running(settings: SuperLink) -> Iterator[list[BaseProcess]]:
 
 
 def serve(settings: SuperLink) -> None:
-    """Run a SuperLink until it is interrupted. Raises UserError where it cannot start, or ends by itself."""
+    """Run a SuperLink until it is interrupted. Raises UserError where it cannot start, PartLost where it, or its proxy,
+    ends by itself."""
     with running(settings) as processes:
         print(
             f"SuperLink: nodes come in at port {settings.port}, "
@@ -102,7 +103,7 @@ def serve(settings: SuperLink) -> None:
             time.sleep(0.5)
         dead = next(process for process in processes if not process.is_alive())
         log = settings.folder / ("proxy.log" if dead.name == "proxy" else "superlink.log")
-        raise UserError(f"{dead.name} ended by itself (exit code {dead.exitcode}). The end of {log}:\n{tail(log)}")
+        raise PartLost(f"{dead.name} ended by itself (exit code {dead.exitcode}). The end of {log}:\n{tail(log)}")
 
 
 def _check_free(host: str, port: int) -> None:
@@ -126,7 +127,7 @@ def _wait_until_ready(settings: SuperLink, process: BaseProcess, log: Path) -> N
                     return
             except httpx.TransportError:
                 time.sleep(0.2)
-    raise UserError(f"The SuperLink did not start within {PATIENCE} s. The end of {log}:\n{tail(log)}")
+    raise PartLost(f"The SuperLink did not start within {PATIENCE} s. The end of {log}:\n{tail(log)}")
 
 
 def _wait_until_open(settings: SuperLink, process: BaseProcess, log: Path) -> None:
@@ -139,11 +140,11 @@ def _wait_until_open(settings: SuperLink, process: BaseProcess, log: Path) -> No
             return
         except OSError:
             time.sleep(0.2)
-    raise UserError(f"The SuperLink's proxy did not open within {PATIENCE} s. The end of {log}:\n{tail(log)}")
+    raise PartLost(f"The SuperLink's proxy did not open within {PATIENCE} s. The end of {log}:\n{tail(log)}")
 
 
 def _check_alive(process: BaseProcess, log: Path) -> None:
     if not process.is_alive():
-        raise UserError(
+        raise PartLost(
             f"{process.name} ended at its start (exit code {process.exitcode}). The end of {log}:\n{tail(log)}"
         )

@@ -100,11 +100,13 @@ def new(settings: NodeSettings) -> Node:
 
 
 def test_a_node_that_joins_says_whom_it_hosts(node: Node, server: Server) -> None:
+    """Once to its owner, however often the server asks, as it does where preparing takes more than a minute."""
     report = read_report(node.resident.answer(server.query()))
     assert (report.name, report.own, report.setup) == ("virtual", False, server.setup.sha256)
     examples = {name: hosted.examples for name, hosted in report.clients.items()}
     assert examples == {name: len(client.train) for name, client in server.plain.clients.items()}
-    assert "joined experiment" in node.said[-1]
+    assert sum("joined experiment" in text for text in node.said) == 1
+    assert node.said[-1].startswith("asked again") and node.said[-1].endswith("it has joined")
 
 
 def test_an_order_is_answered_by_the_bits_of_the_plain_function(node: Node, server: Server) -> None:
