@@ -78,8 +78,10 @@ def _run(chosen: argparse.Namespace) -> int:
     match chosen.command:
         case "certificates":
             from asr_fed.engines.deployment.credentials import ca_folder, make_certificates
+            from asr_fed.wire.members import write_members
 
             make_certificates(chosen.folder, chosen.host)
+            write_members(chosen.folder, {})  # without a list, the proxy would let any key through until the first one
             print(f"{chosen.folder}: ca.crt is for the nodes, server.* stay here.")
             print(f"{ca_folder(chosen.folder) / 'ca.key'} is kept offline.")
         case "key":

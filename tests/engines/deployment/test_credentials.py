@@ -14,6 +14,7 @@ from flwr.cli.supernode.register import try_load_public_key
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.cli.flower_supernode import _try_setup_client_authentication
 
+from asr_fed.commands.deployment import main
 from asr_fed.engines.deployment.credentials import (
     CERTIFICATES,
     ca_folder,
@@ -22,6 +23,7 @@ from asr_fed.engines.deployment.credentials import (
     make_node_key,
     renew_certificate,
 )
+from asr_fed.engines.deployment.signature import Registered, Stranger, sender, sign
 from asr_fed.engines.deployment.superlink import SuperLink, running
 from asr_fed.system.errors import UserError
 
@@ -139,6 +141,14 @@ def test_flower_takes_a_nodes_key(tmp_path: Path) -> None:
 def test_the_key_of_the_ca_is_kept_apart(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {"ca.crt", "server.crt", "server.key"}
     assert ca_folder(folder).parent == folder.parent
+
+
+def test_a_new_server_lets_no_key_in(tmp_path: Path) -> None:
+    """Without a list of keys its proxy passes on whatever is signed with any key."""
+    assert main(["certificates", str(tmp_path / "certificates")]) == 0
+    made = make_node_key(tmp_path / "key").with_suffix("")
+    with pytest.raises(Stranger, match="not registered"):
+        sender(sign(made), Registered(tmp_path / "certificates"))
 
 
 def test_a_renewed_certificate_needs_nothing_of_the_nodes(tmp_path: Path) -> None:
