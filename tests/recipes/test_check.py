@@ -50,6 +50,7 @@ def test_every_run_of_our_recipes_is_one_that_would_start(path: Path, monkeypatc
     monkeypatch.setenv("AN4", "corpus")
     monkeypatch.setenv("TABLE", "corpus/table.csv")
     monkeypatch.setenv("WARM", "warm_start.pt")
+    monkeypatch.setenv("START", "warm_start.pt")
     for line in recipe.runs.values():
         program, experiment, *overrides = command(line, Path("runs"))
         assert (check.RECIPES.parent / program).is_file()
