@@ -42,7 +42,7 @@ from asr_fed.system.exit_status import exit_status
 TRAIN_FED = Path(__file__).parents[2] / "train_fed.py"
 EXPERIMENT = experiments_folder() / "demo_fr.yaml"
 SILOS = 3
-PATIENCE = 90  # seconds for all to be up, or to end
+PATIENCE = 180  # seconds for all to be up, or to end: a minute and a half on the busiest machine that was seen
 PORTS = Path("server", "ports.yaml")  # written last by `prepare`
 
 
