@@ -3,6 +3,7 @@
 Everything after the config file is parsed by Hydra: overrides, `--cfg job`, `--multirun`, `--help`.
 """
 
+import atexit
 import os
 import re
 import shlex
@@ -100,6 +101,9 @@ def stop_on_signals() -> None:
     for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and background jobs of a shell ignore it
             signal.signal(number, _stop)
+    # Registered first, and so called last: after that Python gives SIGALRM its default action, which would end a
+    # process that takes long to go, with another status.
+    atexit.register(signal.alarm, 0)
 
 
 def _stop(number: int, _frame: object) -> None:

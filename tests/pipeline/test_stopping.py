@@ -172,3 +172,22 @@ def test_ctrl_c_while_features_are_computed(desk: Desk) -> None:
     assert process.returncode == 130
     assert "what was prepared is kept: give the same command again" in output
     assert not (desk.folder / "features" / "config.yaml").exists(), "it has not begun to train"
+
+
+def test_a_clean_stop_that_is_slow_to_its_last_moment_has_its_status() -> None:
+    """While Python takes itself apart, after it has given signals their default actions."""
+    code = """
+import os, signal, sys, time
+from asr_fed.commands import train
+from asr_fed.system.exit_status import exit_status
+
+class Slow:
+    def __del__(self, sleep=time.sleep):
+        sleep(2)
+
+kept, train.PATIENCE = Slow(), 1
+train.stop_on_signals()
+sys.exit(exit_status("program", lambda: os.kill(os.getpid(), signal.SIGTERM)))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, "Stopping" in ended.stderr) == (143, True), ended.stderr
