@@ -1,6 +1,7 @@
-"""What to try if central training has learned nothing: a federation cannot repair a bad warm start."""
+"""What to try if a training has learned nothing: a federation cannot repair a bad warm start, and may gain nothing."""
 
 from asr_fed.config.schema import Config
+from asr_fed.federation.state import FederationState
 from asr_fed.training.central import EpochReport
 
 FEW_STEPS = 3000  # a small model from scratch needs about as many
@@ -30,4 +31,20 @@ def describe_stuck(name: str, report: EpochReport, config: Config) -> str:
     return (
         f"{name}: next to nothing is recognised after {report.epoch} epochs (dev WER {report.best_wer:.1f} at best), "
         f"and rounds of federation do not repair that. Try, in this order: {'; '.join(tries)}. See docs/own_corpus.md."
+    )
+
+
+def describe_no_gain(state: FederationState, config: Config) -> str:
+    """What to change where no round was better on dev than the start, the most likely first; empty where one was."""
+    if state.best_round or not state.round:
+        return ""
+    buffers = (config.federation.buffer, config.simulation.buffer if config.simulation else None)
+    tries = []
+    if config.server.get("server_momentum", 0) and any(buffers):
+        tries.append("server=fed_avg (stale updates and a server momentum add up)")
+    tries += [f"a smaller federation.lr than {config.federation.lr:g}", "federation.held_out.replay_warm_up=true"]
+    kept = "the last rounds'" if state.last.count else "the start's"
+    return (
+        f"federation: none of {state.round} rounds was better on the dev speakers than the start. federated.pt has "
+        f"{kept} weights. Try, in this order: {'; '.join(tries)}. See docs/closing_the_gap.md."
     )

@@ -37,7 +37,7 @@ from asr_fed.pipeline.pretrained import (
     write_pretraining,
 )
 from asr_fed.pipeline.results import made_by, test_all, write_results
-from asr_fed.pipeline.stuck import describe_stuck
+from asr_fed.pipeline.stuck import describe_no_gain, describe_stuck
 from asr_fed.reporting.carbon import describe_carbon
 from asr_fed.reporting.partition_report import draw_histogram
 from asr_fed.reporting.progress import RunProgress
@@ -264,4 +264,6 @@ def federate(experiment: Experiment, progress: RunProgress) -> FederationState:
     write_history(experiment.run_dir, state.history)  # after a kill between the last checkpoint and the history
     progress.bars.remove_task(rounds)
     progress.bars.remove_task(clients)
+    if advice := describe_no_gain(state, config):
+        progress.say(advice)
     return state
