@@ -60,7 +60,10 @@ CLIP, LR = 5.0, 1e-4
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured: the model and its input, the clients of a round, and how often."""
+    """What is measured: the model and its input, the clients of a round, and how often.
+
+    client_seconds: speech for several steps: a single one may repeat itself to the bit where a training does not.
+    """
 
     model: str
     mels: int
@@ -75,8 +78,8 @@ class Size:
     client_seconds: float
 
 
-PAPER = Size("crdnn", 80, 10, 500, 8, 5.0, 25, 7, (1, 2, 4, 8), 4, 20.0)
-SMALL = Size("tiny", 40, 20, 36, 2, 1.0, 8, 2, (1,), 2, 5.0)
+PAPER = Size("crdnn", 80, 10, 500, 8, 5.0, 25, 7, (1, 2, 4, 8), 4, 60.0)
+SMALL = Size("tiny", 40, 20, 36, 2, 1.0, 8, 2, (1,), 2, 15.0)
 
 
 @dataclass(frozen=True)
@@ -215,8 +218,7 @@ def prepare(size: Size, folder: Path, device: torch.device) -> Experiment:
         "tokenizer": {"kind": "unigram", "vocab_size": 60},  # a word a token: characters would not fit into the states
         "loss": {"ctc_weight": 0.3},
     }
-    # Several steps for each client: a single one may repeat itself to the bit where a training does not.
-    federation = {"local_epochs": 1, "batch": {"max_utterances": max(1, size.clips // 4)}}
+    federation = {"local_epochs": 1, "batch": {"max_utterances": size.clips}}
     run_dir = make_run(folder, size.clients, size.client_seconds, federation, size.model, 1, changes)
     return open_experiment(run_dir)
 

@@ -42,7 +42,9 @@ def describe_no_gain(state: FederationState, config: Config) -> str:
     tries = []
     if config.server.get("server_momentum", 0) and any(buffers):
         tries.append("server=fed_avg (stale updates and a server momentum add up)")
-    tries += [f"a smaller federation.lr than {config.federation.lr:g}", "federation.held_out.replay_warm_up=true"]
+    tries.append(f"a smaller federation.lr than {config.federation.lr:g}")
+    if not config.federation.held_out.replay_warm_up:
+        tries.append("federation.held_out.replay_warm_up=true")
     kept = "the last rounds'" if state.last.count else "the start's"
     return (
         f"federation: none of {state.round} rounds was better on the dev speakers than the start. federated.pt has "

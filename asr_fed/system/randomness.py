@@ -34,7 +34,7 @@ def seed_everything(seed: int, *place: int | str) -> np.random.Generator:
 def repeatable() -> None:
     """Have CUDA add numbers up in a fixed order from now on, in this process: the same bits from the same numbers.
 
-    Where torch has no such kernel it warns and goes on. https://docs.pytorch.org/docs/stable/notes/randomness.html
+    Where torch has no such kernel it warns and goes on (see "Reproducibility" in torch's notes).
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS begins
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False

@@ -69,4 +69,7 @@ def test_momentum_is_named_where_updates_are_stale() -> None:
     asynchronous = typed_config(momentum, "federation.buffer=2")
     assert "server=fed_avg " in describe_no_gain(lost, asynchronous)
     assert "server=fed_avg " not in describe_no_gain(lost, typed_config(momentum))
+    assert "replay_warm_up" in describe_no_gain(lost, asynchronous)
+    replaying = typed_config(momentum, "federation.held_out.replay_warm_up=true")
+    assert "replay_warm_up" not in describe_no_gain(lost, replaying)
     assert describe_no_gain(replace(lost, best_round=2), asynchronous) == ""
