@@ -7,7 +7,7 @@ help:
 	@echo 'make demo    set up, then train the demo: synthetic French, warm start -> federation -> WER table'
 	@echo 'make test    set up, then ruff, mypy and the tests'
 	@echo 'make lint    set up, then ruff and mypy only'
-	@echo 'make slow    set up, then the tests that kill parts of a real deployment (some 20 minutes)'
+	@echo 'make slow    set up, then the tests that run and kill parts of real deployments (a quarter of an hour)'
 	@echo 'make lock    write requirements-deployment.txt: what a deployment installs, with hashes'
 	@echo 'make sbom    write sbom.json: all that is installed in .venv, with licences (CycloneDX)'
 	@echo 'make clean   remove caches and build products; .venv, prepared/ and outputs/ stay'

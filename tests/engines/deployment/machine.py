@@ -60,7 +60,7 @@ class Machine:
 
     def processes(self, words: str = "") -> list[int]:
         """Ids of living processes whose command line names our folder, and `words`."""
-        found = subprocess.run(["ps", "-eo", "pid,stat,args"], capture_output=True, text=True).stdout
+        found = subprocess.run(["ps", "-ww", "-eo", "pid,stat,args"], capture_output=True, text=True).stdout
         lines = [line for line in found.splitlines() if str(self.folder) in line and words in line]
         return [int(line.split()[0]) for line in lines if "Z" not in line.split()[1]]
 

@@ -2,10 +2,8 @@
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 
 import pytest
 
@@ -96,9 +94,8 @@ def test_the_server_killed_in_mid_round_resumes_and_ends_in_the_same_weights(sil
     if part == "train_fed.py":
         silos.end("train", signal.SIGTERM)
     else:
-        for process in serverapp(silos):
-            with suppress(ProcessLookupError):  # it went with the one before
-                os.kill(process, signal.SIGKILL)
+        (process,) = silos.processes("/flwr-serverapp ")
+        os.kill(process, signal.SIGKILL)
         assert finish(silos) == 2, silos.logs()
     assert 2 <= len(silos.history(run_dir)) < ROUNDS
     silos.run(*silos.deployed_command(run_dir, 3, *SETTINGS, "resume=true"))
@@ -114,12 +111,3 @@ def test_a_superlink_killed_in_mid_round_is_started_again_and_the_run_resumed(si
     assert finish(silos) in (0, 2), silos.logs()
     silos.run(*silos.deployed_command("restarted", 3, *SETTINGS, "resume=true"))
     assert silos.summary("restarted")["weights_sha256"] == silos.summary("local")["weights_sha256"]
-
-
-def serverapp(machine: Machine) -> list[int]:
-    """The ids of its processes; another federation on this computer has one at another address."""
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout.splitlines()
-    address = f"127.0.0.1:{machine.control_port} "
-    found = [int(line.split()[0]) for line in listed if "flwr-serverapp" in line and address in line]
-    assert found
-    return found
