@@ -3,20 +3,17 @@
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from asr_fed.reporting.comparison import lay_out, markdown, run_labels, terminal_table
-from asr_fed.reporting.dev_curves import dev_curves
+from asr_fed.reporting.dev_curves import curve_rows, dev_curves
 from asr_fed.reporting.simulation import fleet_numbers
 from asr_fed.runs.records import read_history
 from asr_fed.runs.summary import PretrainingSummary, RunSummary, read_summary
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import replacing, write_csv
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # Fields of a run's record, which are the columns of comparison.csv.
 FIELDS = (
@@ -25,11 +22,12 @@ FIELDS = (
     *("test_cer", "decoder", "best_round", "rounds", "clients", "effective_clients"),
     *("audio_hours", "mb_up", "mb_down", "seconds"),
     *("fleet_hours", "fleet_hours_to_best", "target_wer", "fleet_hours_to_target"),  # of a simulated fleet
-    *("dropped", "partial", "lost_compute", "waiting", "least_heard", "least_heard_part", "least_heard_wer"),
+    *("stragglers", "dropped", "partial", "lost_compute", "waiting", "fleet_mb_up", "fleet_mb_down"),
+    *("least_heard", "least_heard_part", "least_heard_wer"),
     *("wh", "g_co2e", "g_co2e_low", "g_co2e_high", "of_central", "g_per_point"),  # modelled
     *("run_dir", "failed"),
 )
-HEARD = "comparison_heard.csv"
+HEARD, CURVES = "comparison_heard.csv", "comparison_curves.csv"
 
 
 def describe_run(
@@ -90,7 +88,7 @@ def _carbon(account: dict[str, Any] | None) -> dict[str, Any]:
 def write_comparison(folder: Path, records: Sequence[dict[str, Any]]) -> None:
     """comparison.md and comparison.html for people, .csv for programs, .png: the WER over the rounds.
 
-    HEARD has, for runs with a simulated fleet, a row for each group of clients.
+    CURVES has the points of that picture. HEARD has, for runs with a simulated fleet, a row for each group of clients.
     """
     from asr_fed.reporting.figures import data_uri
     from asr_fed.reporting.page import render
@@ -104,7 +102,10 @@ def write_comparison(folder: Path, records: Sequence[dict[str, Any]]) -> None:
         writer.writerows(record | {"overrides": " ".join(record["overrides"])} for record in records)
     if heard := [{"run": label} | row for label, row in heard_in(comparison.labels, records)]:
         write_csv(folder / HEARD, heard)
-    figure = plot(records)
+    head, runs = _ended(records)
+    if curves := curve_rows(runs):
+        write_csv(folder / CURVES, curves)
+    figure = dev_curves(runs, head)
     if figure is not None:
         with replacing(folder / "comparison.png") as path:
             figure.savefig(path, format="png", dpi=120)
@@ -159,9 +160,8 @@ def heard_in(labels: Sequence[str], records: Sequence[dict[str, Any]]) -> Iterat
                 yield label, row
 
 
-def plot(records: Sequence[dict[str, Any]]) -> "Figure | None":
-    """Dev WER of all runs that have ended; see `dev_curves`."""
+def _ended(records: Sequence[dict[str, Any]]) -> tuple[str, list[tuple[str, Path]]]:
+    """The head of their names, and name and folder of each run that has ended."""
     head, labels = run_labels([record["overrides"] for record in records])
-    ended = zip(labels, records, strict=True)
-    runs = [(label, Path(record["run_dir"])) for label, record in ended if record["failed"] is None]
-    return dev_curves(runs, head)
+    named = zip(labels, records, strict=True)
+    return head, [(label, Path(record["run_dir"])) for label, record in named if record["failed"] is None]

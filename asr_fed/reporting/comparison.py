@@ -62,14 +62,19 @@ COST: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("MB down", _amount("mb_down", ".1f")),
     ("seconds", _number("seconds", ".0f")),
 )
-FLEET: tuple[tuple[str, Callable[[Record], str]], ...] = (  # of runs with a simulated fleet
+TIME: tuple[tuple[str, Callable[[Record], str]], ...] = (  # of runs with a simulated fleet, as the next two
     ("fleet\u00a0hours", _amount("fleet_hours", ".3g")),
     ("to best WER", _amount("fleet_hours_to_best", ".3g")),
     ("to target", _target),
+    ("stragglers", _number("stragglers", ".0%")),
+    ("waiting", _number("waiting", ".0%")),
+)
+WORK: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("dropped", _number("dropped", ".0%")),
     ("partial", _number("partial", ".0%")),
     ("lost computing", _number("lost_compute", ".0%")),
-    ("waiting", _number("waiting", ".0%")),
+    ("clients' MB\u00a0up", _amount("fleet_mb_up", ".1f")),
+    ("clients' MB\u00a0down", _amount("fleet_mb_down", ".1f")),
 )
 HEARD: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("least heard", lambda record: record["least_heard"] or ""),
@@ -107,7 +112,7 @@ def lay_out(records: Sequence[Record]) -> Comparison:
     """The records as they are shown. A column without a value is left out, and a table without a column."""
     head, labels = run_labels([record["overrides"] for record in records])
     tables = []
-    for columns in (RESULT, COST, FLEET, HEARD, CARBON):
+    for columns in (RESULT, COST, TIME, WORK, HEARD, CARBON):
         shown = [(name, column) for name, column in columns if any(column(record) for record in records)]
         if shown:
             rows = [
@@ -181,6 +186,11 @@ def _notes(labels: Sequence[str], records: Sequence[Record]) -> list[str]:
         notes.append(f"Not decoded alike, so that WERs differ for that too: {', '.join(by_run)}.")
     if targets := {record["target_wer"] for record in records} - {None}:
         notes.append(f"To target: hours of the fleet until the dev WER was first no higher than {targets.pop():g} %.")
+    if any(record["stragglers"] is not None for record in records):
+        notes.append(
+            "Stragglers: of the asked clients, those that need over twice the median time, come too late or are cut "
+            "short. Clients' MB: what each sent and received, that of the late ones included."
+        )
     if any(record["least_heard"] is not None for record in records):
         notes.append(
             "Least heard: the group of clients that has least of all work that counted, for its number; of its part: "

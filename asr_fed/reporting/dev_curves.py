@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from asr_fed.runs.records import RoundRecord, read_epochs, read_history
 from asr_fed.runs.summary import read_summary
@@ -22,6 +22,7 @@ AXES: tuple[tuple[str, tuple[str, ...], float], ...] = (
     ("MB exchanged", ("bytes_up", "bytes_down"), 1e6),
     ("hours of the fleet", ("fleet_seconds",), 3600.0),
 )
+COLUMNS = ("round", "passes", "seconds", "mb", "fleet_hours")  # the axes in a CSV file
 FLEET = 4  # the axis that only runs with a virtual clock have
 POOLED = (0, 1)  # the axes that pooled training has too: an epoch is a pass over the speech
 
@@ -82,6 +83,25 @@ def dev_curves(runs: Sequence[tuple[str, Path]], head: str = "") -> "Figure | No
         fontsize="small",
     )
     return figure
+
+
+def curve_rows(runs: Sequence[tuple[str, Path]]) -> list[dict[str, Any]]:
+    """The points of `dev_curves`, a row each: the run, which of its curves, where on each axis, and the dev WER.
+
+    An axis that a curve is not drawn on is None.
+    """
+    rows: list[dict[str, Any]] = []
+    for label, run_dir in runs:
+        run = Run.read(label, run_dir)
+        axes = [points(run, number) for number in range(len(AXES))]
+        for which, curve in enumerate(("federation", "pooled")):
+            for place, (number, wer) in enumerate(axes[0][which]):
+                at = {
+                    name: axis[which][place][0] if axis[which] else None
+                    for name, axis in zip(COLUMNS, axes, strict=True)
+                }
+                rows.append({"run": label, "curve": curve, **at, "round": int(number), "dev_wer": wer})
+    return rows
 
 
 def points(run: Run, number: int) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:

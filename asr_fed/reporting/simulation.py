@@ -12,6 +12,7 @@ from asr_fed.simulation.record import ClientTime, RoundTime, read_client_times, 
 MANY = 60  # clients of a round that have a bar each
 PHASES = {"download_s": "#9bbfdc", "compute_s": "#1f6fb4", "upload_s": "#d2691e"}
 UNITS = {"hours": 3600.0, "minutes": 60.0, "seconds": 1.0}
+SHARES = ("stragglers", "dropped", "partial", "lost_compute", "waiting")  # of a summary, in a comparison
 LATE, IDLE = "#b00020", "#e4e4e4"
 
 
@@ -30,6 +31,8 @@ def describe_fleet(summary: Mapping[str, Any] | None) -> list[str]:
         parts.append(f"{summary['partial']:.0%} of them with part of the work")
     if summary["lost_compute"]:
         parts.append(f"{summary['lost_compute']:.0%} of the computation was lost")
+    if summary["stragglers"]:
+        parts.append(f"{summary['stragglers']:.0%} of those asked were stragglers")
     if summary["asynchronous"]:
         parts.append(f"updates were {summary['staleness']:.1f} steps old")
     else:
@@ -49,8 +52,9 @@ def fleet_numbers(
     """
     if summary is None:
         return {}
-    numbers = {name: summary.get(name) for name in ("dropped", "partial", "lost_compute", "waiting")}
+    numbers = {name: summary.get(name) for name in SHARES}
     numbers |= {"fleet_hours": summary["hours"], "fleet_hours_to_best": summary["best_hours"]}
+    numbers |= {f"fleet_mb_{way}": 1000 * summary[f"gb_{way}"] for way in ("up", "down")}
     if target_wer is not None:
         ends = zip(accumulate(each.fleet_seconds or 0.0 for each in history), history, strict=True)
         reached = (end / UNITS["hours"] for end, each in ends if each.wer is not None and each.wer <= target_wer)

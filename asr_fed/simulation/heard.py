@@ -4,17 +4,21 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum
+from statistics import median
 from typing import Any
 
 from asr_fed.simulation.record import ClientTime, RoundTime
 
 HOUR = 3600.0
+STRAGGLES = 2.0  # times the median client's time
 
 
 def summarise_fleet(clients: Sequence[ClientTime], rounds: Sequence[RoundTime]) -> dict[str, Any]:
     """What summary.json says of the fleet. Shares are of the clients that were asked, but for those of time.
 
     hours: of the fleet's clock, from the first order to the last server step; server_hours are in it.
+    stragglers: the share that needs over twice the median of all those times from order to answer, that is given up
+        before it has answered, or whose work is cut short. Unlike `dropped` it does not depend on who is waited for.
     partial: of those that arrived, the share with less than a whole round's work.
     lost_compute: of all seconds of computation, the share whose result came too late.
     waiting: of the time of clients that arrived, the share between answering and the end of the round.
@@ -30,6 +34,7 @@ def summarise_fleet(clients: Sequence[ClientTime], rounds: Sequence[RoundTime]) 
         "server_hours": fsum(each.server_s for each in rounds) / HOUR,
         "asked": len(clients),
         "arrived": len(arrived),
+        "stragglers": _stragglers(clients),
         "dropped": 1 - len(arrived) / max(1, len(clients)),
         "partial": sum(each.share_of_work < 1 for each in arrived) / max(1, len(arrived)),
         "lost_compute": fsum(each.compute_s for each in clients if not each.arrived) / max(computed, 1e-9),
@@ -38,6 +43,13 @@ def summarise_fleet(clients: Sequence[ClientTime], rounds: Sequence[RoundTime]) 
         "gb_down": sum(each.bytes_down for each in clients) / 1e9,
         "gb_up": sum(each.bytes_up for each in clients) / 1e9,
     }
+
+
+def _stragglers(clients: Sequence[ClientTime]) -> float:
+    if not clients:
+        return 0.0
+    limit = STRAGGLES * median(each.busy_s for each in clients)
+    return sum(each.busy_s > limit or not each.arrived or each.share_of_work < 1 for each in clients) / len(clients)
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,10 @@ def test_runs_are_compared_with_the_first_by_both_tests(tmp_path: Path, capsys: 
         assert "seed=1" not in text, "both have it in common"
     assert "://" not in page and "data:image/svg+xml" in page
     assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    with (tmp_path / "out" / "comparison_curves.csv").open(encoding="utf-8", newline="") as file:
+        curves = list(csv.DictReader(file))
+    assert [row["run"] for row in curves] == ["uniform"] * 2 + ["num_examples"] * 4
+    assert (curves[1]["round"], curves[1]["seconds"], curves[1]["fleet_hours"]) == ("2", "4.0", "")
 
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:

@@ -96,6 +96,12 @@ def test_the_account_of_a_run(on_phones: Path, tmp_path: Path) -> None:
     assert float(first["g_co2e"]) == account["g"]["value"] and second["g_co2e"] == ""
     assert float(first["of_central"]) == account["ratio"]["value"]
     assert float(first["fleet_hours_to_target"]) <= summary["simulation"]["hours"]
+    assert float(first["fleet_mb_up"]) == pytest.approx(sum(row.bytes_up for row in rows) / 1e6)
+    with (tmp_path / "comparison" / "comparison_curves.csv").open() as file:
+        curve = [row for row in csv.DictReader(file) if row["run"] == "run 1" and row["curve"] == "federation"]
+    ends = [each.end_s / 3600 for each in read_round_times(run_dir)]
+    assert [float(row["fleet_hours"]) for row in curve] == pytest.approx(ends)
+    assert [float(row["dev_wer"]) for row in curve] == [each.wer for each in read_history(run_dir)]
     with (tmp_path / "comparison" / "comparison_heard.csv").open() as file:
         heard = [row for row in csv.DictReader(file) if row["run"] == "run 1"]
     assert sum(int(row["clients"]) for row in heard) == 3 and first["least_heard"] in {row["group"] for row in heard}

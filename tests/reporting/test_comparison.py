@@ -104,22 +104,33 @@ def test_runs_with_a_fleet_have_a_table_of_its_time() -> None:
     numbers = {
         "fleet_hours": 12.345,
         "fleet_hours_to_best": 3.0,
+        "stragglers": 0.3,
         "dropped": 0.25,
         "lost_compute": 0.5,
         "waiting": 0.125,
+        "fleet_mb_up": 1234.5,
+        "fleet_mb_down": 67.8,
     }
     with_clock = record("a.yaml simulation=phones", **NUMBERS, **numbers)
-    table = lay_out([with_clock, record("a.yaml", **NUMBERS)]).tables[2]
-    head, (row, other) = table.head, table.rows
-    assert dict(zip(head, row, strict=True)) | {"": "phones"} == {
-        "": "phones",
-        "fleet\u00a0hours": "12.3",
-        "to best WER": "3",
-        "dropped": "25%",
-        "lost computing": "50%",
-        "waiting": "12%",
+    comparison = lay_out([with_clock, record("a.yaml", **NUMBERS)])
+    time, work = (
+        {name: own for name, *own in zip(each.head, *each.rows, strict=True)} for each in comparison.tables[2:]
+    )
+    assert time == {
+        "": ["phones", "run 2"],
+        "fleet\u00a0hours": ["12.3", ""],
+        "to best WER": ["3", ""],
+        "stragglers": ["30%", ""],
+        "waiting": ["12%", ""],
     }
-    assert other[1:] == [""] * 5
+    assert work == {
+        "": ["phones", "run 2"],
+        "dropped": ["25%", ""],
+        "lost computing": ["50%", ""],
+        "clients' MB\u00a0up": ["1234", ""],
+        "clients' MB\u00a0down": ["67.8", ""],
+    }
+    assert comparison.notes[0].startswith("Stragglers: ")
     reached, never = (record(word, target_wer=20.0, fleet_hours_to_target=at) for word, at in (("a", 1.5), ("b", None)))
     comparison = lay_out([reached, never])
     assert [row[1] for row in comparison.tables[0].rows] == ["1.5", "never"] and "20 %" in comparison.notes[0]

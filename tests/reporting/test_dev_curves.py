@@ -1,11 +1,12 @@
 """WER on the way: federation and pooled training on common axes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from asr_fed.reporting.dev_curves import Run, dev_curves, points
+from asr_fed.reporting.dev_curves import Run, curve_rows, dev_curves, points
 from asr_fed.runs.records import read_epochs, write_epochs, write_history
 from asr_fed.training.central import EpochReport
 from tests.runs.test_records import record
@@ -51,6 +52,21 @@ def test_a_run_with_a_virtual_clock_has_an_axis_more(run_dir: Path) -> None:
     assert points(Run.read("this", run_dir), 4) == ([(0.5, 9.0), (1.0, 9.0)], [])
     figure = dev_curves([("this", run_dir)])
     assert figure is not None and [axes.get_xlabel() for axes in figure.axes][-1] == "hours of the fleet"
+
+
+def test_a_file_has_the_points_of_the_picture(run_dir: Path) -> None:
+    rows = curve_rows([("this", run_dir)])
+    assert [(row["curve"], row["round"]) for row in rows] == [
+        *(("federation", number) for number in (1, 2, 3, 4)),
+        *(("pooled", number) for number in (2, 4)),
+    ]
+    second = {"run": "this", "curve": "federation", "round": 2, "passes": 1.0, "seconds": 20.0, "mb": 6.0}
+    assert rows[1] == second | {"fleet_hours": None, "dev_wer": 20.0}
+    assert (rows[4]["passes"], rows[4]["seconds"], rows[4]["dev_wer"]) == (2.0, None, 15.0)
+    rounds = [record(number, wer=9.0, cer=1.0, fleet_seconds=1800.0) for number in (1, 2)]
+    write_history(run_dir, [replace(rounds[0], wer=None), rounds[1]])
+    (first, *_) = curve_rows([("this", run_dir)])
+    assert (first["round"], first["fleet_hours"]) == (2, 1.0), "the time of a round that was not evaluated counts"
 
 
 def test_a_run_with_epochs_alone_has_a_picture_and_one_with_nothing_has_none(run_dir: Path) -> None:

@@ -22,6 +22,7 @@ SUMMARY: dict[str, Any] = {
     "best_wer": 12.345,
     "asked": 4,
     "arrived": 3,
+    "stragglers": 0.5,
     "partial": 1 / 3,
     "lost_compute": 0.42,
     "waiting": 0.3,
@@ -36,6 +37,7 @@ def test_the_lines_say_how_long_it_took_and_who_was_late() -> None:
     first, second = describe_fleet(SUMMARY)
     assert first == "Fleet of phones on mobile: 2.0 h for 2 rounds, dev WER 12.35 after 30.0 min."
     assert "3 of 4 asked clients arrived; 33% of them with part of the work; 42% of the computation was lost" in second
+    assert "50% of those asked were stragglers" in second
     assert "waited 30% of their time" in second and second.endswith("400 MB down, 6 GB up.")
     steps = describe_fleet(SUMMARY | {"asynchronous": True, "staleness": 1.26, "best_hours": None})
     assert steps[0].endswith("2.0 h for 2 server steps.") and "updates were 1.3 steps old" in steps[1]
@@ -56,6 +58,7 @@ def test_a_comparison_says_when_a_wer_was_reached_and_who_is_least_heard() -> No
     numbers = fleet_numbers(SUMMARY | {"heard": heard}, history, 15.0)
     assert (numbers["fleet_hours"], numbers["fleet_hours_to_target"]) == (2.0, 2.0)
     assert (numbers["least_heard"], numbers["least_heard_wer"]) == ("slow", 30.0)
+    assert (numbers["stragglers"], numbers["fleet_mb_up"], numbers["fleet_mb_down"]) == (0.5, 6000, 400)
     assert numbers["least_heard_part"] == pytest.approx(0.4)
     assert fleet_numbers(SUMMARY | {"heard": []}, history, 20.0)["fleet_hours_to_target"] == 0.5
     assert fleet_numbers(SUMMARY | {"heard": []}, history, 5.0)["fleet_hours_to_target"] is None

@@ -19,12 +19,20 @@ def test_hours_shares_and_bytes() -> None:
     found = summarise_fleet(TIMES, ROUNDS)
     assert (found["hours"], found["server_hours"]) == (2.0, pytest.approx(5 / 3600))
     assert (found["asked"], found["arrived"], found["dropped"]) == (4, 3, 0.25)
+    assert found["stragglers"] == 0.5  # b did part of its work, c came too late
     assert found["partial"] == pytest.approx(1 / 3)
     assert found["lost_compute"] == pytest.approx(46 / 110)
     assert found["waiting"] == pytest.approx(36 / (12 + 48 + 12 + 36))
     assert found["staleness"] == pytest.approx(1 / 3)
     assert (found["gb_down"], found["gb_up"]) == (4.0, 6.0)
-    assert summarise_fleet([], [])["hours"] == 0
+    assert summarise_fleet([], [])["hours"] == summarise_fleet([], [])["stragglers"] == 0
+
+
+def test_stragglers_need_over_twice_the_median_time_also_where_all_are_waited_for() -> None:
+    seconds = (10.0, 10.0, 10.0, 20.0, 20.5)
+    times = [ClientTime(1, f"c{s}", "d", 1.0, s - 2, 1.0, 0.0, 1, 1, True, 1.0) for s in seconds]
+    found = summarise_fleet(times, [RoundTime(1, 0.0, 20.5, 1.0, 5, 5)])
+    assert (found["stragglers"], found["dropped"]) == (0.2, 0)
 
 
 def test_who_is_heard_counts_work_that_arrived() -> None:
