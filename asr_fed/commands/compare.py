@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asr_fed.reporting.compare import against_first, describe_run, show_comparison, write_comparison
-from asr_fed.runs.summary import read_summary
+from asr_fed.runs.summary import read_any_summary
 from asr_fed.system.exit_status import exit_status
 from asr_fed.system.files import make_folder
 
@@ -25,7 +25,7 @@ def compare(runs: Sequence[Path], output: Path, target_wer: float | None = None)
 
     Raises UserError where a run has not ended.
     """
-    summaries = [read_summary(run) for run in runs]
+    summaries = [read_any_summary(run) for run in runs]
     # the command line of train_fed.py: python, train_fed.py, the experiment's file, and overrides
     words = [shlex.split(summary.command)[2:] for summary in summaries]
     described = zip(words, map(str, runs), summaries, strict=True)

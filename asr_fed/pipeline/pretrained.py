@@ -18,12 +18,17 @@ from asr_fed.reporting.figures import pretraining_figures
 from asr_fed.reporting.page import render
 from asr_fed.reporting.progress import RunProgress, pretraining_table, result_table
 from asr_fed.runs.experiment import Experiment, pick_device, systems
-from asr_fed.runs.summary import CodesResult, PretrainingSummary, SystemResult, write_summary
+from asr_fed.runs.summary import (
+    FINE_TUNED,
+    FROM_SCRATCH,
+    RECOGNISERS,
+    CodesResult,
+    PretrainingSummary,
+    SystemResult,
+    write_summary,
+)
 from asr_fed.system.files import write_text
 from asr_fed.tasks.learners import load_learner
-
-FINE_TUNED, FROM_SCRATCH = "fine_tuned", "from_scratch"
-RECOGNISERS = (FINE_TUNED, FROM_SCRATCH)  # of a pre-training's encoder, and of random weights
 
 
 def evaluate_pretraining(experiment: Experiment, progress: RunProgress) -> dict[str, CodesResult]:

@@ -28,8 +28,6 @@ from asr_fed.model.backbone import count_states
 from asr_fed.model.recogniser import Recogniser, save_recogniser
 from asr_fed.model.state import freeze
 from asr_fed.pipeline.pretrained import (
-    FINE_TUNED,
-    RECOGNISERS,
     as_recognition,
     evaluate_pretraining,
     evaluate_recognition,
@@ -54,7 +52,7 @@ from asr_fed.runs.experiment import (
 )
 from asr_fed.runs.records import RoundRecord, write_epochs, write_history
 from asr_fed.runs.run_dir import begin_run, claim_run_dir
-from asr_fed.runs.summary import PretrainingSummary, RunSummary
+from asr_fed.runs.summary import FINE_TUNED, RECOGNISERS, PretrainingSummary, RunSummary
 from asr_fed.simulation.fleet import Fleet
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import keep_freed_memory

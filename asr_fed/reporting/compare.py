@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -11,14 +11,26 @@ from asr_fed.reporting.comparison import lay_out, markdown, run_labels, terminal
 from asr_fed.reporting.dev_curves import curve_rows, dev_curves
 from asr_fed.reporting.simulation import fleet_numbers
 from asr_fed.runs.records import read_history
-from asr_fed.runs.summary import PretrainingSummary, RunSummary, read_summary
+from asr_fed.runs.summary import (
+    FINE_TUNED,
+    FROM_SCRATCH,
+    PretrainingSummary,
+    RunSummary,
+    read_any_summary,
+    read_summary,
+)
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import replacing, write_csv
+
+if TYPE_CHECKING:
+    from asr_fed.evaluation.evaluate import Evaluation
 
 # Fields of a run's record, which are the columns of comparison.csv.
 FIELDS = (
     *("overrides", "warm_start_wer", "test_wer", "wer_low", "wer_high"),
     *("difference", "difference_low", "difference_high", "paired_t_p", "matched_pairs_p"),  # from the first run
+    *("scratch_wer", "to_scratch", "to_scratch_low", "to_scratch_high", "to_scratch_p"),  # after a pre-training
+    *("test_loss", "test_accuracy"),  # of a pre-training
     *("test_cer", "decoder", "best_round", "rounds", "clients", "effective_clients"),
     *("audio_hours", "mb_up", "mb_down", "seconds"),
     *("fleet_hours", "fleet_hours_to_best", "target_wer", "fleet_hours_to_target"),  # of a simulated fleet
@@ -60,15 +72,32 @@ def describe_run(
         "mb_down": total("bytes_down", 1e6),
     }
     if isinstance(result, PretrainingSummary):
-        tuned = result.recognition.get("fine_tuned")
-        words = {} if tuned is None else {**vars(tuned), "test_wer": tuned.wer, "test_cer": tuned.cer}
         # Its `difference` is from the recogniser from scratch, not from the first run.
-        return {name: {**words, **vars(result), **sums, **about, "difference": None}.get(name) for name in FIELDS}
+        known = {**vars(result), **sums, **about, **_recognition(result), "difference": None}
+        return {name: known.get(name) for name in FIELDS}
     sums |= fleet_numbers(result.simulation, rounds, target_wer)
     own = result.systems.get(result.own)
     interval = {"wer_low": own and own.wer_low, "wer_high": own and own.wer_high}
     known = {**vars(result), **sums, **interval, **_carbon(result.carbon), **about}
     return {name: known.get(name) for name in FIELDS}
+
+
+def _recognition(result: PretrainingSummary) -> dict[str, Any]:
+    """The WER is that of the recogniser that began with the encoder."""
+    if not result.recognition:
+        return {}
+    tuned, against = result.recognition[FINE_TUNED], result.difference
+    return {
+        "test_wer": tuned.wer,
+        "test_cer": tuned.cer,
+        "wer_low": tuned.wer_low,
+        "wer_high": tuned.wer_high,
+        "scratch_wer": result.recognition[FROM_SCRATCH].wer,
+        "to_scratch": against and against.difference,
+        "to_scratch_low": against and against.interval and against.interval.low,
+        "to_scratch_high": against and against.interval and against.interval.high,
+        "to_scratch_p": against and against.paired_t_p,
+    }
 
 
 def _carbon(account: dict[str, Any] | None) -> dict[str, Any]:
@@ -86,7 +115,7 @@ def _carbon(account: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def write_comparison(folder: Path, records: Sequence[dict[str, Any]]) -> None:
-    """comparison.md and comparison.html for people, .csv for programs, .png: the WER over the rounds.
+    """comparison.md and comparison.html for people, .csv for programs, .png: curves of the dev speakers.
 
     CURVES has the points of that picture. HEARD has, for runs with a simulated fleet, a row for each group of clients.
     """
@@ -133,14 +162,9 @@ def against_first(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _against(record: dict[str, Any], first: dict[str, Any]) -> dict[str, Any]:
     from asr_fed.evaluation.statistics import paired_test
-    from asr_fed.reporting.evaluation_files import read_evaluation
 
     try:
-        own, other = (
-            read_evaluation(Path(each["run_dir"]) / "evaluation" / read_summary(Path(each["run_dir"])).own)
-            for each in (record, first)
-        )
-        found = paired_test(own, other)
+        found = paired_test(_evaluation(record), _evaluation(first))
     except (UserError, ValueError, TypeError):  # a failed or missing run, or another test set
         return {}
     return {
@@ -150,6 +174,13 @@ def _against(record: dict[str, Any], first: dict[str, Any]) -> dict[str, Any]:
         "paired_t_p": found.paired_t_p,
         "matched_pairs_p": found.matched_pairs_p,
     }
+
+
+def _evaluation(record: dict[str, Any]) -> "Evaluation":
+    from asr_fed.reporting.evaluation_files import read_evaluation
+
+    run_dir = Path(record["run_dir"])
+    return read_evaluation(run_dir / "evaluation" / read_any_summary(run_dir).recogniser)
 
 
 def heard_in(labels: Sequence[str], records: Sequence[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -28,6 +28,11 @@ def _interval(record: Record) -> str:
     return "" if record["wer_low"] is None else f"{record['wer_low']:.1f} to {record['wer_high']:.1f}"
 
 
+def _to_scratch(record: Record) -> str:
+    known = record["to_scratch_low"] is not None
+    return f"{record['to_scratch_low']:+.1f} to {record['to_scratch_high']:+.1f}" if known else ""
+
+
 def _band(record: Record) -> str:
     return "" if record["g_co2e"] is None else f"{record['g_co2e_low']:.3g} to {record['g_co2e_high']:.3g}"
 
@@ -46,17 +51,25 @@ def _target(record: Record) -> str:
 # Of each table: heads, and what stands below them. They fit 80 columns. A space that cannot break is \u00a0.
 RESULT: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("WER\u00a0%", _number("test_wer", ".2f")),
+    ("scratch WER\u00a0%", _number("scratch_wer", ".2f")),
     ("95\u00a0% interval", _interval),
     ("to first", _number("difference", "+.2f")),
     ("p speakers", _number("paired_t_p", ".2g")),
     ("p segments", _number("matched_pairs_p", ".2g")),
     ("CER\u00a0%", _number("test_cer", ".2f")),
-    ("effective clients", _amount("effective_clients", ".1f")),
+)
+PRETRAINING: tuple[tuple[str, Callable[[Record], str]], ...] = (
+    ("loss", _number("test_loss", ".3f")),
+    ("codes right\u00a0%", _number("test_accuracy", ".2f")),
+    ("to scratch", _number("to_scratch", "+.2f")),
+    ("95\u00a0% interval", _to_scratch),
+    ("p speakers", _number("to_scratch_p", ".2g")),
 )
 COST: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("start WER\u00a0%", _number("warm_start_wer", ".2f")),
     ("best round", _best),
     ("clients", _number("clients", "")),
+    ("effective clients", _amount("effective_clients", ".1f")),
     ("hours", _amount("audio_hours", ".2f")),
     ("MB up", _amount("mb_up", ".1f")),
     ("MB down", _amount("mb_down", ".1f")),
@@ -112,7 +125,7 @@ def lay_out(records: Sequence[Record]) -> Comparison:
     """The records as they are shown. A column without a value is left out, and a table without a column."""
     head, labels = run_labels([record["overrides"] for record in records])
     tables = []
-    for columns in (RESULT, COST, TIME, WORK, HEARD, CARBON):
+    for columns in (RESULT, PRETRAINING, COST, TIME, WORK, HEARD, CARBON):
         shown = [(name, column) for name, column in columns if any(column(record) for record in records)]
         if shown:
             rows = [
@@ -196,13 +209,11 @@ def _notes(labels: Sequence[str], records: Sequence[Record]) -> list[str]:
             "Least heard: the group of clients that has least of all work that counted, for its number; of its part: "
             "in percent of what its number would give it. The other groups are in comparison_heard.csv."
         )
-    others = [
-        label
-        for label, record in list(zip(labels, records, strict=True))[1:]
-        if record["difference"] is None and record["failed"] is None
-    ]
-    if others:
-        notes.append(f"No test of {', '.join(others)} against the first: not the same test utterances.")
+    first, *others = zip(labels, records, strict=True)
+    with_words = [(label, record) for label, record in others if record["test_wer"] is not None]
+    untested = [label for label, record in with_words if record["difference"] is None]
+    if untested and first[1]["test_wer"] is not None:
+        notes.append(f"No test of {', '.join(untested)} against the first: not the same test utterances.")
     return notes
 
 

@@ -1,4 +1,5 @@
-"""Dev WER on the way: federations and the pooled training that they are compared with, in one picture."""
+"""Dev WER on the way, or dev loss of pre-trainings: federations and the pooled training that they are compared with, in
+one picture."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr_fed.runs.records import RoundRecord, read_epochs, read_history
-from asr_fed.runs.summary import read_summary
+from asr_fed.runs.summary import PretrainingSummary, read_any_summary
 from asr_fed.training.central import EpochReport
 
 if TYPE_CHECKING:
@@ -32,29 +33,35 @@ class Run:
     """The rounds of a run and the epochs of its pooled training, either of which may be missing.
 
     hours: how much speech the clients train on; 0 where nobody knows.
+    pretraining: it has a loss on the dev speakers in place of a WER.
     """
 
     label: str
     history: Sequence[RoundRecord]
     pooled: Sequence[EpochReport]
     hours: float
+    pretraining: bool = False
 
     @classmethod
     def read(cls, label: str, run_dir: Path) -> "Run":
-        ended = (run_dir / "summary.json").is_file()
-        hours = read_summary(run_dir).hours if ended else 0.0
-        return cls(label, read_history(run_dir), read_epochs(run_dir, "central"), hours)
+        summary = read_any_summary(run_dir) if (run_dir / "summary.json").is_file() else None
+        pretraining = isinstance(summary, PretrainingSummary)
+        hours = summary.hours if summary else 0.0
+        return cls(label, read_history(run_dir), read_epochs(run_dir, "central"), hours, pretraining)
 
 
 def dev_curves(runs: Sequence[tuple[str, Path]], head: str = "") -> "Figure | None":
     """WER over rounds, passes over the clients' speech, seconds and bytes, and over the fleet's clock if a run has one;
     None if there is no curve.
 
-    Dashed: pooled training, where a run has done that too.
+    Dashed: pooled training, where a run has done that too. Pre-trainings are drawn, by their loss, where no run is
+    anything else.
     """
     from matplotlib.figure import Figure
 
-    found = [Run.read(label, run_dir) for label, run_dir in runs]
+    read = [Run.read(label, run_dir) for label, run_dir in runs]
+    by_loss = all(run.pretraining for run in read)
+    found = [run for run in read if run.pretraining == by_loss]
     if not any(run.history or run.pooled for run in found):
         return None
     with_clock = any(points(run, FLEET)[0] for run in found)
@@ -67,8 +74,9 @@ def dev_curves(runs: Sequence[tuple[str, Path]], head: str = "") -> "Figure | No
         for index, run in enumerate(found):
             _draw(axes, run, number, f"C{index % 10}")
         axes.set_xlabel(AXES[number][0])
-        axes.set_ylabel("dev WER %")
-        axes.set_ylim(bottom=0)
+        axes.set_ylabel("dev loss" if by_loss else "dev WER %")
+        if not by_loss:
+            axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
         axes.grid(color="#eee")
         axes.spines[["top", "right"]].set_visible(False)
@@ -86,7 +94,7 @@ def dev_curves(runs: Sequence[tuple[str, Path]], head: str = "") -> "Figure | No
 
 
 def curve_rows(runs: Sequence[tuple[str, Path]]) -> list[dict[str, Any]]:
-    """The points of `dev_curves`, a row each: the run, which of its curves, where on each axis, and the dev WER.
+    """The points of `dev_curves`, a row each: the run, which of its curves, where on each axis, and dev WER or loss.
 
     An axis that a curve is not drawn on is None.
     """
@@ -95,24 +103,26 @@ def curve_rows(runs: Sequence[tuple[str, Path]]) -> list[dict[str, Any]]:
         run = Run.read(label, run_dir)
         axes = [points(run, number) for number in range(len(AXES))]
         for which, curve in enumerate(("federation", "pooled")):
-            for place, (number, wer) in enumerate(axes[0][which]):
+            for place, (number, merit) in enumerate(axes[0][which]):
                 at = {
                     name: axis[which][place][0] if axis[which] else None
                     for name, axis in zip(COLUMNS, axes, strict=True)
                 }
-                rows.append({"run": label, "curve": curve, **at, "round": int(number), "dev_wer": wer})
+                merits = {"dev_wer": None, "dev_loss": None, "dev_loss" if run.pretraining else "dev_wer": merit}
+                rows.append({"run": label, "curve": curve, **at, "round": int(number), **merits})
     return rows
 
 
 def points(run: Run, number: int) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """(x, WER) of rounds and of epochs on an axis of AXES."""
+    """(x, WER or loss) of rounds and of epochs on an axis of AXES."""
     _, keys, unit = AXES[number]
     if "audio_seconds" in keys:
         unit *= run.hours or 1.0
     if any(getattr(each, key) is None for each in run.history for key in keys):
         return [], []  # it had no clock
     spent = accumulate(sum(getattr(each, key) for key in keys) / unit if keys else 1.0 for each in run.history)
-    rounds = [(x, each.wer) for x, each in zip(spent, run.history, strict=True) if each.wer is not None]
+    merits = [each.dev_loss if run.pretraining else each.wer for each in run.history]
+    rounds = [(x, merit) for x, merit in zip(spent, merits, strict=True) if merit is not None]
     epochs = [(float(each.epoch), each.wer) for each in run.pooled if each.wer is not None]
     return rounds, epochs if number in POOLED else []
 

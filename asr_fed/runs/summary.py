@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 VERSION = 2  # of the file; 0.1.0 wrote none, which counts as 1
 SUMMARY = "summary.json"
+# Recognisers that a run trains after a pre-training: by its encoder, and by random weights.
+FINE_TUNED, FROM_SCRATCH = RECOGNISERS = ("fine_tuned", "from_scratch")
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,17 @@ class Facts:
         """The model that the run was for."""
         return "central" if self.mode == "central" else "federated"
 
+    @property
+    def recogniser(self) -> str:
+        """Whose WER the run's is; evaluation/NAME has its utterances."""
+        return self.own
+
 
 @dataclass(frozen=True)
 class PretrainingSummary(Facts):
     """A pre-training that has ended: of its `own` model, and of each one by name.
 
-    recognition: recognisers that were trained afterwards (`fine_tune`), by the pre-trained encoder and from scratch.
+    recognition: FINE_TUNED and FROM_SCRATCH, if recognisers were trained afterwards (`fine_tune`).
     difference: the first minus the second, in points of WER.
     """
 
@@ -110,6 +117,10 @@ class PretrainingSummary(Facts):
     systems: dict[str, CodesResult]
     recognition: dict[str, SystemResult] = field(default_factory=dict)
     difference: "Paired | None" = None
+
+    @property
+    def recogniser(self) -> str:
+        return FINE_TUNED
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "PretrainingSummary":

@@ -9,9 +9,12 @@ import pytest
 from asr_fed.commands.compare import main
 from asr_fed.data.manifest import Utterance
 from asr_fed.evaluation.evaluate import Evaluation
+from asr_fed.evaluation.statistics import paired_test
 from asr_fed.evaluation.wer import score
+from asr_fed.reporting.dev_curves import dev_curves
 from asr_fed.reporting.evaluation_files import numbers, write_evaluation
 from asr_fed.runs.records import write_history
+from asr_fed.runs.summary import CodesResult, PretrainingSummary, SystemResult, write_summary
 from tests.runs.test_records import record
 
 SAID = [Utterance(f"u{n}", 1.0, "", f"s{n % 3}", "one two three four five six") for n in range(9)]
@@ -37,6 +40,67 @@ def finish(run_dir: Path, weighting: str, wrong: int, rounds: int = 2, speech: l
     spent = {"round_seconds": 2.0, "bytes_up": 2 * 10**6, "bytes_down": 10**6, "audio_seconds": 1800.0}
     write_history(run_dir, [record(number, **spent) for number in range(1, rounds + 1)])
     return run_dir
+
+
+def finish_pretraining(run_dir: Path, federation: str, wrong: int | None, loss: float) -> Path:
+    """A pre-training with a held-out loss of 3 and then 2 on the way. Its recogniser gets `wrong` words of six wrong in
+    every utterance, the one from scratch five; None: it has no recognisers."""
+    run_dir.mkdir()
+    recognised = {} if wrong is None else {"fine_tuned": wrong, "from_scratch": 5}
+    found = {}
+    for name, bad in recognised.items():
+        said = [u.text.split() for u in SAID]
+        found[name] = Evaluation(score(SAID, [" ".join(["x"] * bad + words[bad:]) for words in said]))
+        write_evaluation(run_dir / "evaluation" / name, found[name], {})
+    summary = PretrainingSummary(
+        task="best_rq",
+        test_loss=loss,
+        test_accuracy=27.25,
+        systems={"federated": CodesResult(loss, 27.25, 100)},
+        recognition={name: SystemResult(**numbers(evaluation)) for name, evaluation in found.items()},
+        difference=paired_test(found["fine_tuned"], found["from_scratch"]) if found else None,
+        command=f"python train_fed.py hparams/ssl_an4.yaml federation={federation}",
+    )
+    write_summary(run_dir, summary)
+    write_history(run_dir, [record(number, dev_loss=4.0 - number, accuracy=20.0) for number in (1, 2)])
+    return run_dir
+
+
+def test_pretrainings_are_compared_with_each_other_and_with_the_recognisers_from_scratch(tmp_path: Path) -> None:
+    runs = [
+        finish_pretraining(tmp_path / "a", "cross_silo", 2, 3.125),
+        finish_pretraining(tmp_path / "b", "cross_device", 3, 3.25),
+    ]
+    assert main([*map(str, runs), "--output", str(tmp_path / "out")]) == 0
+    result, of_training = ((tmp_path / "out" / "comparison.md").read_text(encoding="utf-8").split("\n\n"))[:2]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in result.splitlines()]
+    assert cells[0][1:4] == ["WER\u00a0%", "scratch WER\u00a0%", "to first"]
+    assert cells[2][:3] == ["cross_silo", "33.33", "83.33"] and cells[3][:3] == ["cross_device", "50.00", "83.33"]
+    assert (cells[2][3], cells[3][3]) == ("", "+16.67")
+    assert "| cross_silo | 3.125 | 27.25 | -50.00 |" in of_training
+    assert "No test" not in (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
+    with (tmp_path / "out" / "comparison.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["scratch_wer"]) for row in rows] == [pytest.approx(500 / 6)] * 2
+    with (tmp_path / "out" / "comparison_curves.csv").open(encoding="utf-8", newline="") as file:
+        curves = list(csv.DictReader(file))
+    assert [(row["dev_wer"], row["dev_loss"]) for row in curves] == [("", "3.0"), ("", "2.0")] * 2
+    figure = dev_curves([(run.name, run) for run in runs])
+    assert figure is not None and figure.axes[0].get_ylabel() == "dev loss"
+    assert [list(line.get_ydata()) for line in figure.axes[0].get_lines()] == [[3.0, 2.0]] * 2
+
+
+def test_a_pretraining_stands_beside_a_recogniser_and_alone_by_its_loss(tmp_path: Path) -> None:
+    others = [
+        finish_pretraining(tmp_path / "tuned", "cross_silo", 2, 3.125),
+        finish_pretraining(tmp_path / "alone", "cross_device", None, 3.5),
+    ]
+    runs = [finish(tmp_path / "supervised", "uniform", 3), *others]
+    assert main([*map(str, runs), "--output", str(tmp_path / "out")]) == 0
+    table = (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
+    assert "-22.22" in table and "3.500" in table and "No test" not in table
+    figure = dev_curves([(run.name, run) for run in runs])
+    assert figure is not None and figure.axes[0].get_ylabel() == "dev WER %"
 
 
 def test_runs_are_compared_with_the_first_by_both_tests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,11 @@ NUMBERS = {
     },
 }
 SHOWN = "115.48|102.0 to 119.2|-13.15|0.00012|1.2e-15|106.80|121.39|158 of 160|2000|1235|123457|61728|123456"
+OF_PRETRAINING = {
+    **{"scratch_wer": 118.25, "to_scratch": -2.77, "to_scratch_low": -102.4, "to_scratch_high": 10.2},
+    **{"to_scratch_p": 0.0034, "test_loss": 3.125, "test_accuracy": 27.25},
+}
+OF_PRETRAINING_SHOWN = "118.25|-2.77|-102.4 to +10.2|0.0034|3.125|27.25"
 
 
 def record(overrides: str, **values: Any) -> dict[str, Any]:
@@ -39,10 +44,10 @@ def three(**values: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_terminal_shows_every_name_and_number_whole(width: int, tmp_path: Path) -> None:
     console = Console(width=width, record=True)
-    show_comparison(tmp_path, three(**NUMBERS), console)
+    show_comparison(tmp_path, three(**NUMBERS, **OF_PRETRAINING), console)
     tables, _, runs = console.export_text().partition("uniform: ")
     assert all(len(line) <= width for line in tables.splitlines())
-    for shown in (*SHOWN.split("|"), "num_examples", "wer_softmax"):
+    for shown in (*SHOWN.split("|"), *OF_PRETRAINING_SHOWN.split("|"), "num_examples", "wer_softmax"):
         assert shown in tables
     assert "outputs/r; weighting=wer_softmax" in runs
 

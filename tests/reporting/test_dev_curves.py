@@ -61,7 +61,7 @@ def test_a_file_has_the_points_of_the_picture(run_dir: Path) -> None:
         *(("pooled", number) for number in (2, 4)),
     ]
     second = {"run": "this", "curve": "federation", "round": 2, "passes": 1.0, "seconds": 20.0, "mb": 6.0}
-    assert rows[1] == second | {"fleet_hours": None, "dev_wer": 20.0}
+    assert rows[1] == second | {"fleet_hours": None, "dev_wer": 20.0, "dev_loss": None}
     assert (rows[4]["passes"], rows[4]["seconds"], rows[4]["dev_wer"]) == (2.0, None, 15.0)
     rounds = [record(number, wer=9.0, cer=1.0, fleet_seconds=1800.0) for number in (1, 2)]
     write_history(run_dir, [replace(rounds[0], wer=None), rounds[1]])

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from torch.nn import functional
 
 from asr_fed.aggregation.weighting import NumExamples
+from asr_fed.commands.compare import compare
 from asr_fed.config.check import check_shared
 from asr_fed.config.schema import TaskConfig
 from asr_fed.data.batching import training_batches
@@ -167,6 +168,9 @@ def test_two_workers_and_one_that_is_interrupted_end_in_the_same_bits_and_the_en
     with pytest.raises(UserError, match="is a pre-training"):
         read_summary(Path(config.run_dir))
     assert read_any_summary(Path(config.run_dir)) == summary
+    compare([Path(config.run_dir), own.run_dir], own.run_dir / "compared")
+    table = (own.run_dir / "compared" / "comparison.md").read_text()
+    assert table.count(f"| {tuned_wer:.2f} | {scratch_wer:.2f} |") == 2 and "+0.00" in table
 
     tuned = make("task.kind=recognition", f"warm_start.encoder={config.run_dir}", name="tuned")
     tuned.run_dir.mkdir()
