@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     register.add_argument("--clients", type=int, default=1, help="how many it may report at most (%(default)s)")
     register.add_argument("--utterances", type=int, default=100_000, help="and to train on (%(default)s)")
     unregister = _of_operator(commands, "unregister", "remove a node: its key opens nothing from now on")
-    unregister.add_argument("name", type=identity)
+    unregister.add_argument("name", type=identity, help="or, of a node without a name, the number that nodes shows")
     _of_operator(commands, "nodes", "who is registered, and who is connected")
     _of_operator(commands, "status", "the runs that have not ended, and the nodes")
     _of_operator(commands, "stop", "stop the runs that have not ended; they can be resumed")
@@ -124,7 +124,9 @@ def _operate(chosen: argparse.Namespace) -> None:
     match chosen.command:
         case "register":
             new = operator.register(chosen.key, chosen.name, chosen.clients, chosen.utterances)
-            print(f"{chosen.name} {'is admitted' if new else 'had been admitted before'}.")
+            print(
+                f"{chosen.name} {'is admitted' if new else 'had been admitted before: name and limits are now these'}."
+            )
         case "unregister":
             operator.unregister(chosen.name)
             print(f"{chosen.name} is removed.")

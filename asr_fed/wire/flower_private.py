@@ -1,6 +1,7 @@
 """The private names of Flower 1.41 that rounds use, except for those in inflate.py and careful_grid.py.
 
-Private names that a node uses are in asr_fed/engines/deployment/supernode_tasks.py and supernode_loop.py.
+Private names that a node uses are in asr_fed/engines/deployment/supernode_tasks.py and supernode_loop.py, those that
+the operator of a server uses in control.py there.
 tests/wire/test_flower_private.py checks that Flower still has them: with a new release, look there first.
 """
 

@@ -36,12 +36,13 @@ def test_a_message_takes_an_id_that_its_reply_refers_to() -> None:
 ROOMS_WITH_FLOWER = ("wire", "federation", "engines", "deployment", "interop")
 
 
-def test_private_names_are_imported_in_five_files_and_flower_in_few_packages() -> None:
+def test_private_names_are_imported_in_six_files_and_flower_in_few_packages() -> None:
     """The others have their contract in test_inflate.py, test_careful_grid.py and, in tests/engines/deployment,
-    test_supernode_tasks.py."""
+    test_supernode_tasks.py and test_federation.py (control.py)."""
     package = Path(asr_fed.__file__).parent
     private = [package / "wire" / name for name in ("flower_private.py", "inflate.py", "careful_grid.py")]
     private += [package / "engines" / "deployment" / name for name in ("supernode_tasks.py", "supernode_loop.py")]
+    private.append(package / "engines" / "deployment" / "control.py")
     for path in sorted(package.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []

@@ -23,7 +23,7 @@ NOT_ADMITTED = ("Failed to activate SuperNode", "SuperNode terminated gracefully
 RETRY = 10  # seconds until the next try where only the server's minute has to pass
 STILL_THERE = (
     "the server believes that this node is there already, as it does for up to a minute after one was killed; if it "
-    "stays so, its operator unregisters the node and registers it again"
+    "stays so, another node runs with this key, or the server's operator has to register it again"
 )
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from asr_fed.engines.deployment.control import Listed, listed_nodes
 from asr_fed.engines.deployment.flower import CONNECTION, flwr, write_connection
 from asr_fed.system.errors import UserError
 from asr_fed.wire.members import CLIENTS, UTTERANCES, Member, read_members, write_members
 
 ALREADY = "already in use"  # in Flower's answer for a key that it knows
-GONE = ("unregistered", "deleted")  # status of a node that was removed
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,11 @@ class Operator:
     certificates: Path
 
     def register(self, key: Path, name: str, clients: int = CLIENTS, utterances: int = UTTERANCES) -> bool:
-        """Admit the node with the public key in the file `key`; False where it was, and only its limits change.
+        """Admit the node with the public key in the file `key`; False where the SuperLink has it already, and only its
+        name and limits change.
 
-        Raises UserError where the key cannot be read, another node has the name, or the SuperLink cannot be reached.
+        Raises UserError where the key cannot be read or was unregistered, another node has the name, or the SuperLink
+        cannot be reached.
         """
         if not key.is_file():
             raise UserError(f"There is no public key {key}. A node makes its own: python -m asr_fed.deployment key")
@@ -36,23 +38,36 @@ class Operator:
         members = read_members(self.certificates) or {}
         if any(each.name == name and each.key != member.key for each in members.values()):
             raise UserError(f"{name} is the name of another key: choose another, or unregister that one first.")
+        new = True
         with self._home() as home:
             try:
                 node = int(flwr(home, "supernode", "register", str(key), CONNECTION, "--name", name)["node-id"])
             except UserError as error:
-                known = [node for node, each in members.items() if each.key == member.key]
                 if ALREADY not in str(error):
                     raise UserError(f"{key} was not registered at the SuperLink {self.address}: {error}") from error
-                if known:
-                    write_members(self.certificates, {**members, known[0]: member})
-                return False
-        write_members(self.certificates, {**members, node: member})
-        return True
+                new, node = False, self._registered(key, member.key)
+        others = {number: each for number, each in members.items() if each.key != member.key}
+        write_members(self.certificates, {**others, node: member})
+        return new
+
+    def _registered(self, file: Path, key: str) -> int:
+        """The node with this public key, perhaps one that an earlier version registered without a name."""
+        nodes = [each for each in self._listed() if each.key.split() == key.split()[:2]]
+        if not nodes or nodes[0].gone:
+            raise UserError(
+                f"{file} was unregistered at the SuperLink {self.address}, which takes no key twice. Its owner makes a "
+                "new one: python -m asr_fed.deployment key"
+            )
+        return nodes[0].node
 
     def unregister(self, name: str) -> None:
-        """Remove a node: its key opens nothing from now on. Raises UserError where there is none of that name."""
+        """Remove a node: its key opens nothing from now on, and cannot be registered again. A node without a name goes
+        by its number. Raises UserError where there is none of that name.
+        """
         members = read_members(self.certificates) or {}
         found = [node for node, member in members.items() if member.name == name]
+        if not found:
+            found = [each.node for each in self._listed() if str(each.node) == name and not each.gone]
         if not found:
             raise UserError(
                 f"There is no node {name}. There are: {', '.join(sorted(m.name for m in members.values()))}"
@@ -65,9 +80,7 @@ class Operator:
     def nodes(self) -> list[str]:
         """A line for each node: its name, whether it is connected, and what it is registered for."""
         members = read_members(self.certificates) or {}
-        with self._home() as home:
-            listed = flwr(home, "supernode", "list", CONNECTION)["nodes"]
-        return [_line(node, members.get(int(node["node-id"]))) for node in listed if node["status"] not in GONE]
+        return [_line(each, members.get(each.node)) for each in self._listed() if not each.gone]
 
     def runs(self) -> list[str]:
         """A line for each run that has not ended."""
@@ -85,15 +98,22 @@ class Operator:
         with self._home() as home:
             return [run for run in flwr(home, "ls", CONNECTION)["runs"] if not run["status"].startswith("finished")]
 
+    def _listed(self) -> list[Listed]:
+        return listed_nodes(self.address, self._certificate)
+
+    @property
+    def _certificate(self) -> Path:
+        return self.certificates.absolute() / "ca.crt"
+
     @contextmanager
     def _home(self) -> Iterator[Path]:
         with TemporaryDirectory() as home:
-            write_connection(Path(home), self.address, self.certificates.absolute() / "ca.crt")
+            write_connection(Path(home), self.address, self._certificate)
             yield Path(home)
 
 
-def _line(node: dict[str, Any], member: Member | None) -> str:
+def _line(listed: Listed, member: Member | None) -> str:
     if member is None:
-        return f"node {node['node-id']}: {node['status']}, registered without a name"
+        return f"node {listed.node}: {listed.status}, registered without a name"
     limits = f"at most {member.clients} client(s) and {member.utterances} utterances"
-    return f"{member.name}: {node['status']}, {limits}"
+    return f"{member.name}: {listed.status}, {limits}"

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from asr_fed.engines.deployment import operate
+from asr_fed.engines.deployment.control import Listed
 from asr_fed.engines.deployment.credentials import make_node_key
 from asr_fed.engines.deployment.operate import ALREADY, Operator
 from asr_fed.system.errors import UserError
@@ -13,25 +14,24 @@ from asr_fed.wire.members import MEMBERS, Member, read_members
 
 
 class Flower:
-    """The command flwr over a SuperLink that knows these keys."""
+    """The command flwr over a SuperLink that knows these keys; a removed one stays in its database."""
 
     def __init__(self) -> None:
         self.nodes: dict[str, int] = {}
+        self.removed: set[int] = set()
         self.stopped: list[str] = []
 
     def __call__(self, home: Path, *arguments: str) -> dict[str, Any]:
         match arguments:
             case ("supernode", "register", key, *_):
-                text = Path(key).read_text()
+                text = " ".join(Path(key).read_text().split()[:2])  # without a remark
                 if text in self.nodes:
                     raise UserError(f"the key is {ALREADY}")
                 self.nodes[text] = 100 + len(self.nodes)
                 return {"node-id": str(self.nodes[text])}
             case ("supernode", "unregister", node, *_):
-                self.nodes = {key: number for key, number in self.nodes.items() if number != int(node)}
+                self.removed.add(int(node))
                 return {}
-            case ("supernode", "list", *_):
-                return {"nodes": [{"node-id": str(number), "status": "online"} for number in self.nodes.values()]}
             case ("ls", *_):
                 return {"runs": [{"run-id": "7", "status": "running", "elapsed": "1m"}, {"status": "finished:failed"}]}
             case ("stop", run, *_):
@@ -39,11 +39,18 @@ class Flower:
                 return {}
         raise AssertionError(arguments)
 
+    def listed(self, address: str, certificate: Path) -> list[Listed]:
+        return [
+            Listed(number, "unregistered" if number in self.removed else "online", key)
+            for key, number in self.nodes.items()
+        ]
+
 
 @pytest.fixture
 def flower(monkeypatch: pytest.MonkeyPatch) -> Flower:
     made = Flower()
     monkeypatch.setattr(operate, "flwr", made)
+    monkeypatch.setattr(operate, "listed_nodes", made.listed)
     return made
 
 
@@ -77,7 +84,36 @@ def test_a_node_is_removed_by_its_name(flower: Flower, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="There is no node clinik. There are: clinic"):
         operator.unregister("clinik")
     operator.unregister("clinic")
-    assert flower.nodes == {} and read_members(tmp_path) == {}
+    assert flower.removed == {100} and read_members(tmp_path) == {}
+    with pytest.raises(UserError, match="takes no key twice. Its owner makes a new one"):
+        operator.register(tmp_path / "a.pub", "clinic")
+    assert read_members(tmp_path) == {}
+    assert operator.register(make_node_key(tmp_path / "new"), "clinic"), "its name is free"
+
+
+def test_a_node_that_an_earlier_version_registered_gets_a_name_or_goes_by_its_number(
+    flower: Flower, tmp_path: Path
+) -> None:
+    operator = Operator("127.0.0.1:8000", tmp_path)
+    keys = [make_node_key(tmp_path / name) for name in ("a", "b", "c")]
+    flower.nodes = {key.read_text().strip(): 7 + number for number, key in enumerate(keys)}
+    keys[1].write_text(f"{keys[1].read_text().strip()} somebody@clinic\n")  # as ssh-keygen writes it
+    assert operator.nodes()[1] == "node 8: online, registered without a name"
+    assert not operator.register(keys[1], "clinic", clients=3)
+    assert (read_members(tmp_path) or {})[8].clients == 3 and operator.nodes()[1].startswith("clinic: online")
+    operator.unregister("9")
+    assert flower.removed == {9} and len(operator.nodes()) == 2
+    with pytest.raises(UserError, match="There is no node 9"):
+        operator.unregister("9")
+
+
+def test_a_key_of_a_new_database_has_one_entry(flower: Flower, tmp_path: Path) -> None:
+    """Else the old number would stand in the way of removing it."""
+    operator = Operator("127.0.0.1:8000", tmp_path)
+    key = make_node_key(tmp_path / "a")
+    operator.register(key, "clinic")
+    flower.nodes = {"another key": 1}
+    assert operator.register(key, "clinic") and list(read_members(tmp_path) or {}) == [101]
 
 
 def test_runs_that_have_not_ended_are_stopped(flower: Flower, tmp_path: Path) -> None:
