@@ -57,7 +57,7 @@ def measure(folder: Path, model: str, rounds: int) -> tuple[int, list[dict[str, 
             home = folder / f"node{number}"
             write_partition(Partition((), (), (), (), (client,)), home / "partition")
             key = make_node_key(home / "key")
-            Operator(address, certificates).register(key, home.name)
+            Operator(address, certificates).register(key, home.name, simulated=True)
             settings = {"name": home.name, "superlink": f"127.0.0.1:{port}", "partition": "partition", "workers": 1}
             settings |= {"certificate": "../certificates/ca.crt", "key": "key", "folder": "state"}
             (home / "node.yaml").write_text(yaml.safe_dump(settings))

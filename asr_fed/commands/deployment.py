@@ -43,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     register.add_argument("name", type=identity)
     register.add_argument("--clients", type=int, default=1, help="how many it may report at most (%(default)s)")
     register.add_argument("--utterances", type=int, default=100_000, help="and to train on (%(default)s)")
+    register.add_argument("--simulated", action="store_true", help="a virtual node: its clients are simulated ones")
     unregister = _of_operator(commands, "unregister", "remove a node: its key opens nothing from now on")
     unregister.add_argument("name", type=identity, help="or, of a node without a name, the number that nodes shows")
     _of_operator(commands, "nodes", "who is registered, and who is connected")
@@ -123,7 +124,7 @@ def _operate(chosen: argparse.Namespace) -> None:
     operator = Operator(f"127.0.0.1:{chosen.control_port}", chosen.certificates)
     match chosen.command:
         case "register":
-            new = operator.register(chosen.key, chosen.name, chosen.clients, chosen.utterances)
+            new = operator.register(chosen.key, chosen.name, chosen.clients, chosen.utterances, chosen.simulated)
             print(
                 f"{chosen.name} {'is admitted' if new else 'had been admitted before: name and limits are now these'}."
             )

@@ -103,9 +103,7 @@ class Roster:
             if not report.clients:
                 raise Refused("it hosts no client")
             if (members := self.members()) is not None:
-                if node not in members:
-                    raise Refused("the operator has registered its key without a name")
-                check_member(members[node], report)
+                check_member(node, members, report)
             for other in self.online:
                 shared = self.nodes[other].clients.keys() & report.clients.keys()
                 if shared and (report.own or self.nodes[other].own):

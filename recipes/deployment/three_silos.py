@@ -121,7 +121,8 @@ def start(folder: Path) -> None:
         start_process(server, "superlink", server / "superlink", certificates, *listen)
         wait_for([server], lambda: "nodes come in" in (server / "log").read_text())
         for node in nodes:
-            run("register", server / "keys" / f"{node.name}.pub", node.name, "--clients=100", certificates, control)
+            limits = ("--clients=100", "--simulated") if (node / "partition").is_dir() else ()
+            run("register", server / "keys" / f"{node.name}.pub", node.name, *limits, certificates, control)
         for node in nodes:
             start_process(node, "node", node / "node.yaml")
         wait_for(places(folder), lambda: connected(server, ports["control_port"]) == len(nodes))

@@ -52,8 +52,8 @@ def silo(name: str, *clients: str, setup: SharedConfig = SETUP) -> Report:
     return Report(name, True, setup.sha256, dict.fromkeys(clients, SPEECH))
 
 
-def virtual(*clients: str) -> Report:
-    return Report("virtual", False, SETUP.sha256, dict.fromkeys(clients, SPEECH))
+def virtual(*clients: str, name: str = "virtual") -> Report:
+    return Report(name, False, SETUP.sha256, dict.fromkeys(clients, SPEECH))
 
 
 def joined(network: Network, needed: int = 1, seconds: float | None = None) -> Roster:
@@ -121,9 +121,10 @@ def test_a_node_that_lost_the_question_is_asked_again(monkeypatch: pytest.Monkey
     assert len(network.asked) == 3
 
 
-def admitted(report: Report, member: Member | None) -> dict[int, str]:
-    """Node 1 reports so, and the operator has said that of it: the reason for which it stays out, by node."""
-    members = {} if member is None else {1: member}
+def admitted(report: Report, member: Member | None, *others: Member) -> dict[int, str]:
+    """Node 1 reports so, and the operator has said that of it and of others: the reason for which it stays out, by
+    node."""
+    members = {} if member is None else dict(enumerate((member, *others), 1))
     network = Network(_1=report)
     roster = Roster(SETUP, members=lambda: members)
     roster.refresh(network)  # type: ignore[arg-type]
@@ -149,8 +150,46 @@ def test_a_node_reports_no_more_than_the_operator_lets_it() -> None:
     assert "1000 clients, and is registered for 1" in admitted(crowd, Member("clinic"))[1]
     huge = Report("clinic", True, SETUP.sha256, {"clinic": ClientSize(2**29, 10.0, 1.0)})
     assert f"{2**29} utterances" in admitted(huge, Member("clinic"))[1]
-    assert "2 clients" in admitted(virtual("a", "b"), Member("virtual"))[1]
-    assert admitted(virtual("a", "b"), Member("virtual", clients=2)) == {}
+    assert "2 clients" in admitted(virtual("a", "b"), Member("virtual", simulated=True))[1]
+    assert admitted(virtual("a", "b"), Member("virtual", clients=2, simulated=True)) == {}
+
+
+def test_a_name_that_begins_with_anothers_is_not_that_ones() -> None:
+    clinic, branch = Member("clinic"), Member("clinic-b")
+    assert "'clinic-b', which belongs to clinic-b" in admitted(silo("clinic", "clinic-b"), clinic, branch)[1]
+    assert "'clinic-b-0001', which belongs to clinic-b" in admitted(silo("clinic", "clinic-b-0001"), clinic, branch)[1]
+    assert admitted(silo("clinic-b", "clinic-b-0001"), branch, clinic) == {}
+    assert admitted(silo("clinic", "clinic-0001"), clinic, branch) == {}
+
+
+def test_simulated_clients_are_reported_by_whom_the_operator_registered_for_them() -> None:
+    """Any member could call its clients simulated, and so give them another's name."""
+    evil = virtual("clinic", name="evil")
+    assert "registered without --simulated" in admitted(evil, Member("evil"), Member("clinic"))[1]
+    for client in ("clinic", "clinic-0001"):
+        theirs = virtual(client, name="evil")
+        assert "which belongs to clinic" in admitted(theirs, Member("evil", simulated=True), Member("clinic"))[1]
+    assert admitted(virtual("clinician", "virtual-1"), Member("virtual", 2, simulated=True), Member("clinic")) == {}
+
+
+def test_nobody_takes_the_place_of_a_silo_that_is_away() -> None:
+    """It did, for good, within one look at who is there."""
+    members = {1: Member("evil"), 2: Member("clinic"), 3: Member("virtual", simulated=True)}
+    network = Network(n2=silo("clinic", "clinic"))
+    roster = Roster(SETUP, members=lambda: members)
+
+    def look() -> None:
+        for _ in range(2):
+            roster.refresh(network)  # type: ignore[arg-type]
+
+    look()
+    there = network.nodes.pop(2)
+    network.nodes |= {1: virtual("clinic", name="evil"), 3: virtual("clinic")}
+    look()
+    assert roster.online == set() and roster.refused.keys() == {1, 3} and roster.owner("clinic") == 2
+    network.nodes[2] = there
+    look()
+    assert roster.hosts("clinic") == [2] and roster.owner("clinic") == 2
 
 
 def test_a_nodes_reason_does_nothing_to_the_terminal() -> None:

@@ -25,7 +25,9 @@ class Operator:
     address: str
     certificates: Path
 
-    def register(self, key: Path, name: str, clients: int = CLIENTS, utterances: int = UTTERANCES) -> bool:
+    def register(
+        self, key: Path, name: str, clients: int = CLIENTS, utterances: int = UTTERANCES, simulated: bool = False
+    ) -> bool:
         """Admit the node with the public key in the file `key`; False where the SuperLink has it already, and only its
         name and limits change.
 
@@ -34,7 +36,7 @@ class Operator:
         """
         if not key.is_file():
             raise UserError(f"There is no public key {key}. A node makes its own: python -m asr_fed.deployment key")
-        member = Member(name, clients, utterances, key.read_text(encoding="utf-8").strip())
+        member = Member(name, clients, utterances, key.read_text(encoding="utf-8").strip(), simulated)
         members = read_members(self.certificates) or {}
         if any(each.name == name and each.key != member.key for each in members.values()):
             raise UserError(f"{name} is the name of another key: choose another, or unregister that one first.")
@@ -115,5 +117,6 @@ class Operator:
 def _line(listed: Listed, member: Member | None) -> str:
     if member is None:
         return f"node {listed.node}: {listed.status}, registered without a name"
-    limits = f"at most {member.clients} client(s) and {member.utterances} utterances"
+    kind = "simulated client(s)" if member.simulated else "client(s)"
+    limits = f"at most {member.clients} {kind} and {member.utterances} utterances"
     return f"{member.name}: {listed.status}, {limits}"

@@ -110,8 +110,9 @@ class Machine:
 
     def register(self, place: str) -> str:
         control = ("--certificates", "certificates", "--control-port", str(self.control_port))
-        name = yaml.safe_load((self.folder / place / "node.yaml").read_text())["name"]
-        return self.run(*COMMAND, "register", f"{place}/key.pub", name, "--clients", "100", *control)
+        settings = yaml.safe_load((self.folder / place / "node.yaml").read_text())
+        virtual = ("--clients", "100", "--simulated") if "partition" in settings else ()
+        return self.run(*COMMAND, "register", f"{place}/key.pub", settings["name"], *virtual, *control)
 
     def start_node(self, place: str) -> None:
         self.start(place, *COMMAND, "node", f"{place}/node.yaml")

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from asr_fed.commands.deployment import main
 from asr_fed.engines.deployment import operate
 from asr_fed.engines.deployment.control import Listed
 from asr_fed.engines.deployment.credentials import make_node_key
@@ -59,15 +60,25 @@ def test_a_node_has_the_name_and_the_limits_that_the_operator_gave_its_key(flowe
     keys = [make_node_key(tmp_path / name) for name in ("a", "b")]
     assert read_members(tmp_path) is None
     assert operator.register(keys[0], "clinic", utterances=500)
-    assert operator.register(keys[1], "school", clients=30)
+    assert operator.register(keys[1], "school", clients=30, simulated=True)
     members = read_members(tmp_path)
     assert members == {
         100: Member("clinic", 1, 500, keys[0].read_text().strip()),
-        101: Member("school", 30, 100_000, keys[1].read_text().strip()),
+        101: Member("school", 30, 100_000, keys[1].read_text().strip(), simulated=True),
     }
-    assert operator.nodes()[0] == "clinic: online, at most 1 client(s) and 500 utterances"
+    assert operator.nodes() == [
+        "clinic: online, at most 1 client(s) and 500 utterances",
+        "school: online, at most 30 simulated client(s) and 100000 utterances",
+    ]
     assert not operator.register(keys[0], "clinic", utterances=900), "only the limits change"
     assert (read_members(tmp_path) or {})[100].utterances == 900
+
+
+def test_the_command_says_what_a_node_may_report(flower: Flower, tmp_path: Path) -> None:
+    limits = ("--clients", "30", "--utterances", "900", "--simulated")
+    assert not main(["register", str(make_node_key(tmp_path / "a")), "town", "--certificates", str(tmp_path), *limits])
+    member = (read_members(tmp_path) or {})[100]
+    assert (member.name, member.clients, member.utterances, member.simulated) == ("town", 30, 900, True)
 
 
 def test_a_name_belongs_to_one_key(flower: Flower, tmp_path: Path) -> None:
