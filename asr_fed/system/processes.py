@@ -64,6 +64,13 @@ def keep_freed_memory() -> None:
             libc.mallopt(option, 1 << 30)
 
 
+def open_more_files() -> None:
+    """From now on this process may have as many files and connections open as its user; the usual limit is 1024."""
+    with suppress(OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def available_cores() -> int:
     """Cores that this process may use (or all, if the system cannot say)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

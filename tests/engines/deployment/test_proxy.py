@@ -26,14 +26,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from asr_fed.engines.deployment.connections import Limits
 from asr_fed.engines.deployment.credentials import make_certificates, make_node_key
 from asr_fed.engines.deployment.flower import end_process
-from asr_fed.engines.deployment.proxy import LARGEST_BODY, run_proxy
+from asr_fed.engines.deployment.proxy import LIMITS, run_proxy
 from asr_fed.engines.deployment.signature import KEY, SIGNATURE, TIME
 from asr_fed.wire.members import Member, read_members, write_members
 from tests.engines.deployment.machine import free_port
 from tests.engines.deployment.serving import serving, wait_for
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_until
 
 LARGE = bytes(range(256)) * 20_000
 
@@ -81,8 +82,18 @@ class House:
         )
 
     def log(self) -> list[dict[str, Any]]:
-        path = self.certificates / "access.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        paths = sorted(self.certificates.glob("access.jsonl*"), reverse=True)
+        return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+
+    def told(self, status: int) -> list[dict[str, Any]]:
+        return [entry for entry in self.log() if entry["status"] == status]
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), PATIENCE)
+
+    def shake_hands(self) -> ssl.SSLSocket:
+        context = ssl.create_default_context(cafile=str(self.certificates / "ca.crt"))
+        return context.wrap_socket(self.connect(), server_hostname="127.0.0.1")
 
 
 def signed(path: Path, age: float) -> dict[str, str]:
@@ -96,16 +107,16 @@ def signed(path: Path, age: float) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    folder = tmp_path_factory.mktemp("proxy")
+@contextlib.contextmanager
+def opened(folder: Path, limits: Limits) -> Iterator[House]:
     make_certificates(folder, [])
     key = make_node_key(folder / "clinic").read_text()
+    other = make_node_key(folder / "school").read_text()
     make_node_key(folder / "stranger")
-    write_members(folder, {1: Member("clinic", key=key)})
+    write_members(folder, {1: Member("clinic", key=key), 2: Member("school", key=other)})
     port, inner = free_port(), free_port()
     process = get_context("spawn").Process(
-        target=run_proxy, args=("127.0.0.1", port, inner, folder, folder / "proxy.log"), name="proxy"
+        target=run_proxy, args=("127.0.0.1", port, inner, folder, folder / "proxy.log", limits), name="proxy"
     )
     process.start()
     try:
@@ -115,10 +126,36 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         end_process(process)
 
 
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with opened(tmp_path_factory.mktemp("proxy"), LIMITS) as house:
+        yield house
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    limits = Limits(strangers=4, of_member=2, told_every=0.1, log_bytes=1000, logs=2)
+    with opened(tmp_path_factory.mktemp("small"), limits) as house:
+        yield house
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with opened(tmp_path_factory.mktemp("hasty"), Limits(patience=3.0, body_seconds=1.0, told_every=0.1)) as house:
+        yield house
+
+
 @pytest.fixture
 def superlink(house: House) -> Iterator[SuperLink]:
     superlink = SuperLink()
     with serving(superlink.app, house.inner, house.certificates):
+        yield superlink
+
+
+@pytest.fixture
+def superlink_of_small(small: House) -> Iterator[SuperLink]:
+    superlink = SuperLink()
+    with serving(superlink.app, small.inner, small.certificates):
         yield superlink
 
 
@@ -150,7 +187,7 @@ def test_what_nodes_say_goes_through_and_the_answer_comes_back(house: House, sup
         ("POST", "/v1/fleet/%2e%2e", 404),
         ("POST", "/v1/fleet/..", 404),
         ("POST", "//v1/fleet/activate-node", 404),
-        ("POST", "/v1/fleet/activate-node/", 307),  # to the name without the slash
+        ("POST", "/v1/fleet/activate-node/", 404),
         ("POST", "/v1/fleet/activate-node%0a", 404),
         ("POST", "/v1/fleet/Activate", 404),
         ("POST", "/v1/fleet/activate;x", 404),
@@ -166,6 +203,7 @@ def test_what_nodes_say_goes_through_and_the_answer_comes_back(house: House, sup
 def test_nothing_else_goes_through(house: House, superlink: SuperLink, method: str, path: str, status: int) -> None:
     assert raw(house, method, path) == status
     assert superlink.seen == []
+    assert (house.log()[-1]["status"], house.log()[-1]["peer"]) == (status, "127.0.0.1")
 
 
 def test_a_query_does_not_go_along(house: House, superlink: SuperLink) -> None:
@@ -176,15 +214,14 @@ def test_a_query_does_not_go_along(house: House, superlink: SuperLink) -> None:
 def raw(house: House, method: str, path: str, headers: dict[str, str] | None = None) -> int:
     """The status, without any body, and with the path as it is: clients tidy it up."""
     headers = house.signed() | {"Content-Length": "0"} if headers is None else headers
-    context = ssl.create_default_context(cafile=str(house.certificates / "ca.crt"))
-    with (
-        socket.create_connection(("127.0.0.1", house.port), 10) as plain,
-        context.wrap_socket(plain, server_hostname="127.0.0.1") as shaken,
-    ):
-        extra = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\n{extra}Connection: close\r\n\r\n"
-        shaken.sendall(head.encode())
+    with house.shake_hands() as shaken:
+        shaken.sendall(head(method, path, headers | {"Connection": "close"}))
         return int(shaken.recv(4096).split()[1])
+
+
+def head(method: str, path: str, headers: dict[str, str]) -> bytes:
+    extra = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"{method} {path} HTTP/1.1\r\nHost: x\r\n{extra}\r\n".encode()
 
 
 def test_a_superlink_that_is_away(house: House) -> None:
@@ -240,7 +277,7 @@ def test_a_strangers_body_is_not_waited_for(house: House, superlink: SuperLink, 
 
 def test_a_members_body_has_a_limit_too(house: House, superlink: SuperLink) -> None:
     with house.client() as client:
-        for body in (bytes(LARGEST_BODY + 1), iter([bytes(LARGEST_BODY), b"x"])):
+        for body in (bytes(LIMITS.body + 1), iter([bytes(LIMITS.body), b"x"])):
             with contextlib.suppress(httpx.TransportError):
                 assert client.post("/v1/fleet/push-object", content=body).status_code == 413
             assert house.log()[-1]["status"] == 413 and house.log()[-1]["node"] == "clinic"
@@ -277,3 +314,82 @@ def test_health_is_that_of_the_superlink(house: House) -> None:
         assert client.get("/healthz").status_code == 503
         with serving(SuperLink().app, house.inner, house.certificates):
             assert client.get("/healthz").status_code == 200
+
+
+def closed(connection: socket.socket) -> bool:
+    """Whether the other side closes it before it says a word."""
+    try:
+        return connection.recv(1) == b""
+    except OSError as error:
+        return not isinstance(error, TimeoutError)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_silence_keeps_nobody_out(small: House, superlink_of_small: SuperLink, tls: bool) -> None:
+    """512 connections that said nothing had every node turned away, for as long as they liked."""
+    with contextlib.ExitStack() as held:
+        silent = [held.enter_context(small.shake_hands() if tls else small.connect()) for _ in range(7)]
+        assert all(closed(connection) for connection in silent[:3]), "there is room for four"
+        with small.client() as client:
+            assert client.post("/v1/fleet/push-object", content=b"x").status_code == 200
+        assert closed(silent[3]), "it gave its place to the node"
+    wait_until(lambda: sum(entry["connections"] for entry in small.told(503)) >= 4, small.log)
+    assert {entry["peer"] for entry in small.told(503)} == {"127.0.0.1"}
+
+
+def test_who_says_too_little_is_left(hasty: House) -> None:
+    """The first byte may be long in coming, and the last header; also of a member that had an answer before."""
+    signed = head("POST", "/v1/fleet/push-object", hasty.signed() | {"Content-Length": "0"})
+    with (
+        serving(SuperLink().app, hasty.inner, hasty.certificates),
+        hasty.connect() as mute,
+        hasty.shake_hands() as silent,
+        hasty.shake_hands() as slow,
+        hasty.shake_hands() as member,
+    ):
+        slow.sendall(b"POST /v1/fleet/push-object HTTP/1.1\r\nHost: x\r\nfirst: ")
+        member.sendall(signed)
+        assert member.recv(4096).split()[1] == b"200"
+        member.sendall(signed[:-2])
+        assert all(closed(connection) for connection in (mute, silent, slow, member))
+    wait_until(lambda: sum(entry.get("connections", 0) for entry in hasty.told(408)) == 3, hasty.log)
+    assert hasty.told(408)[0]["reason"] == "no signed request within 3 s"
+
+
+def test_a_body_that_does_not_come_to_its_end(hasty: House) -> None:
+    """Where it is not waited for as long as its sender likes."""
+    asked = head("POST", "/v1/fleet/push-object", hasty.signed() | {"Content-Length": "10"})
+    with serving(SuperLink().app, hasty.inner, hasty.certificates), hasty.shake_hands() as slow:
+        slow.sendall(asked + b"half")
+        assert slow.recv(4096).split()[1] == b"408"
+    last = hasty.log()[-1]
+    assert (last["node"], last["status"], last["reason"]) == ("clinic", 408, "no whole body within 1 s")
+
+
+def test_a_member_takes_no_more_connections_than_its_own(small: House, superlink_of_small: SuperLink) -> None:
+    begun, empty = {"Content-Length": "10", "Expect": "100-continue"}, {"Content-Length": "0"}
+    with contextlib.ExitStack() as held:
+        for _ in range(2):
+            waiting = held.enter_context(small.shake_hands())
+            waiting.sendall(head("POST", "/v1/fleet/push-object", small.signed() | begun))
+            assert waiting.recv(4096).split()[1] == b"100"
+        assert raw(small, "POST", "/v1/fleet/push-object", small.signed() | empty) == 429
+        assert raw(small, "POST", "/v1/fleet/push-object", small.signed("school") | empty) == 200
+    assert (small.told(429)[-1]["node"], small.told(429)[-1]["reason"]) == ("clinic", "more than 2 connections")
+    wait_until(lambda: raw(small, "POST", "/v1/fleet/push-object", small.signed() | empty) == 200, small.log)
+
+
+def test_the_log_keeps_to_its_size(small: House) -> None:
+    for number in range(16):
+        assert raw(small, "GET", f"/{number}/{'x' * 200}", {}) == 404
+    logs = sorted(small.certificates.glob("access.jsonl*"))
+    assert [path.name for path in logs] == ["access.jsonl", "access.jsonl.1", "access.jsonl.2"]
+    assert all(path.stat().st_size <= 1000 for path in logs)
+    assert small.log()[-1]["path"].startswith("/15/x")
+
+
+def test_words_that_are_no_request_are_noted(hasty: House) -> None:
+    with hasty.shake_hands() as shaken:
+        shaken.sendall(b"\x16\x03 hello\r\n\r\n")
+        assert shaken.recv(4096).split()[1] == b"400"
+    wait_until(lambda: hasty.told(400), hasty.log)
