@@ -1,6 +1,7 @@
 """An account: what was added up, as rows for tables, carbon.json and carbon.csv."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -87,7 +88,7 @@ def write_account(folder: Path, account: Account) -> None:
 
 
 def describe(account: Account) -> dict[str, Any]:
-    """All of it but the rows of single rounds and countries; bands are `low`, `value`, `high`."""
+    """All of it but the rows of single rounds and countries; bands are `low`, `value`, `high`, null for infinite."""
     used = sorted(names((*account.federated, *account.central)))
     verdict = account.verdict
     return {
@@ -104,8 +105,8 @@ def describe(account: Account) -> dict[str, Any]:
         if verdict is None
         else {
             "ratio": verdict.ratio._asdict(),
-            "break_even_mbps": verdict.mbps,
-            "break_even_intensity": verdict.intensity,
+            "break_even_mbps": _limits(verdict.mbps),
+            "break_even_intensity": _limits(verdict.intensity),
             "turns": [
                 {"constant": turn.constant.name, "at": turn.at, "within_bounds": turn.within} for turn in verdict.turns
             ],
@@ -123,8 +124,8 @@ def summarise_account(account: Account, measured: dict[str, Any] | None) -> dict
         "g": account.total.g._asdict(),
         "central_g": account.centralised.g._asdict() if account.centralised else None,
         "ratio": verdict.ratio._asdict() if verdict else None,
-        "break_even_mbps": verdict.mbps if verdict else None,
-        "break_even_intensity": verdict.intensity if verdict else None,
+        "break_even_mbps": _limits(verdict.mbps) if verdict else None,
+        "break_even_intensity": _limits(verdict.intensity) if verdict else None,
         "g_per_point": account.g_per_point and account.g_per_point._asdict(),
         "sentence": verdict.sentence if verdict else None,
         "measured_on_this_host": measured,
@@ -149,6 +150,11 @@ def grouped_rows(terms: Sequence[Term]) -> dict[tuple[int, str, str], list[Term]
     for term in terms:
         groups.setdefault((term.round, term.country, term.phase), []).append(term)
     return groups
+
+
+def _limits(band: Band | None) -> dict[str, float | None] | None:
+    """For JSON, which knows no infinite number."""
+    return band and {name: number if math.isfinite(number) else None for name, number in band._asdict().items()}
 
 
 def _sums(sums: Sums) -> dict[str, Any]:

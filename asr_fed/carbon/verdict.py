@@ -1,7 +1,8 @@
 """Federated against centralised: the ratio with its band, and what would turn which of the two emits less."""
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from asr_fed.carbon.constants import INTENSITY, Constant, Constants
@@ -35,53 +36,73 @@ class Verdict:
 
     turns: what would turn it, the nearest first, those within their bounds before the others.
     mbps: the mean speed of the clients' networks at which both emit the same; None where no speed does, or time on the
-        network is not what is counted.
+        network is not what is counted. Its upper bound is infinite where no speed is enough within the bounds.
     intensity: of the clients' electricity at which both do, that of the data centre unchanged, in g/kWh; None where
         none does.
+
+    The bands hold every choice of the other constants within their bounds.
     """
 
     ratio: Band
     turns: tuple[Turn, ...]
-    mbps: float | None
-    intensity: float | None
+    mbps: Band | None
+    intensity: Band | None
     sentence: str
 
 
 def judge(federated: Sequence[Term], central: Sequence[Term], constants: Constants, mbps: float | None) -> Verdict:
     """`mbps`: mean speed of the transfers, total bits over total seconds; None where there are none."""
-    values = {name: each.value for name, each in constants.items()}
     ratio = ratio_band(federated, central, constants)
     turns = turning(federated, central, constants)
-    speed = break_even_mbps(federated, central, values, mbps)
-    verdict = Verdict(ratio, turns, speed, break_even_intensity(federated, central, values), "")
+    speed = break_even_mbps(federated, central, constants, mbps)
+    verdict = Verdict(ratio, turns, speed, break_even_intensity(federated, central, constants), "")
     return replace(verdict, sentence=_sentence(verdict, mbps))
 
 
 def ratio_band(federated: Sequence[Term], central: Sequence[Term], constants: Constants) -> Band:
-    """The least and the greatest ratio that any choice within the bounds gives.
+    """Emissions of the federation over those of the centralised run."""
+
+    def ratio(ours: Values, theirs: Values) -> float | None:
+        below = emissions(central, theirs)
+        return emissions(federated, ours) / below if below > 0 else None
+
+    found = within_bounds(ratio, federated, central, constants)
+    assert found is not None
+    return found
+
+
+def within_bounds(
+    of: Callable[[Values, Values], float | None],
+    federated: Sequence[Term],
+    central: Sequence[Term],
+    constants: Constants,
+) -> Band | None:
+    """A result, and the least and the greatest that any choice within the bounds gives; None where it has no value.
+
+    of: the result by the constants of the federation and those of the centralised run. The first all move it in one
+        direction, the second in the other.
 
     What one side alone depends on is at its bound. What both depend on, such as the electricity of a country, is the
-    same on both: each of its corners is tried. That is exact, since the ratio is monotonic in each single constant.
+    same on both: each of its corners is tried. That is exact, since the result is monotonic in each single constant.
     """
+    values = {name: each.value for name, each in constants.items()}
+    value = of(values, values)
+    if value is None:
+        return None
     ours, theirs = names(federated), names(central)
     shared = sorted(ours & theirs)
     if len(shared) > MOST_SHARED:
         shared = [name for name in shared if constants[name].unit != INTENSITY]  # then each side has its own worst
-    values = {name: each.value for name, each in constants.items()}
-
-    def extreme(own: str, other: str) -> list[float]:
+    found = [value]
+    for own, other in (("low", "high"), ("high", "low")):
         fixed_ours = values | {name: getattr(constants[name], own) for name in ours}
         fixed_theirs = values | {name: getattr(constants[name], other) for name in theirs}
-        found = []
         for corner in itertools.product(*((constants[name].low, constants[name].high) for name in shared)):
             same = dict(zip(shared, corner, strict=True))
-            below = emissions(central, fixed_theirs | same)
-            if below > 0:
-                found.append(emissions(federated, fixed_ours | same) / below)
-        return found
-
-    value = emissions(federated, values) / emissions(central, values)
-    return Band(min([*extreme("low", "high"), value]), value, max([*extreme("high", "low"), value]))
+            result = of(fixed_ours | same, fixed_theirs | same)
+            if result is not None:
+                found.append(result)
+    return Band(min(found), value, max(found))
 
 
 def turning(federated: Sequence[Term], central: Sequence[Term], constants: Constants) -> tuple[Turn, ...]:
@@ -103,22 +124,37 @@ def turning(federated: Sequence[Term], central: Sequence[Term], constants: Const
 
 
 def break_even_mbps(
-    federated: Sequence[Term], central: Sequence[Term], values: Values, mbps: float | None
-) -> float | None:
+    federated: Sequence[Term], central: Sequence[Term], constants: Constants, mbps: float | None
+) -> Band | None:
+    """Infinite is a bound of constants with which no speed is enough."""
     transfers = [term for term in federated if term.phase in TRANSFERS]
     by_time = [term for term in transfers if not any(name.endswith("_kwh_per_gb") for name in term.factors)]
     if mbps is None or not by_time or len(by_time) < len(transfers):
         return None
-    cost = emissions(transfers, values)
-    left = emissions(central, values) - (emissions(federated, values) - cost)
-    return mbps * cost / left if left > 0 else None
+    rest = [term for term in federated if term.phase not in TRANSFERS]
+
+    def speed(ours: Values, theirs: Values) -> float:
+        left = emissions(central, theirs) - emissions(rest, ours)
+        return mbps * emissions(transfers, ours) / left if left > 0 else math.inf
+
+    found = within_bounds(speed, federated, central, constants)
+    return found if found is not None and math.isfinite(found.value) else None
 
 
-def break_even_intensity(federated: Sequence[Term], central: Sequence[Term], values: Values) -> float | None:
+def break_even_intensity(federated: Sequence[Term], central: Sequence[Term], constants: Constants) -> Band | None:
+    """A lower bound of 0: constants with which not even electricity without emissions is enough."""
     server = [term for term in federated if term.phase == "server"]
-    watt_hours = energy([term for term in federated if term.phase != "server"], values)
-    left = emissions(central, values) - emissions(server, values)
-    return KILO * left / watt_hours if left > 0 and watt_hours > 0 else None
+    clients = [term for term in federated if term.phase != "server"]
+
+    def intensity(ours: Values, theirs: Values) -> float | None:
+        watt_hours = energy(clients, ours)
+        left = emissions(central, theirs) - emissions(server, ours)
+        if watt_hours > 0:
+            return KILO * max(0.0, left) / watt_hours
+        return math.inf if left > 0 else None
+
+    found = within_bounds(intensity, federated, central, constants)
+    return found if found is not None and 0 < found.value < math.inf else None
 
 
 def _difference(federated: Sequence[Term], central: Sequence[Term], values: Values) -> float:
@@ -133,7 +169,11 @@ def _sentence(verdict: Verdict, mbps: float | None) -> str:
     clauses = [_clause(turn) for turn in (inside or verdict.turns)[:2]]
     if verdict.mbps is not None and mbps is not None:
         change = "slower" if less else "faster"
-        clauses.append(f"networks {change} than {verdict.mbps:.3g} Mbps (they are at {mbps:.3g})")
+        low, value, high = verdict.mbps
+        most = f"{high:.3g}" if math.isfinite(high) else "no speed at all"
+        clauses.append(
+            f"networks {change} than {value:.3g} Mbps (they are at {mbps:.3g}; within all bounds {low:.3g} to {most})"
+        )
     if not clauses:
         return f"{start}no single constant would turn that."
     listed = " or ".join(clauses)

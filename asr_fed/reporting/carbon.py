@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+HEADS = ("Wh", "g CO2e", "share")
 FEDERATED, CENTRALISED = "#1f6fb4", "#d2691e"
-BOUNDS = "Every result has a band: all constants at their lower bounds, and all at their upper bounds."
+BOUNDS = "In brackets: all constants at their lower bounds, and all at their upper bounds. Shares: all at their values."
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,13 @@ def _parts(parts: dict[str, Sums], account: Account) -> Iterator[Line]:
 
 
 def carbon_table(account: Account) -> Table:
-    table = Table(title=account.title, box=box.SIMPLE_HEAD, caption=BOUNDS)
-    table.add_column("")
-    for head in ("Wh", "g CO2e", "band, g", "share"):
+    table = Table(title=account.title, box=box.SIMPLE_HEAD, caption=BOUNDS, pad_edge=False, collapse_padding=True)
+    table.add_column("", no_wrap=True)
+    for head in HEADS:
         table.add_column(head, justify="right", no_wrap=True)
     for line in lines(account):
         style = "bold" if line.name in ("federated", "centralised") else None
-        g = line.sums.g
-        numbers = (amount(line.sums.wh.value), amount(g.value), spread(g), _percent(line.share))
-        table.add_row(line.name, *numbers, style=style)
+        table.add_row(*_cells(line), style=style)
     return table
 
 
@@ -64,18 +63,20 @@ def describe_carbon(summary: Mapping[str, Any] | None) -> list[str]:
     """What a summary says of carbon, each in one sentence; nothing where the run has no account."""
     if summary is None:
         return []
-    g, ratio, per_point = Band(**summary["g"]), summary["ratio"], summary["g_per_point"]
-    found = [f"Modelled: the federation emits {amount(g.value)} g CO2e ({spread(g)})."]
+    g, wh, ratio, per_point = Band(**summary["g"]), Band(**summary["wh"]), summary["ratio"], summary["g_per_point"]
+    found = [f"Modelled: the federation emits {amount(g.value)} g CO2e ({spread(g)}) for {banded(wh)} Wh."]
     if per_point is not None:
         found.append(f"That is {amount(per_point['value'])} g ({spread(Band(**per_point))}) a point of WER gained.")
     if ratio is not None:
         low, high = f"{ratio['low']:.2f}", f"{ratio['high']:.2f}"
         found.append(f"Federated over centralised: {ratio['value']:.2f}, {low} to {high} within all bounds.")
         found.append(summary["sentence"])
-    if summary["break_even_intensity"] is not None:
+    if (intensity := summary["break_even_intensity"]) is not None:
+        low, high = intensity["low"], intensity["high"]
         found.append(
-            f"Both emit the same where the clients' electricity has {summary['break_even_intensity']:.0f} g/kWh and "
-            "the data centre's stays as it is."
+            f"Both emit the same where the clients' electricity has {intensity['value']:.0f} g/kWh "
+            f"({low:.0f} to {'any' if high is None else f'{high:.0f}'} within all bounds) and the data centre's stays "
+            "as it is."
         )
     if (measured := summary["measured_on_this_host"]) is not None:
         found.append(
@@ -90,6 +91,10 @@ def amount(number: float) -> str:
     if number == 0:
         return "0"
     return f"{number:.0f}" if number >= 100 else f"{number:#.3g}" if number >= 0.001 else f"{number:.1e}"
+
+
+def banded(band: Band) -> str:
+    return f"{amount(band.value)} ({spread(band)})"
 
 
 def spread(band: Band) -> str:
@@ -115,17 +120,19 @@ def carbon_figure(account: Account, width: float = 9.0) -> "Figure":
 
 def carbon_section(account: Account, summary: RunSummary) -> dict[str, Any]:
     """What report.html shows of an account; `summary` is the run's."""
-    rows = [
-        (line.name, amount(line.sums.wh.value), amount(line.sums.g.value), spread(line.sums.g), _percent(line.share))
-        for line in lines(account)
-    ]
     used = names((*account.federated, *account.central))
     return {
-        "rows": rows,
+        "heads": HEADS,
+        "bounds": BOUNDS,
+        "rows": [_cells(line) for line in lines(account)],
         "sentences": describe_carbon(summary.carbon),
         "picture": data_uri(carbon_figure(account)),
         "constants": [account.constants[name] for name in sorted(used)],
     }
+
+
+def _cells(line: Line) -> tuple[str, ...]:
+    return line.name, banded(line.sums.wh), banded(line.sums.g), _percent(line.share)
 
 
 def _percent(share: float | None) -> str:

@@ -25,6 +25,9 @@ from asr_fed.system.files import replacing, write_csv
 if TYPE_CHECKING:
     from asr_fed.evaluation.evaluate import Evaluation
 
+# Fields of a carbon account in a summary, by their names here; each has a band.
+MODELLED = {"wh": "wh", "g_co2e": "g", "of_central": "ratio", "g_per_point": "g_per_point"}
+BAND = {"": "value", "_low": "low", "_high": "high"}
 # Fields of a run's record, which are the columns of comparison.csv.
 FIELDS = (
     *("overrides", "warm_start_wer", "test_wer", "wer_low", "wer_high"),
@@ -36,7 +39,7 @@ FIELDS = (
     *("fleet_hours", "fleet_hours_to_best", "target_wer", "fleet_hours_to_target"),  # of a simulated fleet
     *("stragglers", "dropped", "partial", "lost_compute", "waiting", "fleet_mb_up", "fleet_mb_down"),
     *("least_heard", "least_heard_part", "least_heard_wer"),
-    *("wh", "g_co2e", "g_co2e_low", "g_co2e_high", "of_central", "g_per_point"),  # modelled
+    *(f"{name}{end}" for name in MODELLED for end in BAND),
     *("run_dir", "failed"),
 )
 HEARD, CURVES = "comparison_heard.csv", "comparison_curves.csv"
@@ -103,15 +106,8 @@ def _recognition(result: PretrainingSummary) -> dict[str, Any]:
 def _carbon(account: dict[str, Any] | None) -> dict[str, Any]:
     if account is None:
         return {}
-    g, ratio, per_point = account["g"], account["ratio"], account["g_per_point"]
-    return {
-        "wh": account["wh"]["value"],
-        "g_co2e": g["value"],
-        "g_co2e_low": g["low"],
-        "g_co2e_high": g["high"],
-        "of_central": ratio and ratio["value"],
-        "g_per_point": per_point and per_point["value"],
-    }
+    found = ((name, account[of]) for name, of in MODELLED.items())
+    return {f"{name}{end}": band[of] for name, band in found if band is not None for end, of in BAND.items()}
 
 
 def write_comparison(folder: Path, records: Sequence[dict[str, Any]]) -> None:

@@ -9,6 +9,9 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from asr_fed.carbon.model import Band
+from asr_fed.reporting.carbon import banded
+
 Record = Mapping[str, Any]  # a run as `asr_fed.reporting.compare.describe_run` has it
 
 LONGEST = 28  # characters of a run's name in a table
@@ -33,8 +36,14 @@ def _to_scratch(record: Record) -> str:
     return f"{record['to_scratch_low']:+.1f} to {record['to_scratch_high']:+.1f}" if known else ""
 
 
-def _band(record: Record) -> str:
-    return "" if record["g_co2e"] is None else f"{record['g_co2e_low']:.3g} to {record['g_co2e_high']:.3g}"
+def _band(key: str) -> Callable[[Record], str]:
+    """A number that is modelled, with its bounds."""
+
+    def cell(record: Record) -> str:
+        low, value, high = (record[f"{key}{end}"] for end in ("_low", "", "_high"))
+        return "" if value is None else banded(Band(low, value, high))
+
+    return cell
 
 
 def _best(record: Record) -> str:
@@ -95,11 +104,12 @@ HEARD: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("its WER\u00a0%", _number("least_heard_wer", ".2f")),
 )
 CARBON: tuple[tuple[str, Callable[[Record], str]], ...] = (
-    ("Wh", _amount("wh", ".3g")),
-    ("g\u00a0CO2e", _amount("g_co2e", ".3g")),
-    ("its band", _band),
-    ("times central", _number("of_central", ".2f")),
-    ("g a point", _amount("g_per_point", ".3g")),
+    ("Wh", _band("wh")),
+    ("g\u00a0CO2e", _band("g_co2e")),
+)
+VERDICT: tuple[tuple[str, Callable[[Record], str]], ...] = (
+    ("times central", _band("of_central")),
+    ("g\u00a0CO2e a point", _band("g_per_point")),
 )
 
 
@@ -125,7 +135,7 @@ def lay_out(records: Sequence[Record]) -> Comparison:
     """The records as they are shown. A column without a value is left out, and a table without a column."""
     head, labels = run_labels([record["overrides"] for record in records])
     tables = []
-    for columns in (RESULT, PRETRAINING, COST, TIME, WORK, HEARD, CARBON):
+    for columns in (RESULT, PRETRAINING, COST, TIME, WORK, HEARD, CARBON, VERDICT):
         shown = [(name, column) for name, column in columns if any(column(record) for record in records)]
         if shown:
             rows = [
@@ -203,6 +213,11 @@ def _notes(labels: Sequence[str], records: Sequence[Record]) -> list[str]:
         notes.append(
             "Stragglers: of the asked clients, those that need over twice the median time, come too late or are cut "
             "short. Clients' MB: what each sent and received, that of the late ones included."
+        )
+    if any(record["wh"] is not None for record in records):
+        notes.append(
+            "Wh and g CO2e are modelled; in brackets: with the bounds of all constants. Times central: over the "
+            "emissions of the centralised run. A point: of WER below the warm start's."
         )
     if any(record["least_heard"] is not None for record in records):
         notes.append(

@@ -1,5 +1,6 @@
 """The talk's own arithmetic, with communication beside it, and a published split, from the scenarios in recipes/."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,29 @@ def test_a_fleet_of_phones_splits_as_meta_has_published() -> None:
     assert 0.27 <= shares["upload"] <= 0.29
     assert 0.22 <= shares["download"] <= 0.24
     assert 0.01 <= shares["server"] <= 0.02
+
+
+def test_the_bands_beside_them() -> None:
+    """Those of recipes/carbon/README.md."""
+    silent, sending, by_bytes, phones = (
+        scenario("talk2023"),
+        scenario("resnet18"),
+        scenario("resnet18", "federated.communication=fixed"),
+        scenario("phones"),
+    )
+    assert silent.centralised is not None and silent.verdict is not None
+    assert sending.verdict is not None and sending.verdict.mbps is not None and by_bytes.verdict is not None
+    found = [
+        (silent.total.g, (0.864, 1.85, 4.81)),
+        (silent.centralised.g, (1.28, 3.04, 4.75)),
+        (silent.verdict.ratio, (0.34, 0.61, 2.03)),
+        (sending.verdict.ratio, (0.48, 1.04, 3.45)),
+        (sending.verdict.mbps, (21.6, 109, math.inf)),
+        (by_bytes.verdict.ratio, (11, 39.15, 130.5)),
+        (phones.total.g, (1164, 4085, 14304)),
+    ]
+    for band, stated in found:
+        assert tuple(band) == pytest.approx(stated, rel=0.01)
+    turns = {turn.constant.name: (turn.at, turn.within) for turn in silent.verdict.turns}
+    assert turns["gpu_v100_compute"] == (pytest.approx(152, abs=0.5), True)
+    assert turns["jetson_tx2_compute"] == (pytest.approx(12.3, abs=0.05), True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from pathlib import Path
 
 import pytest
@@ -45,9 +46,10 @@ def test_the_electricity_that_both_use_turns_nothing(resnet18: Account) -> None:
 
 
 def test_at_the_break_even_speed_both_emit_the_same(resnet18: Account) -> None:
-    assert resnet18.verdict is not None and resnet18.verdict.mbps == pytest.approx(109.2, abs=0.1)
+    assert resnet18.verdict is not None and resnet18.verdict.mbps is not None
     assert resnet18.mbps == pytest.approx(100)
-    speed = resnet18.verdict.mbps
+    speed = resnet18.verdict.mbps.value
+    assert speed == pytest.approx(109.2, abs=0.1)
     changes = [f"federated.up_mbps={speed}", f"federated.down_mbps={speed}"]
     assert ratio(read_scenario(RESNET18, changes)) == pytest.approx(1)
     assert ratio(read_scenario(RESNET18, ["federated.up_mbps=1000", "federated.down_mbps=1000"])) < 1
@@ -58,7 +60,7 @@ def test_networks_of_unequal_speed_break_even_at_a_mean_speed() -> None:
     account = read_scenario(RESNET18, ["federated.up_mbps=20", "federated.down_mbps=80"])
     assert account.mbps == pytest.approx(2 / (1 / 20 + 1 / 80))
     assert account.verdict is not None and account.verdict.mbps is not None
-    faster = account.verdict.mbps / account.mbps
+    faster = account.verdict.mbps.value / account.mbps
     changes = [f"federated.up_mbps={20 * faster}", f"federated.down_mbps={80 * faster}"]
     assert ratio(read_scenario(RESNET18, changes)) == pytest.approx(1)
 
@@ -79,7 +81,7 @@ def test_at_the_break_even_intensity_both_emit_the_same(resnet18: Account) -> No
     server = ["federated.server_seconds=2", "federated.server_country=china"]
     account = read_scenario(RESNET18, ["centralised.country=united_kingdom", *server])
     assert account.verdict is not None and account.verdict.intensity is not None
-    assert with_constant(account, "talk2023_united_states", account.verdict.intensity) == pytest.approx(1)
+    assert with_constant(account, "talk2023_united_states", account.verdict.intensity.value) == pytest.approx(1)
 
 
 def test_the_band_of_the_ratio_holds_all_corners_and_touches_two(resnet18: Account) -> None:
@@ -91,6 +93,36 @@ def test_the_band_of_the_ratio_holds_all_corners_and_touches_two(resnet18: Accou
     assert resnet18.verdict is not None
     assert resnet18.verdict.ratio.low == pytest.approx(min(found))
     assert resnet18.verdict.ratio.high == pytest.approx(max(found))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        (),  # with some bounds no speed is enough
+        ("federated.compute_seconds=2",),
+        ("federated.server_seconds=2", "centralised.country=china"),
+    ],
+)
+def test_the_bands_of_both_break_evens_hold_all_corners_and_touch_two(changes: tuple[str, ...]) -> None:
+    account = read_scenario(RESNET18, list(changes))
+    exact = [
+        [(name, dataclasses.replace(constant, low=at, value=at, high=at)) for at in {constant.low, constant.high}]
+        for name, constant in account.constants.items()
+        if name in names((*account.federated, *account.central))
+    ]
+    speeds, intensities = [], []
+    for corner in itertools.product(*exact):
+        verdict = dataclasses.replace(account, constants=account.constants | dict(corner)).verdict
+        assert verdict is not None
+        speeds.append(verdict.mbps.value if verdict.mbps else math.inf)
+        intensities.append(verdict.intensity.value if verdict.intensity else 0.0)
+    assert account.verdict is not None
+    for found, all_of_them in ((account.verdict.mbps, speeds), (account.verdict.intensity, intensities)):
+        assert found is not None
+        assert (found.low, found.high) == pytest.approx((min(all_of_them), max(all_of_them)))
+    told = describe(account)["verdict"]["break_even_mbps"]["high"]
+    assert told == (max(speeds) if math.isfinite(max(speeds)) else None)
+    assert ("no speed at all" in account.verdict.sentence) == (told is None)
 
 
 def test_the_sentence_says_which_way_it_turns(resnet18: Account) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from asr_fed.reporting.compare import FIELDS, show_comparison, write_comparison
+from asr_fed.reporting.compare import BAND, FIELDS, MODELLED, show_comparison, write_comparison
 from asr_fed.reporting.comparison import lay_out, markdown, run_labels
 
 LINE = "hparams/an4.yaml data.root=/mnt/corpora/an4_common_voice/en seed=1"
@@ -34,6 +34,14 @@ def record(overrides: str, **values: Any) -> dict[str, Any]:
     return dict.fromkeys(FIELDS) | {"overrides": overrides.split(), "run_dir": "outputs/r"} | values
 
 
+EVERYTHING = NUMBERS | {
+    **{"fleet_hours": 12345.6, "fleet_hours_to_best": 9876.5, "target_wer": 20.0, "fleet_hours_to_target": 1234.5},
+    **{"stragglers": 0.25, "waiting": 0.25, "dropped": 0.25, "partial": 0.25, "lost_compute": 0.25},
+    **{"fleet_mb_up": 123456.7, "fleet_mb_down": 123456.7},
+    **{f"{name}{end}": 12345.6 for name in MODELLED for end in BAND},
+}
+
+
 def three(**values: Any) -> list[dict[str, Any]]:
     return [
         record(f"{LINE} weighting={weighting} run_dir=outputs/an4/{weighting}", **values)
@@ -44,10 +52,16 @@ def three(**values: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_terminal_shows_every_name_and_number_whole(width: int, tmp_path: Path) -> None:
     console = Console(width=width, record=True)
-    show_comparison(tmp_path, three(**NUMBERS, **OF_PRETRAINING), console)
+    show_comparison(tmp_path, three(**EVERYTHING, **OF_PRETRAINING), console)
     tables, _, runs = console.export_text().partition("uniform: ")
     assert all(len(line) <= width for line in tables.splitlines())
-    for shown in (*SHOWN.split("|"), *OF_PRETRAINING_SHOWN.split("|"), "num_examples", "wer_softmax"):
+    for shown in (
+        *SHOWN.split("|"),
+        *OF_PRETRAINING_SHOWN.split("|"),
+        "num_examples",
+        "wer_softmax",
+        "12346 (12346 to 12346)",
+    ):
         assert shown in tables
     assert "outputs/r; weighting=wer_softmax" in runs
 
@@ -142,3 +156,14 @@ def test_runs_with_a_fleet_have_a_table_of_its_time() -> None:
     heard = record("c", least_heard="Galaxy S7", least_heard_part=0.4, least_heard_wer=31.5)
     assert lay_out([heard]).tables[0].rows[0][1:] == ["Galaxy S7", "40%", "31.50"]
     assert len(lay_out([record("a.yaml", **NUMBERS)]).tables) == 2
+
+
+def test_what_is_modelled_has_its_band() -> None:
+    bands = {"wh": (1.5, 0.6, 4.0), "g_co2e": (0.145, 0.047, 1493.2), "of_central": (1.71, 0.19, 108.4)}
+    values = {f"{name}{end}": at for name, band in bands.items() for end, at in zip(BAND, band, strict=True)}
+    comparison = lay_out([record("a", **values), record("b", **NUMBERS)])
+    assert [each.rows[0][1:] for each in comparison.tables[2:]] == [
+        ["1.50 (0.600 to 4.00)", "0.145 (0.0470 to 1493)"],
+        ["1.71 (0.190 to 108)"],
+    ]
+    assert "with the bounds of all constants" in comparison.notes[0]
