@@ -138,7 +138,7 @@ class FederationConfig:
     evaluate_every: int = setting(1, at_least=1)  # rounds
     round_timeout: float | None = setting(None, above=0)  # seconds after which a round closes with what has arrived
     client_timeout: float | None = setting(None, above=0)  # seconds that a worker may take over one client
-    # smallest share of the cohort's weight with which a round counts
+    # smallest share of the cohort's weight, or of its silos, with which a round counts
     min_success: float = setting(0.5, at_least=0, at_most=1)
     # sample this many times the cohort, and use the first updates that make up a cohort
     over_commit: float = setting(1.0, at_least=1)

@@ -37,6 +37,7 @@ class RoundPlan:
     assignments: the clients of each node, longest first.
     away: clients of the cohort whom no node hosts now.
     owners: the node of each client of the cohort that belongs to one.
+    silos: those of these nodes whose clients are not simulated.
     terms: by client, where the fleet's clock asks for other than a whole round.
     """
 
@@ -46,6 +47,7 @@ class RoundPlan:
     away: tuple[str, ...]
     terms: Mapping[str, Terms] = field(default_factory=dict)
     owners: Mapping[str, int] = field(default_factory=dict)
+    silos: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Closed:
     """The result of a round.
 
     update: the sum of all accepted answers; None if too little of the cohort arrived.
-    success: the share of the cohort's weight that arrived.
+    success: the share of the cohort's weight, or of its silos, that arrived: the larger one.
     failures: the reason for each client that is missing.
     """
 
@@ -101,7 +103,8 @@ def plan_round(
     def seconds(node: int, client: str) -> float:
         return cost.predict(node, audio_seconds(clients[client], settings))
 
-    return RoundPlan(tuple(cohort), wanted, assign(there, hosts, seconds), tuple(away), terms or {}, owners)
+    silos = frozenset(node for node in owners.values() if roster.nodes[node].own)
+    return RoundPlan(tuple(cohort), wanted, assign(there, hosts, seconds), tuple(away), terms or {}, owners, silos)
 
 
 def assign(
@@ -125,6 +128,7 @@ def joined(plans: Sequence[RoundPlan]) -> RoundPlan:
         tuple(name for plan in plans for name in plan.away),
         {name: terms for plan in plans for name, terms in plan.terms.items()},
         {name: node for plan in plans for name, node in plan.owners.items()},
+        frozenset().union(*(plan.silos for plan in plans)),
     )
 
 
@@ -138,15 +142,14 @@ def close_round(
 ) -> Closed:
     """Add up the answers; the first `parameters` entries of the state are no buffers.
 
-    For success a client counts with what it is worth (see `worth`).
+    For success a client counts with what it is worth (see `worth`), or with its part of its silo's voice (`voices`),
+    whichever makes more of what arrived: else one silo of three that claims a lot and does not deliver ends every run.
 
     Raises UserError where the sums leave their range.
     """
     failures = dict.fromkeys(plan.away, AWAY) | asked.failures
     value = worth(plan, sizes, bounds)
-    whole = math.fsum(value.values()) * min(1.0, plan.wanted / max(1, len(plan.cohort)))
-    arrived = math.fsum(weight for name, weight in value.items() if name not in failures)
-    success = min(1.0, arrived / max(whole, 1e-9))
+    success = max(_share(plan, each, failures) for each in (value, voices(plan, value)))
     updates = [answer.update for _, answer in sorted(asked.answers.items()) if answer.update is not None]
     if not updates or success < settings.min_success:
         return Closed(None, success, failures)
@@ -183,6 +186,33 @@ def worth(plan: RoundPlan, sizes: Mapping[str, ClientSize], bounds: Bounds) -> d
     fair = _fair(nodes.values())
     shrink = {node: min(1.0, fair / weight) for node, weight in nodes.items() if weight}
     return {name: weight * shrink.get(plan.owners.get(name, -1), 1.0) for name, weight in value.items()}
+
+
+def voices(plan: RoundPlan, value: Mapping[str, float]) -> dict[str, float]:
+    """One for each silo, divided among its clients by what they are worth, and one for each simulated client.
+
+    What a silo says of its speech is not known to be true; that it is one of so many is, by its key. Who simulates
+    clients is trusted with their number.
+    """
+    silo = {name: node for name, node in plan.owners.items() if node in plan.silos}
+    if not silo:
+        return dict(value)
+    whole: dict[int, float] = defaultdict(float)
+    for name, node in silo.items():
+        whole[node] += value[name]
+    crowd = Counter(silo.values())
+    return {
+        name: 1.0 if node is None else value[name] / whole[node] if whole[node] else 1 / crowd[node]
+        for name in plan.cohort
+        for node in (silo.get(name),)
+    }
+
+
+def _share(plan: RoundPlan, value: Mapping[str, float], failures: Mapping[str, str]) -> float:
+    """What arrived, of what is wanted of the cohort."""
+    whole = math.fsum(value.values()) * min(1.0, plan.wanted / max(1, len(plan.cohort)))
+    arrived = math.fsum(weight for name, weight in value.items() if name not in failures)
+    return min(1.0, arrived / max(whole, 1e-9))
 
 
 def _fair(values: Iterable[float]) -> float:

@@ -195,8 +195,8 @@ def run_round(
     reasons = "; ".join(f"{client}: {reason}" for client, reason in list(closed.failures.items())[:3])
     raise UserError(
         f"Round {server_round} failed {ATTEMPTS} times: {closed.success:.0%} of the weight of {cohort_size} "
-        f"clients arrived, federation.min_success is {settings.min_success:.0%}. First reasons: {reasons}. "
-        "The run can be resumed."
+        f"clients, or of their silos, arrived, federation.min_success is {settings.min_success:.0%}. "
+        f"First reasons: {reasons}. The run can be resumed."
     )
 
 

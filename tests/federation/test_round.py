@@ -254,10 +254,42 @@ def success(there: Roster, *nodes: int) -> float:
 def test_a_node_with_most_of_the_clients_neither_fails_a_round_alone_nor_makes_it_up_alone() -> None:
     """Counted by clients, 100 of 108 would be missing, or there."""
     there = owned(liar=100, a=2, b=2, c=2, d=2)
-    assert success(there, 2, 3, 4, 5) == pytest.approx(8 / 14)
+    assert success(there, 2, 3, 4, 5) == pytest.approx(4 / 5)
     assert success(there, 1) == pytest.approx(6 / 14)
     assert success(there, 1, 2, 3, 4, 5) == 1.0
     assert success(owned(a=2, b=3, c=1), 2) == pytest.approx(3 / 6), "nodes that are not far apart count as they are"
+
+
+@pytest.mark.parametrize("claimed", [5, 300, 100_000, 2**40])
+def test_one_of_three_silos_that_does_not_deliver_ends_no_run(claimed: int) -> None:
+    """Capped at three times the median node it still was 60 % of the round, of which half has to arrive."""
+    there = owned(a=1, b=1, liar=1)
+    there.clients["liar-0"] = ClientSize(claimed, 1.0, 1.0)
+    assert success(there, 1, 2) == pytest.approx(2 / 3)
+    assert success(there, 1) == pytest.approx(1 / 3)
+    assert success(there, 1, 2, 3) == 1.0
+
+
+def test_of_two_silos_nobody_can_say_which_one_is_the_liar() -> None:
+    there = owned(a=1, liar=1)
+    there.clients["liar-0"] = ClientSize(100_000, 1.0, 1.0)
+    assert success(there, 1) == pytest.approx(1 / 2)
+
+
+def test_silos_do_not_stand_for_simulated_clients_that_are_missing() -> None:
+    """A virtual node is as many voices as it has clients."""
+    there = owned(a=1, b=1, virtual=8)
+    there.nodes[3] = replace(there.nodes[3], own=False)
+    assert success(there, 1, 2) == pytest.approx(2 / 5), "by weight, of which a node has three times the median"
+    assert success(there, 1, 3) == pytest.approx(9 / 10)
+
+
+def test_a_silo_that_delivers_in_part_has_that_part_of_its_voice() -> None:
+    there = owned(a=4, b=1, c=1)
+    plan = plan_round(there, CostModel(), SETTINGS, 1, 1)
+    asked = arrived(plan, 1, 2, 3)
+    asked.failures |= {"a-0": "ill", "a-1": "ill"}
+    assert close_round(plan, asked, there.clients, BOUNDS, SETTINGS).success == pytest.approx(2.5 / 3)
 
 
 def test_a_node_with_most_of_the_clients_is_not_enough_of_an_over_committed_round() -> None:
