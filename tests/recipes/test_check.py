@@ -1,14 +1,11 @@
 """Recipes: their commands are valid, and their tables are compared with what runs give now."""
 
 import dataclasses
-import re
-import shlex
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from asr_fed.commands.experiment_file import register_config_files
@@ -66,52 +63,6 @@ def test_every_run_of_our_recipes_is_one_that_would_start(path: Path, monkeypatc
     rows = {row.name for row in recipe.rows}
     assert {run for row in recipe.rows for run in row.runs} <= recipe.runs.keys() | recipe.accounts.keys()
     assert {row.against for row in recipe.rows} <= {*rows, None} and len(rows) == len(recipe.rows)
-
-
-@pytest.mark.parametrize("path", sorted(check.RECIPES.glob("*/README.md")), ids=lambda path: path.parent.name)
-def test_every_train_fed_command_in_a_recipes_readme_is_one_that_would_start(path: Path) -> None:
-    for line in shell_lines(path.read_text(encoding="utf-8")):
-        experiment, *words = shlex.split(line.partition("#")[0])[2:]
-        overrides = [word for word in words if "=" in word and not word.startswith("run_dir=")]
-        for chosen in every_job(overrides):
-            compose_and_check(experiment, [*chosen, "run_dir=somewhere"])
-
-
-def shell_lines(markdown: str) -> list[str]:
-    """The train_fed.py commands of a page, with its shell variables filled in."""
-    values = {"CV": "corpus", "LS": "corpus", "AN4": "corpus"}
-    found = []
-    for block in re.findall(r"^```\n(.*?)^```", markdown, flags=re.DOTALL | re.MULTILINE):
-        for line in block.replace("\\\n", " ").splitlines():
-            if assigned := re.fullmatch(r'(\w+)=(?:"(.*?)"|(\S*))(?:  #.*)?', line):
-                values[assigned[1]] = filled(assigned[2] or assigned[3], values)
-            elif loop := re.fullmatch(r"for (\w+) in (\S+).*; do", line):
-                values[loop[1]] = loop[2]
-            elif line.strip().startswith("python train_fed.py"):
-                found.append(filled(line, values))
-    return found
-
-
-def filled(text: str, values: dict[str, str]) -> str:
-    for name in sorted(values, key=len, reverse=True):
-        text = text.replace(f"${name}", values[name])
-    assert "$" not in text, text
-    return text
-
-
-def every_job(overrides: list[str]) -> list[list[str]]:
-    """A sweep's jobs, each choice of a list beside the others' first."""
-    parsed = [
-        (each.get_key_element(), list(each.sweep_string_iterator()) if each.is_sweep_override() else None, text)
-        for each, text in zip(OverridesParser.create().parse_overrides(overrides), overrides, strict=True)
-    ]
-    first = [text if values is None else f"{key}={values[0]}" for key, values, text in parsed]
-    others = [
-        [*first[:place], f"{key}={value}", *first[place + 1 :]]
-        for place, (key, values, _) in enumerate(parsed)
-        for value in (values or [])[1:]
-    ]
-    return [first, *others]
 
 
 def compose_and_check(experiment: str, overrides: list[str]) -> DictConfig:
