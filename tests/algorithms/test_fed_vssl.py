@@ -13,8 +13,10 @@ from asr_fed.model.state import layout, read_state
 from asr_fed.runs.experiment import Experiment
 from asr_fed.system.errors import UserError
 from asr_fed.tasks.best_rq import BestRqTask
+from asr_fed.tasks.learners import load_pretrainer, save_learner
 from asr_fed.tasks.recognition import Recognition
 from asr_fed.training.local import LocalTask, train_client
+from tests.federation.same_bits import same_bits
 from tests.tasks.test_best_rq import make, task  # noqa: F401  # fixtures
 
 
@@ -23,7 +25,8 @@ def job(task: BestRqTask, client: Client, weights: np.ndarray, number: int, expe
     return LocalTask(task, client, weights, 0.05, number, 5, settings, reference_loss=2.5)
 
 
-@pytest.mark.parametrize(("alpha", "beta"), [(0.0, 0.0), (1.0, 0.0), (0.9, 1.0)])
+# Those of the paper's table.
+@pytest.mark.parametrize(("alpha", "beta"), [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.9, 0.0), (0.9, 1.0)])
 def test_it_is_the_papers_loop(task: BestRqTask, experiment: Experiment, alpha: float, beta: float) -> None:  # noqa: F811
     """Two rounds over three clients; a second local training per client is the plain loop's."""
     parts, clients = layout(task.model), experiment.partition.clients[:3]
@@ -62,6 +65,27 @@ def test_it_is_the_papers_loop(task: BestRqTask, experiment: Experiment, alpha: 
         assert np.abs(new - paper).max() > 1e-3
         np.testing.assert_allclose(theta, new, rtol=1e-3, atol=2e-5)
         paper = theta.copy()
+
+
+def test_two_nodes_one_and_a_killed_server_end_in_the_same_bits_and_the_heads_stay(
+    make: Callable[..., Experiment],  # noqa: F811
+) -> None:
+    """Of both algorithms that pre-train: in the second round, FedVSSL's clients begin with the heads that they kept."""
+
+    def begun(*changes: str, name: str) -> Experiment:
+        own = make(*changes, name=f"{name}-{len(changes)}")
+        save_learner(own.fresh_learner(), own.config, own.checkpoints / "warm_start.pt")
+        return own
+
+    plain = ("federation.held_out.epochs=0", "weighting._target_=asr_fed.aggregation.weighting.Uniform")
+    fed_avg = same_bits(begun, plain)
+    own = same_bits(begun, [*plain, "algorithm={_target_: asr_fed.algorithms.fed_vssl.FedVssl}"])
+    assert own.expected.weights.tobytes() != fed_avg.expected.weights.tobytes()
+    model = own.straight.fresh_learner().model
+    head = entries_of("head.", layout(model))
+    begin = read_state(load_pretrainer(own.straight.checkpoints / "warm_start.pt").model)
+    np.testing.assert_array_equal(own.expected.weights[head], begin[head])
+    assert (fed_avg.expected.weights[head] != begin[head]).any()
 
 
 def test_alpha_one_follows_the_client_with_the_lower_loss(task: BestRqTask) -> None:  # noqa: F811
