@@ -6,6 +6,7 @@ aggregation.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial.distance import pdist, squareform
@@ -14,15 +15,55 @@ from asr_fed.aggregation.update import DELTA, ONE, Sum, Update, UpdateRefused, a
 from asr_fed.config.federation import RobustConfig, Rule
 
 Part = tuple[str, slice]  # the name of a vector, and entries of it
+Norms = list[float]  # of each part of an update, the median over the nodes of a round
+REMEMBERED = 5  # rounds, the present one among them, whose norms say what is usual
 
 
-def combine(updates: Sequence[Update], settings: RobustConfig, parameters: int | None = None) -> Update:
+@dataclass(frozen=True)
+class Combined:
+    """The update of several nodes.
+
+    norms: of this round, for `remembered`; None where nobody asks, or fewer than three nodes have answered.
+    clipped: how many nodes' updates were shortened.
+    """
+
+    update: Update
+    norms: Norms | None = None
+    clipped: int = 0
+
+
+def combine(
+    updates: Sequence[Update], settings: RobustConfig, parameters: int | None = None, past: Sequence[Norms] = ()
+) -> Combined:
     """One update of several nodes'. The first `parameters` entries of the change are no buffers; None: all.
+
+    `past`: the norms of the rounds before, as `remembered` keeps them.
 
     Raises UpdateRefused where the sums leave their range, or where the nodes are too few for the rule.
     """
+    norms, before = None, updates
     if settings.clip is not None or settings.clip_median is not None:
-        updates = _clipped(updates, settings, parameters)
+        updates, norms = _clipped(updates, settings, parameters, past)
+    clipped = sum(one is not other for one, other in zip(updates, before, strict=True))
+    return Combined(_by_rule(updates, settings, parameters), norms, clipped)
+
+
+def remembered(past: Sequence[Norms], norms: Norms | None) -> list[Norms]:
+    """What the next round has to know of the ones before it."""
+    return [*past, *([] if norms is None else [norms])][-(REMEMBERED - 1) :]
+
+
+def describe_unbounded(settings: RobustConfig) -> str:
+    """What an operator has to know where nothing bounds the update of a node; empty otherwise."""
+    if settings.clip is not None or settings.clip_median is not None or settings.rule is not Rule.mean:
+        return ""
+    return (
+        "Nothing bounds what one node does to the sum: one that lies can replace the model. "
+        "federation.robust.clip_median=3 shortens updates of unusual length (docs/threat_model.md)."
+    )
+
+
+def _by_rule(updates: Sequence[Update], settings: RobustConfig, parameters: int | None) -> Update:
     if settings.rule is Rule.mean:
         return merge(updates)
     means = {name: np.stack([_mean(update, name) for update in updates]) for name in updates[0].sums}
@@ -67,25 +108,30 @@ def norm(update: Update, part: Part = (DELTA, slice(None))) -> float:
     return float(np.linalg.norm(_mean(update, name, entries)))
 
 
-def _clipped(updates: Sequence[Update], settings: RobustConfig, parameters: int | None) -> list[Update]:
+def _clipped(
+    updates: Sequence[Update], settings: RobustConfig, parameters: int | None, past: Sequence[Norms]
+) -> tuple[list[Update], Norms | None]:
     """The parameters of each node within the limits, and all else shortened in the same ratio at least.
 
-    With `clip_median` buffers, and each further vector, are held to that multiple of their own median norm, too: else
-    a node that leaves the parameters alone could send any running variance.
+    With `clip_median` buffers, and each further vector, are held to that multiple of their own usual norm, too: else
+    a node that leaves the parameters alone could send any running variance. The usual norm is the median of the last
+    rounds' medians, so that liars who are most of one round's nodes do not say what is usual.
     """
     parts: list[Part] = [(DELTA, slice(0, parameters))]
     if parameters is not None:
         parts.append((DELTA, slice(parameters, None)))
     parts += [(name, slice(None)) for name in updates[0].sums if name != DELTA]
     norms = np.array([[norm(update, part) for part in parts] for update in updates])
+    own: Norms | None = np.median(norms, axis=0).tolist() if len(updates) > 2 else None  # of two neither is usual
+    usual = [*past, own] if own is not None else list(past)
     limits = np.full(len(parts), np.inf)
-    if settings.clip_median is not None and len(updates) > 2:
-        limits = settings.clip_median * np.median(norms, axis=0)
+    if settings.clip_median is not None and usual:
+        limits = settings.clip_median * np.median(usual, axis=0)
     if settings.clip is not None:
         limits[0] = min(limits[0], settings.clip)
     ratios = np.divide(limits, norms, out=np.ones_like(norms), where=norms > limits)
     ratios = np.minimum(ratios, ratios[:, :1])
-    return [_shortened(update, parts, own) for update, own in zip(updates, ratios, strict=True)]
+    return [_shortened(update, parts, ratio) for update, ratio in zip(updates, ratios, strict=True)], own
 
 
 def _shortened(update: Update, parts: Sequence[Part], ratios: np.ndarray) -> Update:

@@ -59,8 +59,9 @@ class RobustConfig:
     """Against nodes that lie; for engine=deployment, where a node is a member.
 
     clip: the largest L2 norm that a node's mean change of the parameters may have; a longer one is shortened to it.
-    clip_median: the same as a multiple of the median norm of the round's nodes, from three nodes on; buffers (running
-    means and variances) and the algorithm's further vectors likewise.
+    clip_median: the same as a multiple of the usual norm: the median over a round's nodes, of which the median over
+    five rounds; from three nodes on. Buffers (running means and variances) and the algorithm's further vectors
+    likewise. 3 with engine=deployment.
     node_share: the largest share of a cohort that clients of one node may be, but each node may always have one; a
     cohort is smaller where the nodes are too few for that. null: as many as sampling draws.
     """

@@ -104,7 +104,7 @@ class Arrivals:
                     f"Step {state.round + 1}: nothing came but failures, {len(self._lost)} in a row"
                     f"{self._reasons()} The run can be resumed."
                 )
-        return self._close(step)
+        return self._close(step, state)
 
     def end(self) -> None:
         """Nobody waits for what nodes still work on."""
@@ -224,20 +224,21 @@ class Arrivals:
     def _rest(self, node: int) -> None:
         self._resting[node] = time.monotonic() + REST
 
-    def _close(self, step: _Step) -> RoundResult:
+    def _close(self, step: _Step, state: FederationState) -> RoundResult:
         federation, began = self.federation, time.perf_counter()
         self.buffer.step()
         settings = federation.experiment.config.federation
         try:
             # One for each node: one that answers more often than others has no more votes in a median.
             updates = [merge(own) for _, own in sorted(step.updates.items())]
-            update = combine(updates, settings.robust, federation.layout.parameters)
+            combined = combine(updates, settings.robust, federation.layout.parameters, state.norms)
         except UpdateRefused as refused:
             raise UserError(f"The nodes' updates cannot be added: {refused}.") from refused
         federation.cost.end_round()
         numbers: dict[str, Any] = {
             "success": len(step.ages) / (len(step.ages) + len(step.failures)),
             "failures": step.failures,
+            "clipped": combined.clipped,
             "dropped": step.dropped,
             "attempts": 1,
             "bytes_down": step.bytes_down,
@@ -247,7 +248,7 @@ class Arrivals:
             "workers": step.workers,
             "staleness": sum(step.ages) / len(step.ages),
         }
-        return RoundResult(update, sums(update) | numbers)
+        return RoundResult(combined.update, sums(combined.update) | numbers, combined.norms)
 
     def _reasons(self) -> str:
         told = "; ".join(f"{client}: {reason}" for client, reason in self._lost[:3])

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from asr_fed.aggregation.robust import combine
+from asr_fed.aggregation.robust import Norms, combine
 from asr_fed.aggregation.update import DELTA, ONE, Update, UpdateRefused
 from asr_fed.config.schema import FederationConfig
 from asr_fed.federation.placement import CostModel, place
@@ -57,19 +57,23 @@ class Closed:
     update: the sum of all accepted answers; None if too little of the cohort arrived.
     success: the share of the cohort's weight, or of its silos, that arrived: the larger one.
     failures: the reason for each client that is missing.
+    norms, clipped: see `asr_fed.aggregation.robust.Combined`.
     """
 
     update: Update | None
     success: float
     failures: dict[str, str]
+    norms: Norms | None = None
+    clipped: int = 0
 
 
 @dataclass(frozen=True)
 class RoundResult:
-    """The sums of a round or of a buffer, and its numbers for the record."""
+    """The sums of a round or of a buffer, its numbers for the record, and its norms for the next ones."""
 
     update: Update
     numbers: dict[str, Any]
+    norms: Norms | None
 
 
 def plan_round(
@@ -139,8 +143,10 @@ def close_round(
     bounds: Bounds,
     settings: FederationConfig,
     parameters: int | None = None,
+    past: Sequence[Norms] = (),
 ) -> Closed:
-    """Add up the answers; the first `parameters` entries of the state are no buffers.
+    """Add up the answers; the first `parameters` entries of the state are no buffers. `past`: norms of the rounds
+    before.
 
     For success a client counts with what it is worth (see `worth`), or with its part of its silo's voice (`voices`),
     whichever makes more of what arrived: else one silo of three that claims a lot and does not deliver ends every run.
@@ -154,7 +160,8 @@ def close_round(
     if not updates or success < settings.min_success:
         return Closed(None, success, failures)
     try:
-        return Closed(combine(updates, settings.robust, parameters), success, failures)
+        combined = combine(updates, settings.robust, parameters, past)
+        return Closed(combined.update, success, failures, combined.norms, combined.clipped)
     except UpdateRefused as refused:
         raise UserError(f"The nodes' updates cannot be added: {refused}.") from refused
 

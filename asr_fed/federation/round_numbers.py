@@ -40,6 +40,7 @@ def exchanged(asked: Sequence[tuple[RoundPlan, Asked[Reply]]], closed: Closed) -
     return {
         "success": closed.success,
         "failures": closed.failures,
+        "clipped": closed.clipped,
         "bytes_down": sum(part.bytes_down for _, part in asked),
         "bytes_up": sum(part.bytes_up for _, part in asked),
         "exchange_seconds": sum(part.waited for _, part in asked),

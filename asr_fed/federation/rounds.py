@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from asr_fed.aggregation.prior import prior_of
+from asr_fed.aggregation.robust import remembered
 from asr_fed.aggregation.server_optimizer import server_step
 from asr_fed.aggregation.update import Update
 from asr_fed.federation.arrivals import Arrivals
@@ -104,6 +105,7 @@ def run_federation(
             algorithm=algorithm,
             loss=mean_client_loss(result.update),
             prior=prior_of(result.update.totals),
+            norms=remembered(state.norms, result.norms),
         )
         numbers = result.numbers
         if server_round % settings.evaluate_every == 0 or server_round == settings.rounds:
@@ -184,13 +186,14 @@ def run_round(
         started = time.perf_counter()
         plans, answers = zip(*parts, strict=True)
         closed = close_round(
-            joined(plans), answers_of(answers), roster.clients, federation.bounds, settings, parameters
+            joined(plans), answers_of(answers), roster.clients, federation.bounds, settings, parameters, state.norms
         )
         aggregate_seconds = time.perf_counter() - started
         if closed.update is not None:
             times = {"aggregate_seconds": aggregate_seconds, "attempts": attempt, "dropped": dropped}
             age = {"staleness": None if timetable is None else timetable.staleness}
-            return RoundResult(closed.update, sums(closed.update) | times | age | exchanged(parts, closed))
+            numbers = sums(closed.update) | times | age | exchanged(parts, closed)
+            return RoundResult(closed.update, numbers, closed.norms)
     cohort_size = sum(len(plan.cohort) for plan, _ in parts)
     reasons = "; ".join(f"{client}: {reason}" for client, reason in list(closed.failures.items())[:3])
     raise UserError(

@@ -8,6 +8,7 @@ import numpy as np
 from hydra.utils import instantiate
 
 from asr_fed.aggregation.prior import Prior
+from asr_fed.aggregation.robust import Norms
 from asr_fed.config.schema import FederationConfig
 from asr_fed.model.state import layout, read_state
 from asr_fed.runs.experiment import Experiment
@@ -35,6 +36,7 @@ class FederationState:
     clients, seconds: how many clients the nodes host, and how much training speech these have.
     fleet_s: seconds of the simulated fleet's clock; 0 without one.
     past: weights before this round, by how many server steps had been made, that clients are still at work on.
+    norms: what is usual for a node's update, by the last rounds (`federation.robust.clip_median`).
     """
 
     newbob: NewBob
@@ -53,6 +55,7 @@ class FederationState:
     seconds: float = 0.0
     fleet_s: float = 0.0
     past: dict[int, np.ndarray] = field(default_factory=dict)
+    norms: list[Norms] = field(default_factory=list)
     history: tuple[RoundRecord, ...] = ()
 
     @property

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from rich.markup import escape
 
+from asr_fed.aggregation.robust import describe_unbounded
 from asr_fed.carbon.measure import check_measure, measured
 from asr_fed.carbon.of_run import check_carbon
 from asr_fed.config.schema import CentralConfig, Config, EngineKind, Start, TaskKind
@@ -105,6 +106,8 @@ def train(config: Config, command: str = "") -> RunSummary | PretrainingSummary:
                 progress.say(remark)
             if impossible := describe_impossible(experiment.partition):
                 progress.say(impossible)
+            if config.engine.kind is EngineKind.deployment and (remark := describe_unbounded(config.federation.robust)):
+                progress.say(remark)
             with measured(config, experiment.run_dir):
                 federation = train_models(experiment, progress)
                 if config.task.kind is not TaskKind.recognition:

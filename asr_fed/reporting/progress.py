@@ -55,11 +55,12 @@ class RunProgress:
         if record.untranscribed:
             wer += f"  own hypotheses {record.pseudo_labelled} of {record.untranscribed}"
         failed = f"  [red]failed: {', '.join(record.failures)}[/red]" if record.failures else ""
+        shortened = f"  [yellow]{record.clipped} node(s) shortened[/yellow]" if record.clipped else ""
         age = "" if record.staleness is None else f"  steps old {record.staleness:.1f}"
         self.say(
             f"round {record.round:3d}{wer}  loss {record.loss:.3f}  lr {record.lr:.3g}  "
             f"clients {record.clients} (effective {record.effective_clients:.1f}){age}  "
-            f"{record.round_seconds:.1f} s{failed}"
+            f"{record.round_seconds:.1f} s{shortened}{failed}"
         )
         for key, value in vars(record).items():
             if isinstance(value, int | float) and key not in ("round", "version"):

@@ -63,6 +63,7 @@ class RoundRecord:
     untranscribed: int = 0  # training utterances without transcript, and those of them with a hypothesis trained on
     pseudo_labelled: int = 0
     staleness: float | None = None  # mean age of the updates in server steps; None where a round waits for its cohort
+    clipped: int = 0  # nodes whose update was shortened (federation.robust)
     fleet_seconds: float | None = None  # of the simulated fleet's clock; None without one
     workers: list[NodeRecord] = field(default_factory=list)
     version: int = VERSION

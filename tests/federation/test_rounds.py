@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Context, Error, Message, MessageType, RecordDict
+from omegaconf import OmegaConf
 
 from asr_fed.aggregation.prior import Prior
 from asr_fed.aggregation.weighting import Measured, Uniform, Weighting, WerSoftmax
+from asr_fed.config.files import experiments_folder
 from asr_fed.federation.client_app import build_client_app, client_size
 from asr_fed.federation.held_out import train_on_server
 from asr_fed.federation.rounds import run_federation
@@ -37,7 +39,7 @@ class Interrupted(Exception):
 
 
 class InProcess:
-    """Two nodes in this process; a reply is there as soon as it is asked for.
+    """Two nodes in this process, or more; a reply is there as soon as it is asked for.
 
     Each hosts every client, or, `pinned`, node 1 has the first, third and fifth as its own and node 2 the other two.
     """
@@ -48,21 +50,22 @@ class InProcess:
         weighting: Weighting | None = None,
         *,
         pinned: bool = False,
+        nodes: int = 2,
     ) -> None:
         identify_process(run_id=1, node_id=0)
         self.plain = PlainNode.of(experiment, weighting or Uniform())
         setup = shared_config(experiment, frozen_sha256(self.plain.training.model)).sha256
         every = {name: client_size(client) for name, client in self.plain.clients.items()}
         self.apps = {}
-        for node in (1, 2):
-            hosted = {name: every[name] for name in list(every)[node - 1 :: 2]} if pinned else every
+        for node in range(1, nodes + 1):
+            hosted = {name: every[name] for name in list(every)[node - 1 :: nodes]} if pinned else every
             report = Report(str(node), pinned, setup, hosted)
             self.apps[node] = build_client_app(
                 self.plain.train, report, self.plain.shape, personalise=self.plain.personalise
             )
         self.waiting: dict[str, Message] = {}
         self.rates: dict[str, float] = {}  # by round
-        self.nodes = [1, 2]
+        self.nodes = list(self.apps)
         self.pushed = 0
 
     def get_node_ids(self) -> Iterable[int]:
@@ -155,6 +158,41 @@ def test_the_planned_fall_goes_on_where_it_was(make: Callable[..., Experiment]) 
     assert untimed(resumed.history) == untimed(expected.history)
     assert resumed.weights.tobytes() == expected.weights.tobytes()
     assert len({record.lr for record in resumed.history}) == 3
+
+
+def test_what_is_usual_for_a_node_survives_an_interruption(make: Callable[..., Experiment]) -> None:
+    """Each of five nodes has one client; half of them have a longer update than the median one."""
+    clipped = ("federation.rounds=3", "federation.cohort=null", "federation.robust.clip_median=1")
+
+    def federate(experiment: Experiment, **more: Any) -> FederationState:
+        grid = InProcess(experiment, pinned=True, nodes=5)
+        return run_federation(experiment, RemoteNodes(grid), **more)  # type: ignore[arg-type]
+
+    def stop(history: Sequence[RoundRecord]) -> None:
+        raise Interrupted
+
+    expected, experiment = federate(make(*clipped, name="straight")), make(*clipped)
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            federate(experiment, on_round=stop)
+    resumed = federate(experiment)
+    assert resumed.norms == expected.norms and len(resumed.norms) == 3
+    assert resumed.weights.tobytes() == expected.weights.tobytes()
+    assert untimed(resumed.history) == untimed(expected.history)
+    assert all(record.clipped >= 2 for record in resumed.history)
+
+
+def test_honest_nodes_are_within_the_limit_that_a_deployment_has_by_itself(make: Callable[..., Experiment]) -> None:
+    limit = OmegaConf.load(experiments_folder() / "engine" / "deployment.yaml").federation.robust.clip_median
+    plain = ("federation.rounds=2", "federation.cohort=null")
+    weights = []
+    for name, changes in (("off", plain), ("on", (*plain, f"federation.robust.clip_median={limit}"))):
+        experiment = make(*changes, name=name)
+        grid = InProcess(experiment, pinned=True, nodes=3)
+        state = run_federation(experiment, RemoteNodes(grid))  # type: ignore[arg-type]
+        assert [record.clipped for record in state.history] == [0, 0]
+        weights.append(state.weights.tobytes())
+    assert weights[0] == weights[1], "and so no bit is another"
 
 
 def test_the_best_round_is_kept(make: Callable[..., Experiment]) -> None:
