@@ -19,14 +19,14 @@ def limit_memory(most: int | None = None) -> None:
     """From now on this process and those that it starts get no more than so many bytes of data each.
 
     None: 80 % of the machine's memory, so that what a message makes of itself ends in a MemoryError of one process and
-    not in the system's choice of a victim. Where the system has no such limit, nothing happens.
+    not in the system's choice of a victim. A lower limit that is there already stays. Where the system has no such
+    limit, nothing happens.
     """
     with suppress(OSError, ValueError):
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
         wanted = int(0.8 * physical) if most is None else most
-        if hard != resource.RLIM_INFINITY:
-            wanted = min(wanted, hard)
+        wanted = min([wanted, *(each for each in (soft, hard) if each != resource.RLIM_INFINITY)])
         resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
 
 

@@ -13,6 +13,7 @@ from asr_fed.engines.deployment.supernode_loop import CONNECTED, mend
 from asr_fed.engines.deployment.supernode_tasks import SuperNodeTasks
 from asr_fed.runs.run_dir import exclusive
 from asr_fed.system.errors import PartLost
+from asr_fed.system.processes import limit_memory
 
 LOCAL = "127.0.0.1"
 PAUSE = 0.2  # seconds between two polls for messages
@@ -33,6 +34,8 @@ def run_node(settings: NodeSettings) -> None:
     Raises UserError if the node cannot start, PartLost if its SuperNode ends for another reason.
     """
     folder = Path(settings.folder)
+    if (most := settings.policy.memory_gigabytes) is not None:
+        limit_memory(int(most * 1e9))  # also of the workers and the SuperNode, which inherit it
     with exclusive(folder / ".lock", f"Another node is running in {folder}."), Resident(settings, _say) as resident:
         log, waiting, refused = folder / "supernode.log", Waiting(_say), False
         _say(f"node {settings.name}: looking for the server at {settings.superlink}")

@@ -46,6 +46,7 @@ class Policy:
     rounds: the most rounds (and personalisations) of one setup.
     setups_per_day, hours_per_day: the most setups prepared, and hours worked, within 24 hours.
     gigabytes: the most that the node's folder may hold; null: what the disk has.
+    memory_gigabytes: the most data that each of the node's processes may have in memory; null: what the machine has.
     approval: setups need `python -m asr_fed.deployment approve NODE.yaml` first.
     """
 
@@ -59,6 +60,7 @@ class Policy:
     setups_per_day: int = setting(10, at_least=1)
     hours_per_day: float = setting(24.0, above=0)
     gigabytes: float | None = setting(None, above=0)
+    memory_gigabytes: float | None = setting(None, at_least=1)  # torch and Flower alone take half of one
     approval: bool = field(default=False)
 
 
