@@ -4,6 +4,7 @@ Who changes, removes or inserts a line later breaks the chain, unless all lines 
 hash elsewhere from time to time to see that too.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -42,12 +43,13 @@ class Journal:
     _today: list[dict[str, Any]] = field(default_factory=list, init=False)
 
     def add(self, event: str, **what: Any) -> None:
-        """Append an event; `what` is made of texts and numbers."""
-        last = self._last_line()
-        previous = _hash(last.removesuffix(b"\n")) if last else START
-        entry = {"time": round(time.time(), 3), "event": event, **what, "previous": previous}
+        """Append an event; `what` is made of texts and numbers. Other processes may do so at the same time."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
+            last = self._last_line()
+            previous = _hash(last.removesuffix(b"\n")) if last else START
+            entry = {"time": round(time.time(), 3), "event": event, **what, "previous": previous}
             file.write("\n" * (last[-1:] not in (b"", b"\n")) + json.dumps(entry, ensure_ascii=True) + "\n")
 
     def entries(self) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from asr_fed.config.schema import Config, PseudoLabelsConfig
 from asr_fed.config.setting import setting
 from asr_fed.data.partition import Client
 from asr_fed.data.untranscribed import transcribed
+from asr_fed.engines.deployment.journal import JOURNAL, Journal
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import write_text
 from asr_fed.wire.messages import Refused, SharedConfig
@@ -120,6 +121,11 @@ def check_order(policy: Policy, clients: int, rounds: int, worked: float, own: b
         raise _refused("clients", f"an order for {clients} client(s)")
     if rounds >= policy.rounds:
         raise _refused("rounds", f"round {rounds + 1} of this setup")
+    check_hours(policy, worked)
+
+
+def check_hours(policy: Policy, worked: float) -> None:
+    """Raises Refused where so many seconds of preparing and training in the last 24 hours are all that there may be."""
     if worked >= 3600 * policy.hours_per_day:
         raise _refused("hours_per_day", "no more work today")
 
@@ -153,6 +159,7 @@ def pending(folder: Path) -> list[str]:
 def approve(folder: Path, sha256: str) -> None:
     (folder / APPROVED).mkdir(parents=True, exist_ok=True)
     (folder / PENDING / f"{sha256}.yaml").replace(folder / APPROVED / f"{sha256}.yaml")
+    Journal(folder / JOURNAL).add("approved", setup=sha256)
 
 
 def describe_setup(config: Config) -> str:

@@ -16,7 +16,7 @@ from flwr.app import Error, Message, MessageType
 from asr_fed.aggregation.update import Update, empty, merge
 from asr_fed.engines.deployment.journal import JOURNAL, Journal
 from asr_fed.engines.deployment.node_experiment import NodeExperiment, prepare, reopen
-from asr_fed.engines.deployment.policy import check_order
+from asr_fed.engines.deployment.policy import check_hours, check_order
 from asr_fed.engines.deployment.settings import NodeSettings
 from asr_fed.engines.local_pool import LocalPool
 from asr_fed.engines.worker_count import default_workers
@@ -91,12 +91,17 @@ class Resident:
         self.journal.add("asked to join", setup=setup.sha256)
         again = self._experiment is not None and self._experiment.setup == setup
         if not again:
+            check_hours(self.settings.policy, self._worked())
             prepared = {entry["setup"] for entry in self.journal.today("preparing")}
             if setup.sha256 not in prepared and len(prepared) >= self.settings.policy.setups_per_day:
                 raise Refused("the policy of this node's owner: no more setups today")
             self.journal.add("preparing", setup=setup.sha256)
             self.say(f"preparing: features for experiment {setup.sha256[:8]}")
-            self._enter(prepare(setup, self.settings))
+            started = time.perf_counter()
+            try:
+                self._enter(prepare(setup, self.settings))
+            finally:
+                self.journal.add("prepared", setup=setup.sha256, seconds=round(time.perf_counter() - started, 3))
         assert self._experiment is not None
         clients = self._sizes()
         seconds = sum(client.train_seconds for client in clients.values())
@@ -132,17 +137,13 @@ class Resident:
 
     def _sent(self, reply: Message, order: Order, timing: Timing) -> Message:
         """The reply, noted in the journal."""
-        vectors = hashlib.sha256()
-        for record in reply.content.array_records.values():
-            for array in record.values():
-                vectors.update(array.data)
         work = {"clients": len(order.clients), "seconds": round(timing.busy + timing.start, 3)}
         self.journal.add(
             "sent",
             setup=order.setup,
             round=order.server_round,
             bytes=record_bytes(reply),
-            vectors=vectors.hexdigest(),
+            vectors=_vectors_sha256(reply),
             **work,
         )
         return reply
@@ -182,10 +183,15 @@ class Resident:
             raise Refused(f"an order for {min(strangers)!r:.80}, whom this node does not host")
         if len(set(order.clients)) < len(order.clients):
             raise Refused("an order for a client twice")
-        self.journal.add("ordered", setup=setup, round=order.server_round, clients=len(order.clients))
-        worked = math.fsum(entry["seconds"] for entry in self.journal.today("sent"))
-        check_order(self.settings.policy, len(order.clients), self.journal.rounds(setup), worked, self.settings.own)
+        came = {"clients": len(order.clients), "vectors": _vectors_sha256(message)}
+        self.journal.add("ordered", setup=setup, round=order.server_round, **came)
+        rounds, own = self.journal.rounds(setup), self.settings.own
+        check_order(self.settings.policy, len(order.clients), rounds, self._worked(), own)
         return order
+
+    def _worked(self) -> float:
+        """Seconds of the last 24 hours."""
+        return math.fsum(entry["seconds"] for event in ("prepared", "sent") for entry in self.journal.today(event))
 
     def _opened(self) -> tuple[NodeExperiment, Workers]:
         assert self._experiment is not None and self._workers is not None
@@ -231,6 +237,14 @@ class Resident:
         if self._workers is not None:
             self._workers.__exit__()
         self._workers = self._experiment = None
+
+
+def _vectors_sha256(message: Message) -> str:
+    vectors = hashlib.sha256()
+    for record in message.content.array_records.values():
+        for array in record.values():
+            vectors.update(array.data)
+    return vectors.hexdigest()
 
 
 def _timing(started: float, asked: Asked[A]) -> Timing:

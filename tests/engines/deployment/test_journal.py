@@ -1,6 +1,7 @@
 """What a node was asked and has sent cannot be changed unseen."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,17 @@ def test_a_journal_that_was_put_away_is_begun_again(journal: Journal) -> None:
     assert journal.rounds("a") == 0
     journal.add("sent", setup="a", round=3, seconds=2.0)
     assert journal.rounds("a") == 1
+
+
+def test_a_node_and_its_owners_approval_may_write_at_the_same_time(journal: Journal) -> None:
+    def write(number: int) -> None:
+        own = Journal(journal.path)
+        for _ in range(50):
+            own.add("approved", setup=str(number))
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write, range(4)))
+    assert len(journal.entries()) == 5 + 4 * 50
 
 
 @pytest.mark.parametrize("change", ["changed", "removed", "inserted", "swapped"])

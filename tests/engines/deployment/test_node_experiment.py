@@ -18,6 +18,7 @@ from asr_fed.data.deal import make_client
 from asr_fed.data.manifest import Utterance, write_manifest
 from asr_fed.data.partition import Client
 from asr_fed.data.partition_files import read_partition
+from asr_fed.engines.deployment.journal import JOURNAL, Journal
 from asr_fed.engines.deployment.node_experiment import LARGEST_CONFIG, own_clients, prepare, read_shared, reopen
 from asr_fed.engines.deployment.policy import (
     PENDING,
@@ -403,6 +404,8 @@ def test_a_setup_waits_for_its_owner_to_approve(setup: SharedConfig, silo: NodeS
     assert "Leaves this node in each round" in describe_setup(config)
     approve(folder, setup.sha256)
     assert pending(folder) == []
+    [entry] = Journal(folder / JOURNAL).entries()
+    assert (entry["event"], entry["setup"]) == ("approved", setup.sha256)
     check_approved(strict.policy, setup, folder)
     with pytest.raises(Refused, match="has yet to approve"):
         check_approved(strict.policy, changed(setup, put("loss", label_smoothing=0.2)), folder)

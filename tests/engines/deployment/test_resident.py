@@ -3,7 +3,8 @@
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 import yaml
 from flwr.app import Message, MessageType, RecordDict
 
+from asr_fed.engines.deployment.journal import JOURNAL, Journal
+from asr_fed.engines.deployment.policy import Policy
 from asr_fed.engines.deployment.resident import NOT_IN_ORDER, REFUSED, Resident
 from asr_fed.engines.deployment.settings import NodeSettings
 from asr_fed.federation.shared_config import shared_config
@@ -239,6 +242,25 @@ def test_a_node_started_anew_trains_without_being_asked_to_join(
         update = read_reply(answer, server.clients[:2], len(server.weights)).update
     expected, _ = server.plain.update(Order(2, 0.1, tuple(server.clients[:2]), server.weights))
     assert update is not None and content(update) == content(expected)
+
+
+def test_preparing_is_work_and_all_that_came_is_in_the_journal(
+    settings: NodeSettings, server: Server, tmp_path: Path
+) -> None:
+    policy = Policy(hours_per_day=1e-9)
+    busy = new(replace(settings, folder=str(tmp_path / "state"), workers=1, policy=policy))
+    with busy.resident:
+        assert not busy.resident.answer(server.query()).has_error()
+        order = server.order(clients=server.clients[:1])
+        for asked in (order, server.query(SharedConfig("seed: 1\n", b"tokens"))):
+            code, reason = busy.error(asked)
+            assert code == REFUSED and "policy.hours_per_day" in reason
+    asked, preparing, prepared, joined, ordered, *refused = Journal(tmp_path / "state" / JOURNAL).entries()
+    assert [asked["event"], preparing["event"], joined["event"]] == ["asked to join", "preparing", "joined"]
+    assert prepared["event"] == "prepared" and prepared["seconds"] > 0
+    [array] = order.content["arrays"].values()
+    assert ordered["event"] == "ordered" and ordered["vectors"] == sha256(array.data).hexdigest()
+    assert [entry["event"] for entry in refused] == ["refused", "asked to join", "refused"]
 
 
 def test_what_is_wrong_with_a_nodes_own_files_is_told_to_its_owner_alone(
