@@ -374,7 +374,7 @@ def test_a_round_without_any_update_stops_the_run_by_name_and_can_be_resumed(
 ) -> None:
     experiment = make()
     broken = InProcess(experiment, weighting=lambda result: float("nan"))
-    with pytest.raises(UserError, match=r"Round 1 failed 2 times: 0% .* of 2 clients .*a weight of nan"):
+    with pytest.raises(UserError, match=r"Round 1 failed 2 times: 0% .* of 2 clients.*a weight of nan"):
         run_federation(experiment, RemoteNodes(broken))  # type: ignore[arg-type]
     assert len(run(experiment).history) == 3
 
