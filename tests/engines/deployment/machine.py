@@ -23,6 +23,7 @@ from tests.waiting import PATIENCE, wait_until
 REPOSITORY = Path(__file__).parents[3]
 TIMEOUTS = (f"federation.round_timeout={3 * PATIENCE}", f"federation.client_timeout={PATIENCE}")
 LENIENT = {"utterances": 1, "seconds": 0, "steps": 1, "batch": 1}  # tiny clients are few utterances
+USUAL = 0o022  # umask of a user who has not thought of it
 COMMAND = (sys.executable, "-m", "asr_fed.deployment")
 
 
@@ -36,14 +37,22 @@ class Machine:
         self.port, self.control_port = free_port(), free_port()
 
     def run(self, *command: str) -> str:
-        done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, umask=USUAL
+        )
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}\n{self.logs()}"
         return done.stdout
 
     def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
-                command, cwd=self.folder, env=self.environment, stdout=log, stderr=log, start_new_session=True
+                command,
+                cwd=self.folder,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                umask=USUAL,
             )
         return self.running[name]
 
@@ -129,6 +138,11 @@ class Machine:
     def make_virtual_node(self, place: str, clients: tuple[Client, ...], workers: int = 1) -> None:
         write_partition(Partition((), (), (), (), clients), self.folder / place / "partition")
         self.describe_node(place, place, partition="partition", workers=workers)
+
+    def open_to_others(self, *places: str) -> list[str]:
+        """Files there that others than their owner may read."""
+        files = [path for place in places for path in (self.folder / place).rglob("*") if path.is_file()]
+        return [str(path) for path in files if path.stat().st_mode & 0o077]
 
     def clients(self, run_dir: str) -> tuple[Client, ...]:
         return read_partition(self.folder / run_dir / "partition").clients

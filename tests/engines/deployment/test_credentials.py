@@ -1,6 +1,7 @@
 """Keys and certificates, as TLS and Flower itself take them."""
 
 import argparse
+import os
 import socket
 import ssl
 import stat
@@ -26,6 +27,7 @@ from asr_fed.engines.deployment.credentials import (
 from asr_fed.engines.deployment.signature import Registered, Stranger, sender, sign
 from asr_fed.engines.deployment.superlink import SuperLink, running
 from asr_fed.system.errors import UserError
+from asr_fed.wire.members import MEMBERS
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,16 @@ def test_private_files_are_for_their_owner_alone(folder: Path, tmp_path: Path) -
         assert b"PRIVATE KEY" in path.read_bytes()
     for path in (folder / "ca.crt", folder / "server.crt", tmp_path / "key.pub"):
         assert b"PRIVATE" not in path.read_bytes()
+
+
+def test_whatever_a_command_writes_is_for_its_owner_alone(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        assert main(["certificates", str(tmp_path / "made")]) == main(["key", str(tmp_path / "key")]) == 0
+    finally:
+        os.umask(before)
+    written = {path.name: path.stat().st_mode & 0o077 for path in tmp_path.rglob("*")}
+    assert written.keys() >= {"made", "ca.crt", MEMBERS, "key.pub"} and not any(written.values()), written
 
 
 @pytest.mark.parametrize("name", CERTIFICATES)

@@ -50,6 +50,8 @@ def test_silo_and_virtual_node_end_in_the_same_weights_as_local_workers(machine:
     assert not [file for file in (machine.folder / "deployed").rglob("*") if file.is_file() and path in _text(file)], (
         "a path of the silo is on the server's side"
     )
+    assert (machine.folder / "superlink" / "state.db").is_file()
+    assert machine.open_to_others("certificates", "superlink", "silo/state", "virtual/state", "deployed") == []
     for name in ("silo", "virtual", "stranger", "superlink"):
         assert machine.end(name) == 143, machine.log(name)
 

@@ -4,8 +4,10 @@ import contextlib
 import datetime
 import gzip
 import json
+import resource
 import socket
 import ssl
+import sys
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -66,6 +68,7 @@ class House:
     certificates: Path
     port: int
     inner: int
+    pid: int = 0  # of the proxy
 
     def signed(self, key: str = "clinic", age: float = 0.0) -> dict[str, str]:
         """What Flower's SuperNode adds to a request."""
@@ -118,10 +121,15 @@ def opened(folder: Path, limits: Limits) -> Iterator[House]:
     process = get_context("spawn").Process(
         target=run_proxy, args=("127.0.0.1", port, inner, folder, folder / "proxy.log", limits), name="proxy"
     )
-    process.start()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, hard - 1), hard))
+    try:
+        process.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     try:
         wait_for(port)
-        yield House(folder, port, inner)
+        yield House(folder, port, inner, int(process.pid or 0))
     finally:
         end_process(process)
 
@@ -335,6 +343,12 @@ def test_silence_keeps_nobody_out(small: House, superlink_of_small: SuperLink, t
         assert closed(silent[3]), "it gave its place to the node"
     wait_until(lambda: sum(entry["connections"] for entry in small.told(503)) >= 4, small.log)
     assert {entry["peer"] for entry in small.told(503)} == {"127.0.0.1"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system tells of another process")
+def test_there_are_file_descriptors_for_all_that_may_come(small: House) -> None:
+    soft, hard = resource.prlimit(small.pid, resource.RLIMIT_NOFILE)
+    assert soft == hard
 
 
 def test_who_says_too_little_is_left(hasty: House) -> None:
