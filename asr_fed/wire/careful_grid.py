@@ -10,9 +10,8 @@ The names of Flower 1.41 used here are not public; tests/wire/test_careful_grid.
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from flwr.app import Error, Message
+from flwr.app import Message
 from flwr.app.message import make_message
-from flwr.common.serde_utils import metadata_from_proto
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest
@@ -22,11 +21,10 @@ from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectUn
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.superlink.grid.http_grid import HttpGrid
 
-from asr_fed.wire.inflate import counted, inflate, object_ids
+from asr_fed.wire.inflate import counted, inflate, object_ids, recorded, unreadable
 from asr_fed.wire.messages import Refused
 from asr_fed.wire.records import record_bytes
 
-UNREADABLE = 3  # code of an error that stands for a message which could not be read
 # A reply has up to 8 bytes a number where its order has 2 or 4, and may have a vector more.
 GROWTH, LEAST = 9, 1 << 20
 
@@ -77,6 +75,7 @@ class CarefulGrid:
     def _fetch(self, arriving: _Arriving) -> Message | None:
         """The message; None if parts of it are still missing."""
         try:
+            metadata = recorded(arriving.proto)
             if not arriving.contents and not arriving.waits_for:
                 arriving.waits_for = object_ids(arriving.tree)
             run = arriving.proto.metadata.run_id
@@ -89,13 +88,13 @@ class CarefulGrid:
         except ObjectUnavailableError:
             return None
         except ObjectPullError:
-            return _error(arriving.proto, "its answer did not arrive whole")
+            return unreadable(arriving.proto, "its answer did not arrive whole")
         except Refused as refused:
-            return _error(arriving.proto, f"refused: {refused}")
+            return unreadable(arriving.proto, f"refused: {refused}")
         # Sender and reply-to are those that the SuperLink has recorded, not those written in the message.
         if message.has_error():
-            return make_message(metadata_from_proto(arriving.proto.metadata), error=message.error)
-        return make_message(metadata_from_proto(arriving.proto.metadata), content=message.content)
+            return make_message(metadata, error=message.error)
+        return make_message(metadata, content=message.content)
 
     def _confirm(self, arrived: _Arriving) -> None:
         meta = arrived.proto.metadata
@@ -104,7 +103,3 @@ class CarefulGrid:
                 node=self._grid.node, run_id=meta.run_id, message_object_id=arrived.tree.object_id
             )
         )
-
-
-def _error(proto: ProtoMessage, reason: str) -> Message:
-    return make_message(metadata_from_proto(proto.metadata), error=Error(UNREADABLE, reason))

@@ -12,7 +12,11 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
 
-from flwr.app import Message
+from flwr.app import Error, Message, MessageType, Metadata
+from flwr.app.message import make_message
+from flwr.common.serde_utils import metadata_from_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.message_pb2 import Metadata as ProtoMetadata
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import (
     get_object_body,
@@ -33,6 +37,27 @@ INSIDE = {  # what an object of each kind may hold
 MOST_OBJECTS = 4096  # in a message: chunks have 5 MiB
 LARGEST_RECORDS = 40 << 20  # bytes of everything but chunks: a setup may have 32 MiB, and takes more in Python
 LARGEST_JSON = 1 << 20  # bytes of the description of one array or record
+UNREADABLE = 3  # code of an error that stands for a message which could not be read
+
+
+def recorded(proto: ProtoMessage) -> Metadata:
+    """What Flower has noted of a message, by the word of its sender. Raises Refused for what it cannot express."""
+    try:
+        return metadata_from_proto(proto.metadata)
+    except ValueError as error:
+        raise Refused(f"a message of the type {proto.metadata.message_type!r:.40}") from error
+
+
+def unreadable(proto: ProtoMessage, reason: str) -> Message:
+    """An error in the place of a message."""
+    metadata = ProtoMetadata()
+    metadata.CopyFrom(proto.metadata)
+    try:
+        known = recorded(proto)
+    except Refused:
+        metadata.message_type = MessageType.QUERY
+        known = metadata_from_proto(metadata)
+    return make_message(known, error=Error(UNREADABLE, reason))
 
 
 def object_ids(tree: ObjectTree) -> list[str]:

@@ -140,6 +140,19 @@ def test_whom_a_reply_is_from_is_what_the_superlink_saw(link: Link, grid: Carefu
     assert (pulled.metadata.src_node_id, pulled.metadata.reply_to_message_id) == (5, "order 5")
 
 
+def test_a_type_that_flower_does_not_know_is_refused(link: Link, grid: CarefulGrid) -> None:
+    """Its own metadata would raise, for a message that is read and for the error in its place alike."""
+    answer(link, 4)
+    made, objects = reply(5), Objects()
+    link.announce(made, ObjectTree(object_id=around(objects, made, {})), objects)
+    for asked in ("order 4", "order 5"):
+        link.announced[asked][0].metadata.message_type = "train.\x1b[2J"
+    answer(link, 6)
+    pulled = grid.pull_messages(ALL)
+    assert senders(pulled) == {4: True, 5: True, 6: False}
+    assert "a message of the type" in pulled[0].error.reason and pulled[0].metadata.reply_to_message_id == "order 4"
+
+
 def test_an_error_of_a_node_arrives_as_one(link: Link, grid: CarefulGrid) -> None:
     asked = order(4)
     identify_process(RUN, 4)

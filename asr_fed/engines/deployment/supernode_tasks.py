@@ -15,11 +15,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import httpx
-from flwr.app import Context, Error, Message
-from flwr.app.message import make_message
+from flwr.app import Context, Message
 from flwr.common.constant import SubStatus
 from flwr.common.serde import context_from_proto
-from flwr.common.serde_utils import metadata_from_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.node_pb2 import Node
@@ -49,12 +47,11 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import push_message, push_task_output
 
 from asr_fed.wire.flower_private import set_message_id
-from asr_fed.wire.inflate import counted, inflate, object_ids
+from asr_fed.wire.inflate import counted, inflate, object_ids, unreadable
 from asr_fed.wire.messages import Refused
 
 PULSE = 10  # seconds between heartbeats; a SuperNode gives up a task after a minute without one
 LARGEST = 8 << 30  # bytes: the weights of the largest model that a node takes
-UNREADABLE = 3  # code of the error that stands for a message which could not be read
 PAUSE = 0.1, 1.0  # seconds between polls for arrays that have not arrived yet, at first and at most
 
 
@@ -133,7 +130,7 @@ def _pull(client: RuntimeHttpClient, largest: int) -> Task:
     try:
         message = _fetch(client, context, tree, largest)
     except Refused as refused:
-        message = make_message(metadata_from_proto(proto.metadata), error=Error(UNREADABLE, str(refused)))
+        message = unreadable(proto, str(refused))
     set_message_id(message, tree.object_id)
     return Task(message, context, client)
 
