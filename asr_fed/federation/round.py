@@ -154,8 +154,9 @@ def close_round(
     Raises UserError where the sums leave their range.
     """
     failures = dict.fromkeys(plan.away, AWAY) | asked.failures
-    value = worth(plan, sizes, bounds)
-    success = max(_share(plan, each, failures) for each in (value, voices(plan, value)))
+    success = _share(plan, worth(plan, sizes, bounds), failures)
+    if plan.silos:
+        success = max(success, _share(plan, voices(plan), failures))
     updates = [answer.update for _, answer in sorted(asked.answers.items()) if answer.update is not None]
     if not updates or success < settings.min_success:
         return Closed(None, success, failures)
@@ -195,24 +196,14 @@ def worth(plan: RoundPlan, sizes: Mapping[str, ClientSize], bounds: Bounds) -> d
     return {name: weight * shrink.get(plan.owners.get(name, -1), 1.0) for name, weight in value.items()}
 
 
-def voices(plan: RoundPlan, value: Mapping[str, float]) -> dict[str, float]:
-    """One for each silo, divided among its clients by what they are worth, and one for each simulated client.
+def voices(plan: RoundPlan) -> dict[str, float]:
+    """One for each silo, divided among its clients, and one for each simulated client.
 
     What a silo says of its speech is not known to be true; that it is one of so many is, by its key. Who simulates
     clients is trusted with their number.
     """
-    silo = {name: node for name, node in plan.owners.items() if node in plan.silos}
-    if not silo:
-        return dict(value)
-    whole: dict[int, float] = defaultdict(float)
-    for name, node in silo.items():
-        whole[node] += value[name]
-    crowd = Counter(silo.values())
-    return {
-        name: 1.0 if node is None else value[name] / whole[node] if whole[node] else 1 / crowd[node]
-        for name in plan.cohort
-        for node in (silo.get(name),)
-    }
+    crowd = Counter(node for node in plan.owners.values() if node in plan.silos)
+    return {name: 1 / crowd.get(plan.owners.get(name, -1), 1) for name in plan.cohort}
 
 
 def _share(plan: RoundPlan, value: Mapping[str, float], failures: Mapping[str, str]) -> float:
