@@ -14,7 +14,7 @@ from asr_fed.config.schema import (
     EvaluationConfig,
     LossConfig,
     PersonalisationConfig,
-    PersonalPart,
+    Tune,
 )
 from asr_fed.config.trust import TRUST, check_trust
 from asr_fed.data.identity import identity
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", help="only rows of this split, such as test")
     parser.add_argument("--speakers", nargs="+", type=identity, metavar="SPEAKER", help="only these")
     parser.add_argument("--held-back", type=float, default=0.3, help="share of each speaker's utterances (%(default)g)")
-    parser.add_argument("--part", choices=[part.name for part in PersonalPart], help="what may change (full)")
+    parser.add_argument("--part", choices=[part.name for part in Tune], help="what may change (full)")
     parser.add_argument(
         "--epochs", type=number_for(PersonalisationConfig, "epochs"), help="passes over a speaker's utterances (10)"
     )
@@ -127,8 +127,8 @@ def _check_trust(settings: PersonalisationConfig, more: list[str], run_dir: Path
 
 def _settings(chosen: argparse.Namespace, settings: PersonalisationConfig) -> PersonalisationConfig:
     """Settings of the run, or defaults, changed by the command line."""
-    if chosen.part is not None and PersonalPart[chosen.part] is not settings.part:
-        settings.part, settings.lr = PersonalPart[chosen.part], None
+    if chosen.part is not None and Tune[chosen.part] is not settings.part:
+        settings.part, settings.lr = Tune[chosen.part], None
     if chosen.epochs is not None:
         settings.epochs = chosen.epochs
     if chosen.lr is not None:

@@ -5,6 +5,7 @@ from asr_fed.config.schema import (
     Decoder,
     EncoderKind,
     Mode,
+    ModelConfig,
     TaskKind,
     Tune,
 )
@@ -32,15 +33,20 @@ def check_decoder(decoder: Decoder, beam_ctc_weight: float, ctc_weight: float | 
         )
 
 
+def check_part(part: Tune, model: ModelConfig, told: str) -> None:
+    """Raises UserError, which begins with how the part was `told`, where the model does not have it."""
+    if part is Tune.lora and model.encoder is EncoderKind.crdnn:
+        raise UserError(
+            f"{told} is for encoders of linear layers (model=conformer_tiny, model=conformer, model=pretrained): with "
+            "a CRDNN train norm_bias."
+        )
+    if part is Tune.adapters and not model.adapters:
+        raise UserError(f"{told} trains adapters, of which there are none: train the model with model.adapters=64.")
+
+
 def check_tune(settings: Config) -> None:
     tune = settings.federation.tune
-    if tune is Tune.lora and settings.model.encoder is EncoderKind.crdnn:
-        raise UserError(
-            "federation.tune=lora is for encoders of linear layers: use model=conformer_tiny, model=conformer or "
-            "model=pretrained, or federation.tune=norm_bias with a CRDNN."
-        )
-    if tune is Tune.adapters and not settings.model.adapters:
-        raise UserError("federation.tune=adapters trains adapters, of which there are none: set model.adapters=64.")
+    check_part(tune, settings.model, f"federation.tune={tune.name}")
     if settings.personalise or settings.task.kind is TaskKind.best_rq:
         other = "personalise=true" if settings.personalise else "task.kind=best_rq"
         raise UserError(f"federation.tune={tune.name} and {other} do not go together: set federation.tune=full.")
@@ -96,6 +102,8 @@ def check_pseudo_labels(settings: Config) -> None:
 
 
 def check_personalise(settings: Config) -> None:
+    part = settings.personalisation.part
+    check_part(part, settings.model, f"personalisation.part={part.name}")
     if settings.mode is Mode.central:
         raise UserError("personalise=true needs clients: use mode=federated, or python -m asr_fed.personalise.")
     if settings.federation.clients.dev_fraction == 0:

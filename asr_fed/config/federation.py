@@ -7,25 +7,13 @@ from typing import Any
 from asr_fed.config.data import ClientsConfig
 from asr_fed.config.pseudo_labels import PseudoLabelsConfig
 from asr_fed.config.setting import setting
-from asr_fed.config.training import BatchConfig, Decay, NewBobConfig
+from asr_fed.config.training import BatchConfig, Decay, NewBobConfig, Tune
 
 
 class EngineKind(Enum):
     local = "local"
     ray = "ray"
     deployment = "deployment"
-
-
-class Tune(Enum):
-    """What of the model the rounds train: all; the layers that write tokens; all parameters of one dimension (biases,
-    scales and shifts of normalisation); the adapters of `model.adapters`; or low-rank additions to the weights of the
-    linear layers (LoRA)."""
-
-    full = "full"
-    head = "head"
-    norm_bias = "norm_bias"
-    adapters = "adapters"
-    lora = "lora"
 
 
 @dataclass

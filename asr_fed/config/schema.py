@@ -29,7 +29,6 @@ from asr_fed.config.federation import (
     EngineKind,
     FederationConfig,
     HeldOutConfig,
-    Tune,
     UploadConfig,
 )
 from asr_fed.config.model import (
@@ -54,10 +53,10 @@ from asr_fed.config.training import (
     LossConfig,
     NewBobConfig,
     PersonalisationConfig,
-    PersonalPart,
     Precision,
     ReferenceConfig,
     Start,
+    Tune,
     WarmStartConfig,
 )
 
@@ -93,7 +92,6 @@ __all__ = [
     "NewBobConfig",
     "OortConfig",
     "PartsConfig",
-    "PersonalPart",
     "PersonalisationConfig",
     "Precision",
     "PseudoLabelsConfig",

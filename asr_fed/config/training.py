@@ -26,13 +26,16 @@ class Decay(Enum):
     cosine = "cosine"
 
 
-class PersonalPart(Enum):
-    """The part of the recogniser that a client's own copy may change: all, the output layers, or all biases and the
-    parameters of normalisation."""
+class Tune(Enum):
+    """What of the model is trained, by the rounds or in a client's own copy: all; the layers that write tokens; all
+    parameters of one dimension (biases, scales and shifts of normalisation); the adapters of `model.adapters`; or
+    low-rank additions to the weights of the linear layers (LoRA)."""
 
     full = "full"
     head = "head"
     norm_bias = "norm_bias"
+    adapters = "adapters"
+    lora = "lora"
 
 
 @dataclass
@@ -138,7 +141,9 @@ class ReferenceConfig(CentralConfig):
 class PersonalisationConfig:
     """Fine-tuning of one copy of the recogniser per client, on the client's own speech."""
 
-    part: PersonalPart = PersonalPart.full
+    part: Tune = Tune.full
+    lora_rank: int = setting(8, at_least=1)
+    lora_alpha: float = setting(16.0, above=0)
     epochs: int = setting(10, at_least=0)
     optimizer: Any = field(default_factory=lambda: {"_target_": "torch.optim.Adam"})
     lr: float | None = setting(None, above=0)  # null: the best one found for the part, see docs/personalisation.md

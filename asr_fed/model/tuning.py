@@ -1,10 +1,12 @@
-"""Which part of a model the rounds train; the rest is frozen, so it does not travel (asr_fed.model.state).
+"""Which part of a model is trained: by the rounds, where the rest is frozen and does not travel
+(asr_fed.model.state), or in a client's own copy.
 
 LoRA (arXiv 2106.09685): a weight W stays as it is, and W + alpha / rank * B A takes its place, of which A and B are
 trained. torch's parametrisations do that for any weight, the attention's own ones too, which peft does not reach.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -39,28 +41,55 @@ def train_only(model: nn.Module, settings: FederationConfig) -> None:
     Raises UserError for a name that the model does not have, and where nothing would be left to train.
     """
     freeze(model, settings.frozen)
-    if settings.tune is Tune.full:
-        return
-    before = {id(parameter) for parameter in trainable(model)}
+    keep_part(model, settings.tune, settings.lora_rank, settings.lora_alpha, "federation.tune")
+
+
+@dataclass(frozen=True)
+class Added:
+    """LoRA on a weight. order: the module's own parameters, as they come in the model's state."""
+
+    module: nn.Module
+    weight: str
+    order: tuple[str, ...]
+
+    def merge(self) -> None:
+        """Into the weight, which is then the module's as before."""
+        parametrize.remove_parametrizations(self.module, self.weight)
+        for name in self.order:  # what was taken out and put back has become the last
+            parameter = getattr(self.module, name)
+            delattr(self.module, name)
+            setattr(self.module, name, parameter)
+
+
+def keep_part(model: nn.Module, part: Tune, lora_rank: int, lora_alpha: float, key: str) -> list[Added]:
+    """Of what is trained take out, in place, all that is not of the part. Returns where LoRA was added.
+
+    Raises UserError, which names the `key` of the setting, where nothing would be left to train.
+    """
+    if part is Tune.full:
+        return []
+    before, added = {id(parameter) for parameter in trainable(model)}, []
     for name, parameter in model.named_parameters():
         kept = {
             Tune.head: name.startswith(HEADS),
             Tune.norm_bias: parameter.ndim == 1,
             Tune.adapters: is_of_adapter(name),
             Tune.lora: False,
-        }[settings.tune]
+        }[part]
         parameter.requires_grad_(kept and id(parameter) in before)
-    if settings.tune is Tune.lora:
+    if part is Tune.lora:
         for module in list(model.modules()):
             name = "in_proj_weight" if hasattr(module, "in_proj_weight") else "weight"
             weight = getattr(module, name, None)
             if not isinstance(module, nn.Linear) and name == "weight":
                 continue
-            if isinstance(weight, nn.Parameter) and id(weight) in before and min(weight.shape) > settings.lora_rank:
-                low_rank = LowRank(weight, settings.lora_rank, settings.lora_alpha)
-                parametrize.register_parametrization(module, name, low_rank)
+            if isinstance(weight, nn.Parameter) and id(weight) in before and min(weight.shape) > lora_rank:
+                order = tuple(each for each, _ in module.named_parameters(recurse=False))
+                added.append(Added(module, name, order))
+                parametrize.register_parametrization(module, name, LowRank(weight, lora_rank, lora_alpha))
     if not trainable(model):
-        raise UserError(f"federation.tune={settings.tune.name} leaves no part of the model to train.")
+        raise UserError(f"{key}={part.name} leaves no part of the model to train.")
+    return added
 
 
 def is_partial(settings: FederationConfig) -> bool:

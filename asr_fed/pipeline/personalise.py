@@ -60,6 +60,7 @@ def personalise_speakers(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from asr_fed.config.check_learning import check_part
     from asr_fed.data.alignable import alignable, describe_impossible, keep_alignable
     from asr_fed.data.features import add_speeds, build_features
     from asr_fed.data.partition import Partition
@@ -79,6 +80,7 @@ def personalise_speakers(
     settings = config.personalisation
     clients = speakers_of(spoken, seed)
     recogniser = open_recogniser(model)
+    check_part(settings.part, recogniser.model_config, f"--part {settings.part.name}")
     weights = read_state(recogniser.model)
     recogniser.model.to(place)
     speech = [utterance for client in clients for utterance in client.utterances]

@@ -6,19 +6,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from asr_fed.config.schema import Decoder, PersonalisationConfig, PersonalPart
+from asr_fed.config.schema import Decoder, PersonalisationConfig, Tune
 from asr_fed.data.batching import training_batches
 from asr_fed.data.partition import Client
 from asr_fed.evaluation.evaluate import Evaluation
 from asr_fed.model.recogniser import AcousticModel
 from asr_fed.model.state import load_state, trainable
+from asr_fed.model.tuning import keep_part
 from asr_fed.system.randomness import seed_everything
 from asr_fed.tasks.recognition import Recognition
 from asr_fed.training.epoch import train_epoch
 from asr_fed.training.optimizer import build_optimizer
 
 # For Adam; docs/personalisation.md says how they were found.
-RATES = {PersonalPart.full: 0.0002, PersonalPart.head: 0.001, PersonalPart.norm_bias: 0.005}
+RATES = {Tune.full: 0.0002, Tune.head: 0.001, Tune.norm_bias: 0.005, Tune.adapters: 0.001, Tune.lora: 0.001}
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def personalise_client(
 
     before = evaluate_copy()
     rng = seed_everything(seed, "personalise", client.id)
-    with changing_only(model, config.part):
+    with changing_only(model, config):
         optimizer = build_optimizer(config.optimizer, model, learning_rate(config))
         for _ in range(config.epochs):
             batches = training_batches(client.train, config.batch, rng)
@@ -67,23 +68,19 @@ def learning_rate(config: PersonalisationConfig) -> float:
 
 
 @contextmanager
-def changing_only(model: AcousticModel, part: PersonalPart) -> Iterator[None]:
-    """Inside this context only `part` has gradients, and only parameters of it that the rounds trained too.
+def changing_only(model: AcousticModel, config: PersonalisationConfig) -> Iterator[None]:
+    """Inside this context only `config.part` has gradients, and only parameters of it that the rounds trained too.
 
-    `norm_bias` are all parameters of one dimension: biases (BitFit, arXiv 2106.10199), scales and shifts of
-    normalisation; BatchNorm's running statistics then follow the client, too. `head`: only the output layers; the
-    encoder's statistics stay.
+    With `full` and `norm_bias` BatchNorm's running statistics follow the client, too; with the other parts those of the
+    encoder stay. Afterwards LoRA is merged into the weights. Raises UserError where the model has nothing of the part.
     """
-    before = trainable(model)
-    of_heads = {id(parameter) for head in (model.ctc_head, model.decoder_head) for parameter in head.parameters()}
-    for parameter in before:
-        if part is PersonalPart.head:
-            parameter.requires_grad_(id(parameter) in of_heads)
-        elif part is PersonalPart.norm_bias:
-            parameter.requires_grad_(parameter.ndim == 1)
+    before, added = trainable(model), []
     try:
+        added = keep_part(model, config.part, config.lora_rank, config.lora_alpha, "personalisation.part")
         yield
     finally:
+        for each in added:
+            each.merge()
         for parameter in before:
             parameter.requires_grad_(True)
         model.zero_grad(set_to_none=True)

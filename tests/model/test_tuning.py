@@ -24,6 +24,7 @@ from tests.model.test_conformer import TINY
 from tests.tiny import Corpus, random_batch, settings, tiny_recogniser, typed_config
 
 RANK = "federation.lora_rank=2"
+PERSONAL = ("personalise=true", "federation.clients.dev_fraction=0.2")
 CONFORMER = [f"model.{name}={getattr(value, 'name', value)}" for name, value in TINY.items()]
 
 
@@ -142,9 +143,14 @@ def test_a_federation_sends_the_tuned_part_alone_and_goes_on_after_a_kill(make: 
     ("changes", "told"),
     [
         (["federation.tune=lora"], "linear layers"),
-        (["federation.tune=adapters", *CONFORMER], "set model.adapters=64"),
+        (["federation.tune=adapters", *CONFORMER], "model.adapters=64"),
         (["federation.tune=adapters", "model.adapters=8"], "set it to 0 with a CRDNN"),
-        (["federation.tune=head", "personalise=true", "federation.clients.dev_fraction=0.2"], "do not go together"),
+        ([*PERSONAL, "federation.tune=head"], "do not go together"),
+        ([*PERSONAL, "personalisation.part=lora"], "part=lora is for encoders of linear layers"),
+        (
+            [*PERSONAL, "personalisation.part=adapters", *CONFORMER],
+            "part=adapters trains adapters, of which",
+        ),
     ],
 )
 def test_what_cannot_be_tuned_is_refused(changes: list[str], told: str) -> None:

@@ -7,14 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from asr_fed.config.schema import Decoder, PersonalPart
+from asr_fed.config.schema import Decoder, Tune
 from asr_fed.data.partition import Client
 from asr_fed.evaluation.evaluate import evaluate
-from asr_fed.model.state import load_state, read_state
+from asr_fed.model.state import layout, load_state, read_state
 from asr_fed.runs.experiment import Experiment
+from asr_fed.system.errors import UserError
 from asr_fed.tasks.personalise import Gain, personalise_client
 from asr_fed.tasks.recognition import Recognition
+from tests.model.test_tuning import CONFORMER
 from tests.tiny import typed_config
+
+RANK = "personalisation.lora_rank=2"
 
 
 @pytest.fixture
@@ -29,7 +33,7 @@ def clients(experiment: Experiment) -> list[Client]:
 
 
 def personalised(context: Recognition, client: Client, weights: np.ndarray, *changes: str) -> Gain:
-    config = typed_config({}, "personalisation.epochs=2", "personalisation.lr=0.01", *changes)
+    config = typed_config({}, "personalisation.epochs=2", "personalisation.lr=0.01", RANK, *changes)
     return personalise_client(
         context,
         client,
@@ -44,7 +48,7 @@ def tensors(context: Recognition) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in context.recogniser.model.state_dict().items()}
 
 
-@pytest.mark.parametrize("part", [part.name for part in PersonalPart])
+@pytest.mark.parametrize("part", [part.name for part in Tune if part is not Tune.adapters])
 def test_neither_earlier_clients_nor_their_order_change_a_copy(
     experiment: Experiment, context: Recognition, weights: np.ndarray, clients: list[Client], part: str
 ) -> None:
@@ -101,6 +105,37 @@ def test_biases_and_normalisation_alone_leave_all_matrices(
     assert any("running_mean" in name for name in changed)
     assert not {"feature_mean", "feature_deviation"} & changed
     assert {name for name in changed if "bias" in name}
+
+
+@pytest.mark.parametrize(("part", "adapters"), [("lora", 0), ("adapters", 2)])
+def test_lora_and_adapters_change_little_of_a_conformer_and_leave_its_state_in_order(
+    experiment: Experiment, clients: list[Client], part: str, adapters: int
+) -> None:
+    """LoRA is merged into the weights, and changes each by a matrix of its rank."""
+    model_config = typed_config({}, *CONFORMER, f"model.adapters={adapters}").model
+    own = replace(experiment, config=replace(experiment.config, model=model_config))
+    context = own.recognition(own.fresh_recogniser(), torch.device("cpu"))
+    weights, parts, before = read_state(context.model), layout(context.model), tensors(context)
+    copies = []
+    for client in (clients[0], clients[1], clients[0]):
+        personalised(context, client, weights, f"personalisation.part={part}")
+        copies.append(read_state(context.model).tobytes())
+        assert layout(context.model) == parts
+    assert copies[0] == copies[2] != copies[1]
+    deltas = {name: after - before[name] for name, after in tensors(context).items()}
+    moved = {name: delta for name, delta in deltas.items() if delta.any()}
+    assert moved and all(".adapter." in name if adapters else "weight" in name for name in moved)
+    if not adapters:
+        assert {int(torch.linalg.matrix_rank(delta, rtol=1e-3)) for delta in moved.values()} <= {1, 2}
+    assert all(parameter.requires_grad for parameter in context.model.parameters())
+
+
+def test_a_part_that_the_model_does_not_have_is_refused(
+    context: Recognition, weights: np.ndarray, clients: list[Client]
+) -> None:
+    with pytest.raises(UserError, match=r"personalisation\.part=adapters leaves no part"):
+        personalised(context, clients[0], weights, "personalisation.part=adapters")
+    assert all(parameter.requires_grad for parameter in context.recogniser.model.parameters())
 
 
 def test_without_epochs_nothing_changes(context: Recognition, weights: np.ndarray, clients: list[Client]) -> None:
