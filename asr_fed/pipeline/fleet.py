@@ -21,8 +21,13 @@ OF_A_SPEAKER = ("gender", "accent")
 UNKNOWN, SEVERAL = "not known", "several"
 
 
-def summarise_run_of_fleet(experiment: Experiment, federation: FederationState | None) -> dict[str, Any] | None:
-    """What summary.json says of the fleet, None where the run has none; `simulation_heard.csv` in the run directory."""
+def summarise_run_of_fleet(
+    experiment: Experiment, federation: FederationState | None, parameters: int
+) -> dict[str, Any] | None:
+    """What summary.json says of the fleet, None where the run has none; `simulation_heard.csv` in the run directory.
+
+    parameters: of the model, with those that are frozen.
+    """
     simulation = experiment.config.simulation
     if simulation is None or federation is None or not federation.history:
         return None
@@ -34,6 +39,7 @@ def summarise_run_of_fleet(experiment: Experiment, federation: FederationState |
         **summarise_fleet(clients, rounds),
         "devices": simulation.devices,
         "network": simulation.network,
+        "model_size": parameters / simulation.reference.parameters,
         "rounds": len(rounds),
         "asynchronous": simulation.buffer is not None,
         "best_hours": best.end_s / HOUR if best else None,

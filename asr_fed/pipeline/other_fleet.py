@@ -86,6 +86,7 @@ def plan(run_dir: Path, config: Config) -> dict[str, Any]:
         **summarise_fleet([each for table in tables for each in table.clients], [table.round for table in tables]),
         "devices": config.simulation.devices,
         "network": config.simulation.network,
+        "model_size": time.clock.size,
         "rounds": len(tables),
         "asynchronous": config.simulation.buffer is not None,
         "best_hours": None,

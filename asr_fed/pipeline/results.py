@@ -108,7 +108,7 @@ def write_accounts(
     summary = replace(
         summary,
         carbon=None if account is None else summarise_account(account, read_measured(run_dir)),
-        simulation=summarise_run_of_fleet(experiment, federation),
+        simulation=summarise_run_of_fleet(experiment, federation, summary.parameters),
     )
     if account is not None:
         write_account(run_dir, account)

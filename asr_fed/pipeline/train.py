@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from asr_fed.engines.open_workers import open_workers
 from asr_fed.federation.rounds import run_federation
 from asr_fed.federation.sampling import cohort_size
 from asr_fed.federation.state import FederationState, load_federation
-from asr_fed.federation.virtual import virtual_time
+from asr_fed.federation.virtual import VirtualTime, virtual_time
 from asr_fed.interop.open_recogniser import open_recogniser
 from asr_fed.model.backbone import count_states
 from asr_fed.model.recogniser import Recogniser, save_recogniser
@@ -41,7 +41,7 @@ from asr_fed.reporting.carbon import describe_carbon
 from asr_fed.reporting.partition_report import draw_histogram
 from asr_fed.reporting.progress import RunProgress
 from asr_fed.reporting.report import describe_gains
-from asr_fed.reporting.simulation import describe_fleet
+from asr_fed.reporting.simulation import describe_fleet, describe_size
 from asr_fed.reporting.tracking import check_tracking, open_tracking
 from asr_fed.runs.experiment import (
     Experiment,
@@ -91,8 +91,9 @@ def train(config: Config, command: str = "") -> RunSummary | PretrainingSummary:
         experiment = prepare_experiment(config)
         if owners := experiment.partition.clients:
             draw_histogram(experiment.run_dir / "partition" / "clients.png", [owner.seconds for owner in owners])
+        clock = None
         if config.engine.kind is not EngineKind.deployment:  # refuse now rather than later
-            virtual_time(experiment)
+            clock = virtual_time(experiment)
             cohort_size(config.federation.cohort, len(experiment.partition.clients))
             if config.personalise and not any(client.dev for client in experiment.partition.clients):
                 raise UserError(
@@ -102,11 +103,7 @@ def train(config: Config, command: str = "") -> RunSummary | PretrainingSummary:
         begin_run(config)
         with open_tracking(config) as track, RunProgress(track) as progress:
             progress.say(f"{experiment.run_dir}: {describe(experiment.partition)}")
-            if remark := describe_unknown(experiment.tokenizer, (u.text for u in experiment.partition.utterances)):
-                progress.say(remark)
-            if impossible := describe_impossible(experiment.partition):
-                progress.say(impossible)
-            if config.engine.kind is EngineKind.deployment and (remark := describe_unbounded(config.federation.robust)):
+            for remark in remarks(experiment, clock):
                 progress.say(remark)
             with measured(config, experiment.run_dir):
                 federation = train_models(experiment, progress)
@@ -130,6 +127,20 @@ def train(config: Config, command: str = "") -> RunSummary | PretrainingSummary:
                 progress.say(sentence)
             progress.say(f"Results are in {experiment.run_dir}.")
     return summary
+
+
+def remarks(experiment: Experiment, clock: VirtualTime | None) -> Iterator[str]:
+    """What to know of a run before it trains."""
+    config = experiment.config
+    yield from filter(
+        None,
+        [
+            describe_unknown(experiment.tokenizer, (u.text for u in experiment.partition.utterances)),
+            describe_impossible(experiment.partition),
+            describe_unbounded(config.federation.robust) if config.engine.kind is EngineKind.deployment else None,
+            None if clock is None else describe_size(clock.clock.size),
+        ],
+    )
 
 
 def train_models(experiment: Experiment, progress: RunProgress) -> FederationState | None:

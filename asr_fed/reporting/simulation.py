@@ -12,6 +12,7 @@ from asr_fed.simulation.record import ClientTime, RoundTime, read_client_times, 
 MANY = 60  # clients of a round that have a bar each
 PHASES = {"download_s": "#9bbfdc", "compute_s": "#1f6fb4", "upload_s": "#d2691e"}
 UNITS = {"hours": 3600.0, "minutes": 60.0, "seconds": 1.0}
+ALIKE = 3.0  # times the parameters
 SHARES = ("stragglers", "dropped", "partial", "lost_compute", "waiting")  # of a summary, in a comparison
 LATE, IDLE = "#b00020", "#e4e4e4"
 
@@ -37,8 +38,23 @@ def describe_fleet(summary: Mapping[str, Any] | None) -> list[str]:
         parts.append(f"updates were {summary['staleness']:.1f} steps old")
     else:
         parts.append(f"clients waited {summary['waiting']:.0%} of their time for slower ones")
+    if (remark := describe_size(summary["model_size"])) is not None:
+        found.insert(1, remark)
     found.append(f"{'; '.join(parts)}; {size(summary['gb_down'])} down, {size(summary['gb_up'])} up.")
     return found
+
+
+def describe_size(size: float) -> str | None:
+    """What to know of a model that has `size` times the parameters of the reference's; None where they are about alike.
+
+    Computing is scaled in proportion, which a GPU that waits for its kernels is not: it was 50 times off there.
+    """
+    if 1 / ALIKE <= size <= ALIKE:
+        return None
+    return (
+        f"The model has {size:.3g} times the parameters of the one of simulation.reference. Times of computing are "
+        "scaled by that, which is a guess, on a GPU a bad one. Measure yours: python -m asr_fed.simulation.measure."
+    )
 
 
 def fleet_numbers(

@@ -48,11 +48,15 @@ class Clock:
     bytes_down: int
     bytes_up: int
 
+    @property
+    def size(self) -> float:
+        """The model's number of parameters over the reference's."""
+        return self.parameters / self.settings.reference.parameters
+
     def course(self, client: str, work: Work) -> Course:
         """A client's whole round:  download + slowdown * size * (steps * a + trained * b + decoded * c) + upload.
 
-        a, b and c are the reference's seconds of a step, of training on a second of audio and of decoding one; size is
-        the model's number of parameters over the reference's.
+        a, b and c are the reference's seconds of a step, of training on a second of audio and of decoding one.
         """
         has, latency = self.fleet.hardware(client), self.settings.latency
         step, decoding = self._compute(client, work)
@@ -89,7 +93,7 @@ class Clock:
     def _compute(self, client: str, work: Work) -> tuple[float, float]:
         """Seconds of one step, and of measuring the WER."""
         reference = self.settings.reference
-        slower = self.fleet.hardware(client).device.slowdown * self.parameters / reference.parameters
+        slower = self.fleet.hardware(client).device.slowdown * self.size
         audio = work.trained_s / max(1, work.steps)
         return slower * (reference.step_seconds + audio * reference.train_seconds), (
             slower * work.decoded_s * reference.decode_seconds

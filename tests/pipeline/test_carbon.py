@@ -17,7 +17,7 @@ from asr_fed.commands import fleet_table
 from asr_fed.commands.compare import compare
 from asr_fed.data.partition_files import read_partition
 from asr_fed.reporting.carbon import describe_carbon
-from asr_fed.reporting.simulation import describe_fleet
+from asr_fed.reporting.simulation import describe_fleet, describe_size
 from asr_fed.runs.experiment import read_config
 from asr_fed.runs.records import read_history
 from asr_fed.simulation.record import read_client_times, read_round_times
@@ -85,6 +85,9 @@ def test_the_account_of_a_run(on_phones: Path, tmp_path: Path) -> None:
     page = (run_dir / "report.html").read_text()
     for told_there in ("<h2>Time of the fleet</h2>", "Who is heard", "<h2>Carbon</h2>", *fleet, account["sentence"]):
         assert told_there in page.replace("\n", " ")
+
+    remark = describe_size(summary["parameters"] / 952894)
+    assert remark is not None and remark in fleet and shown.count(remark) == 2, "at its start and its end"
 
     other = tmp_path / "other"
     shutil.copytree(run_dir, other)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from asr_fed.reporting.simulation import describe_fleet, duration, fleet_numbers, fleet_section
+from asr_fed.reporting.simulation import describe_fleet, describe_size, duration, fleet_numbers, fleet_section
 from asr_fed.runs.records import RoundRecord
 from asr_fed.simulation.record import append_times
 from tests.runs.test_records import record
@@ -15,6 +15,7 @@ from tests.simulation.test_heard import AGAIN, FAST, LATE, ROUNDS, SLOW
 SUMMARY: dict[str, Any] = {
     "devices": "phones",
     "network": "mobile",
+    "model_size": 1.0,
     "rounds": 2,
     "asynchronous": False,
     "hours": 2.0,
@@ -42,6 +43,14 @@ def test_the_lines_say_how_long_it_took_and_who_was_late() -> None:
     steps = describe_fleet(SUMMARY | {"asynchronous": True, "staleness": 1.26, "best_hours": None})
     assert steps[0].endswith("2.0 h for 2 server steps.") and "updates were 1.3 steps old" in steps[1]
     assert describe_fleet(None) == []
+
+
+def test_a_model_unlike_the_one_that_was_measured_is_said_with_its_hours() -> None:
+    assert describe_size(0.4) is describe_size(2.9) is None
+    for size in (0.3, 167.0):
+        (_, remark, _) = describe_fleet(SUMMARY | {"model_size": size})
+        assert remark == describe_size(size) and f"{size:g} times the parameters" in remark
+        assert "asr_fed.simulation.measure" in remark
 
 
 @pytest.mark.parametrize(("hours", "text"), [(5.25, "5.2 h"), (0.25, "15.0 min"), (0.01, "36 s")])

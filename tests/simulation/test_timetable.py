@@ -5,8 +5,11 @@ from itertools import pairwise
 
 import pytest
 
+from asr_fed.commands.measure import composed
 from asr_fed.config.simulation import Late
 from asr_fed.simulation.clock import Clock, Work
+from asr_fed.simulation.fleet import Fleet
+from asr_fed.simulation.tables import Device, Network
 from asr_fed.simulation.timetable import Timetable, check_tau, plan_cohort
 from asr_fed.system.errors import UserError
 from asr_fed.wire.messages import Terms
@@ -26,6 +29,20 @@ def plan(of: Clock, *, wanted: int = 6, asked: int = 6, begin_s: float = 100.0, 
 def by_class(of: Clock, names: Sequence[str]) -> tuple[list[str], list[str]]:
     slow = [name for name in names if of.fleet.hardware(name).device.name == "slow"]
     return slow, [name for name in names if name not in slow]
+
+
+def test_the_papers_model_on_a_gpu_takes_what_was_measured_there() -> None:
+    """docs/gpu.md: 118.5 ms for a step of 8 clips of 5 s. What was assumed for a small model says 51 times as much."""
+
+    def seconds(profile: str) -> float:
+        simulation = composed("hparams/cv_fr.yaml", ["data.root=none", f"simulation={profile}"]).simulation
+        assert simulation is not None
+        h100 = Fleet((Device("H100", 1.0, 1.0),), Network((0.5,), (1e9,), (1e9,)), None, (0.0,), 7)
+        steps = Work(steps=10, trained_s=10 * 8 * 5.0, decoded_s=0.0)
+        return Clock(simulation, h100, 158_900_000, 0, 0).course("a", steps).compute_s / 10
+
+    assert seconds("gpu_silos_crdnn") == pytest.approx(0.1185, rel=0.01)
+    assert seconds("gpu_silos") == pytest.approx(6.0, rel=0.01)
 
 
 def test_a_round_waits_for_its_slowest_client() -> None:
