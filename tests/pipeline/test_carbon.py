@@ -54,7 +54,7 @@ def demo(corpus: Corpus, prepared: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def on_phones(demo: Callable[..., Path]) -> Path:
-    return demo(*FLEET)
+    return demo(*FLEET, "carbon.measure=true")
 
 
 def test_the_account_of_a_run(on_phones: Path, tmp_path: Path) -> None:
@@ -109,6 +109,20 @@ def test_the_account_of_a_run(on_phones: Path, tmp_path: Path) -> None:
         heard = [row for row in csv.DictReader(file) if row["run"] == "run 1"]
     assert sum(int(row["clients"]) for row in heard) == 3 and first["least_heard"] in {row["group"] for row in heard}
     assert "g CO2e" in (tmp_path / "comparison" / "comparison.md").read_text().replace("\u00a0", " ")
+
+
+def test_what_this_host_drew_is_measured_and_told_apart(on_phones: Path) -> None:
+    summary, shown = json.loads((on_phones / "summary.json").read_text()), (on_phones / "shown.txt").read_text()
+    account = summary["carbon"]
+    measured = account["measured_on_this_host"]
+    assert measured["processes"] == 1 and measured["country"] == "FRA" and measured["wh"] > 0
+    trained = sum(each.round_seconds for each in read_history(on_phones))
+    assert trained < measured["seconds"] <= summary["seconds"], "the trainings, not what surrounds them"
+    (told,) = (sentence for sentence in describe_carbon(account) if "Measured on this host, by codecarbon" in sentence)
+    assert told in shown and told in (on_phones / "report.html").read_text()
+    assert "no part of the numbers above" in told
+    modelled = json.loads((on_phones / "carbon.json").read_text())["federated"]
+    assert (account["wh"], account["g"]) == (modelled["wh"], modelled["g"])
 
 
 def test_a_run_without_a_clock_is_accounted_as_one_that_was_trained_with_it(
