@@ -11,6 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from asr_fed.reporting.compare import against_first, describe_run, show_comparison, write_comparison
+from asr_fed.system.exit_status import exit_status
 from asr_fed.system.files import replacing
 
 
@@ -27,13 +28,17 @@ class Sweep(Callback):
                 path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print the table and write the comparison; exits with 2 where a run has failed."""
-        folder = Path(config.hydra.sweep.dir)
-        files = sorted((path for path in folder.glob("*.json") if path.stem.isdigit()), key=lambda path: int(path.stem))
-        if not files:
-            return
-        records = against_first([json.loads(path.read_text(encoding="utf-8")) for path in files])
-        write_comparison(folder, records)
-        show_comparison(folder, records)
-        if any(record["failed"] for record in records):
-            sys.exit(2)
+        """Print the table and write the comparison; exits with 2 where a run has failed, or the comparison."""
+        # Of an exception Hydra would make a warning, and status 0.
+        if status := exit_status("asr-fed", lambda: _compare(Path(config.hydra.sweep.dir))):
+            sys.exit(status)
+
+
+def _compare(folder: Path) -> int:
+    files = sorted((path for path in folder.glob("*.json") if path.stem.isdigit()), key=lambda path: int(path.stem))
+    if not files:
+        return 0
+    records = against_first([json.loads(path.read_text(encoding="utf-8")) for path in files])
+    write_comparison(folder, records)
+    show_comparison(folder, records)
+    return 2 if any(record["failed"] for record in records) else 0

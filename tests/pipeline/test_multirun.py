@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
+from asr_fed.commands.sweep import Sweep
 from asr_fed.reporting.compare import describe_run
 from asr_fed.runs.summary import RunSummary
 from tests.tiny import Corpus, settings, write_experiment_file
@@ -94,3 +96,15 @@ def test_a_centralised_run_has_no_rounds_to_add_up(tmp_path: Path) -> None:
     described = describe_run(["mode=central"], str(tmp_path), summary)
     assert described["test_wer"] == 5.0
     assert described["mb_up"] is None and described["audio_hours"] is None and described["failed"] is None
+
+
+def test_a_comparison_that_cannot_be_made_is_an_error_and_no_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "summary.json").write_text("{")
+    record = describe_run(["seed=1"], str(tmp_path), RunSummary(test_wer=5.0, test_cer=2.0))
+    (tmp_path / "0.json").write_text(json.dumps(record))
+    with pytest.raises(SystemExit) as ended:
+        Sweep().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    assert ended.value.code == 2
+    assert "summary.json cannot be read" in capsys.readouterr().err
