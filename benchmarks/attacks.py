@@ -58,6 +58,7 @@ ATTACKS = ("replacement", "sign_flip", "noise", "shuffle")
 ATTACKERS = (1, 3)
 DEFENCES = {
     "mean": RobustConfig(),
+    "clip_median=3": RobustConfig(clip_median=3.0),  # what engine=deployment has by itself
     "clip_median=1.5": RobustConfig(clip_median=1.5),
     "trimmed_mean, trim=0.3": RobustConfig(rule=Rule.trimmed_mean, trim=0.3),
     "median": RobustConfig(rule=Rule.median),
