@@ -10,8 +10,8 @@ from asr_fed.system.exit_status import exit_status
 
 ACCOUNT, PLAN = "account", "plan"
 TABLE = """\
-Make a table for simulation.devices, simulation.network or simulation.availability from files of FLASH or FedScale, as
-JSON or CSV. Nothing is unpickled.
+Make a table for simulation.devices, simulation.network or simulation.availability from files of FLASH or FedScale:
+JSON, or CSV but for activity traces. docs/time_and_carbon.md lists the columns. Nothing is unpickled.
 """
 
 

@@ -1,9 +1,12 @@
 """Tables of a fleet from what others have measured: FLASH's and FedScale's files, as JSON or CSV. Nothing is unpickled.
 
-FLASH (github.com/PKU-Chengxu/FLASH): benchmark2score.json has a score by phone model, speed_distri.json the means of
-each user's speeds in kB/s. FedScale (github.com/SymbioticLab/FedScale) publishes pickled dicts, which are read here as
-JSON of the same form: `client_device_capacity` has of each client {computation: ms a sample, communication: kbit/s},
-and is read as a CSV of these columns too; `client_behave_trace` {active: [seconds], inactive: [seconds], duration}.
+FLASH (github.com/PKU-Chengxu/FLASH): benchmark2score.json has a score by phone model (as CSV: model,score),
+speed_distri.json the means of each user's speeds in kB/s (user,down_u,up_u).
+
+FedScale (github.com/SymbioticLab/FedScale) publishes pickled dicts, which are read here as JSON of the same form:
+`client_device_capacity` has of each client {computation: ms a sample, communication: kbit/s} (as CSV:
+client,computation,communication); `client_behave_trace` {active: [seconds], inactive: [seconds], duration}, lists that
+a CSV has no place for.
 """
 
 import json
@@ -21,29 +24,30 @@ from asr_fed.system.files import write_text
 QUANTILES = tuple(step / 20 for step in range(1, 20))
 CLASSES = 10  # of FedScale's devices, each as large as the others
 DAY, HOUR = 86400, 3600
+CAPACITY = ("computation", "communication")
 KILOBYTES = 8 / 1000  # Mbit/s of a kB/s
 
 
 def flash_devices(path: Path) -> str:
     """benchmark2score.json: every model a class of its own; how common each is the file does not say."""
-    scores = {name: _positive(path, name, value) for name, value in _mapping(path).items()}
+    if _is_csv(path):
+        scores = {name: values["score"] for name, values in _rows(path, "model", ("score",)).items()}
+    else:
+        scores = {name: _positive(path, name, value) for name, value in _mapping(path).items()}
     rows = [(name, f"{1 / len(scores):.9g}", f"{score:g}") for name, score in sorted(scores.items())]
     return _table(path, "Phone models of FLASH, equally many of each.", ("device", "share", "score"), rows)
 
 
 def flash_network(path: Path) -> str:
     """speed_distri.json: quantiles over users of their mean speeds, down and up apart."""
-    users = _mapping(path)
-    down, up = (
-        [_positive(path, f"{user}.{key}", _of(path, user, each, key)) * KILOBYTES for user, each in users.items()]
-        for key in ("down_u", "up_u")
-    )
+    users = _entries(path, "user", ("down_u", "up_u"))
+    down, up = ([each[key] * KILOBYTES for each in users.values()] for key in ("down_u", "up_u"))
     return _network(path, f"Mean speeds of {len(users)} users of FLASH.", down, up)
 
 
 def fedscale_devices(path: Path) -> str:
     """client_device_capacity: ten classes of equally many devices, from the fastest to the slowest tenth."""
-    times = np.sort([capacity["computation"] for capacity in _capacities(path)])
+    times = np.sort([capacity["computation"] for capacity in _entries(path, "client", CAPACITY).values()])
     classes = [float(part.mean()) for part in np.array_split(times, min(CLASSES, len(times)))]
     share = 1 / len(classes)
     rows = [
@@ -54,12 +58,14 @@ def fedscale_devices(path: Path) -> str:
 
 def fedscale_network(path: Path) -> str:
     """client_device_capacity: quantiles of its kbit/s, the same down and up."""
-    speeds = [capacity["communication"] / 1000 for capacity in _capacities(path)]
+    speeds = [capacity["communication"] / 1000 for capacity in _entries(path, "client", CAPACITY).values()]
     return _network(path, f"{len(speeds)} devices of FedScale, as fast up as down.", speeds, speeds)
 
 
 def fedscale_availability(path: Path) -> str:
     """client_behave_trace: the share of clients that are active, by hour of the trace's day."""
+    if _is_csv(path):
+        raise UserError(f"{path}: activity traces are lists of seconds, which are read from JSON only.")
     traces = _mapping(path)
     there = np.zeros(24)
     hours = np.zeros(24)
@@ -113,19 +119,29 @@ def _spans(path: Path, client: str, trace: Any) -> list[tuple[float, float]]:
     return spans
 
 
-def _capacities(path: Path) -> list[dict[str, float]]:
-    columns = ("computation", "communication")
-    if path.suffix.lower() == ".csv":
-        rows = [(f"line {line}", row) for line, row in read_table(path, columns)]
-        found = [{key: _positive(path, f"{where}, {key}", _read(row[key])) for key in columns} for where, row in rows]
-    else:
-        found = [
-            {key: _positive(path, f"{client}.{key}", _of(path, client, each, key)) for key in columns}
-            for client, each in _mapping(path).items()
-        ]
+def _entries(path: Path, key: str, columns: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Numbers above 0 by name: of JSON {name: {column: number}}, or of a CSV with the columns `key` and `columns`."""
+    if _is_csv(path):
+        return _rows(path, key, columns)
+    return {
+        name: {column: _positive(path, f"{name}.{column}", _of(path, name, each, column)) for column in columns}
+        for name, each in _mapping(path).items()
+    }
+
+
+def _rows(path: Path, key: str, columns: Sequence[str]) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for line, row in read_table(path, (key, *columns)):
+        if row[key] in found:
+            raise UserError(f"{path}, line {line}: the {key} {row[key]!r} occurs twice.")
+        found[row[key]] = {column: _positive(path, f"line {line}, {column}", _read(row[column])) for column in columns}
     if not found:
-        raise UserError(f"{path} has no device.")
+        raise UserError(f"{path} has no {key}.")
     return found
+
+
+def _is_csv(path: Path) -> bool:
+    return path.suffix.lower() == ".csv"
 
 
 def _mapping(path: Path) -> dict[str, Any]:
