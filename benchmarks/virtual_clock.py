@@ -4,7 +4,8 @@
 
 `plan` is deciding who arrives, `write` the rows of the round's two files; CPU milliseconds a round, medians. `of a
 round` is both over the CPU time of the cohort's training in that round, an epoch of 45 s of speech each, by what a step
-of the demo's model takes on this machine now.
+of the demo's model takes on this machine now. Oort has heard of every client, so that it compares all. The carbon
+account and who is heard are made once, at the end of a run.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from asr_fed.federation.sampling import sample_cohort
 from asr_fed.simulation.buffered import plan_buffers
 from asr_fed.simulation.clock import Clock, Work
 from asr_fed.simulation.fleet import Fleet
+from asr_fed.simulation.oort import Memory, choose_by_utility
 from asr_fed.simulation.record import append_times
 from asr_fed.simulation.reference import measure_machine
 from asr_fed.simulation.timetable import Timetable, plan_cohort
@@ -61,6 +63,8 @@ def main() -> None:
         for cohort in chosen.cohorts:
             row(name, cohort, cohort, *rounds(clock_of(machine, **settings), works, cohort, chosen.rounds))
     for cohort in chosen.cohorts:
+        row("Oort", cohort, cohort, *rounds_of_oort(clock_of(machine), works, cohort, chosen.rounds))
+    for cohort in chosen.cohorts:
         buffer = max(1, cohort // 2)
         steps = plan_buffers(clock_of(machine), works, cohort, buffer, seed=7)
         row("asynchronous", cohort, buffer, *timed(lambda _, steps=steps: next(steps), chosen.rounds))  # type: ignore[misc]
@@ -78,6 +82,31 @@ def rounds(clock: Clock, works: dict[str, Work], cohort: int, count: int) -> tup
             return sample_cohort(there, size, 7, server_round, draw)
 
         return plan_cohort(clock, server_round, 0.0, works, cohort, cohort, choose)
+
+    return timed(plan, count)
+
+
+def rounds_of_oort(clock: Clock, works: dict[str, Work], cohort: int, count: int) -> tuple[list[float], list[float]]:
+    seconds = {name: clock.course(name, work).total_s for name, work in works.items()}
+    examples = dict.fromkeys(works, 18)
+    memory = Memory()
+    memory.add(1, list(works), 1.0)
+
+    def plan(server_round: int) -> Timetable:
+        def choose(there: Any, size: int, draw: int) -> list[str]:
+            return choose_by_utility(
+                there,
+                size,
+                memory=memory,
+                seconds=seconds,
+                examples=examples,
+                settings=clock.settings.oort,
+                seed=7,
+                server_round=server_round + 1,
+                draw=draw,
+            )
+
+        return plan_cohort(clock, server_round + 1, 0.0, works, cohort, cohort, choose)
 
     return timed(plan, count)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from asr_fed.carbon.of_run import account_of_run, check_carbon
+from asr_fed.carbon.of_run import account_of_run, assume, check_carbon
+from asr_fed.commands.measure import composed
 from asr_fed.config.schema import CarbonConfig, Config, EngineKind, Mode, SimulationConfig
 from asr_fed.runs.records import RoundRecord
 from asr_fed.simulation.record import CLIENTS, ClientTime, RoundTime, append_times
@@ -171,3 +172,14 @@ def test_devices_of_ones_own_need_a_power() -> None:
     config.simulation = SimulationConfig(devices="my_devices.csv")
     with pytest.raises(UserError, match="carbon.device: the power of the devices of simulation.devices=my_devices.csv"):
         check_carbon(config)
+
+
+def test_countries_and_an_intensity_of_ones_own_on_the_command_line() -> None:
+    """As docs/time_and_carbon.md writes them."""
+    words = ["~carbon.countries.france", "+carbon.countries={kenya: 0.5, india: 0.5}"]
+    words.append("+carbon.constants.grid_india=[500,600,700]")
+    config = composed("hparams/demo_fr.yaml", ["simulation=phones", "carbon=france", *words])
+    assert config.carbon is not None
+    given = assume(config.carbon, config)
+    assert {(home.country, home.share) for home in given.homes} == {("kenya", 0.5), ("india", 0.5)}
+    assert [getattr(given.constants["grid_india"], end) for end in ("low", "value", "high")] == [500, 600, 700]
