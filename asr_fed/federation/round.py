@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from asr_fed.aggregation.robust import Norms, combine
-from asr_fed.aggregation.update import DELTA, ONE, Update, UpdateRefused
+from asr_fed.aggregation.update import DELTA, ONE, Sum, Update, UpdateRefused, check_range
 from asr_fed.config.schema import FederationConfig
 from asr_fed.federation.placement import CostModel, place
 from asr_fed.federation.roster import Roster
@@ -168,11 +168,28 @@ def close_round(
 
 
 def older(asked: Asked[Reply], age: Callable[[Update], Update]) -> Asked[Reply]:
-    """The answers of clients whose weights were of some server steps ago."""
-    answers = {
-        node: reply if reply.update is None else replace(reply, update=age(reply.update))
-        for node, reply in asked.answers.items()
-    }
+    """The answers of clients whose weights were of some server steps ago.
+
+    Ageing rounds. So that the sum has the same bits however clients are grouped into answers, each becomes what it adds
+    to the aged sum of those before it. Raises UserError where the sums leave their range.
+    """
+    answers = dict(asked.answers)
+    whole, before = Sum(np.zeros(1, dtype=np.int64)), np.zeros(1, dtype=np.int64)
+    for node, reply in sorted(asked.answers.items()):
+        if reply.update is None:
+            continue
+        sums = reply.update.sums
+        own = sums[DELTA]
+        whole = Sum(whole.values + own.values, whole.weight + own.weight, whole.peak + own.peak)
+        try:
+            check_range(whole.peak, whole.weight)
+        except UpdateRefused as refused:
+            raise UserError(f"The nodes' updates cannot be added: {refused}.") from refused
+        aged = age(replace(reply.update, sums={**sums, DELTA: whole})).sums[DELTA].values
+        adds = aged - before
+        before = aged
+        update = replace(reply.update, sums={**sums, DELTA: Sum(adds, own.weight, int(np.abs(adds).max(initial=0)))})
+        answers[node] = replace(reply, update=update)
     return replace(asked, answers=answers)
 
 

@@ -182,7 +182,9 @@ def run_round(
             )
             learn(federation.cost, plan, asked, roster.clients, settings, federation.hosts.client_seconds())
             dropped += asked.dropped
-            parts.append((plan, older(asked, federation.age(state, version, order.weights))))
+            if version < state.round:
+                asked = older(asked, federation.age(state, version, order.weights))
+            parts.append((plan, asked))
         started = time.perf_counter()
         plans, answers = zip(*parts, strict=True)
         closed = close_round(

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asr_fed.aggregation.update import DELTA, add_client, empty, fixed, mean
+from asr_fed.aggregation.buffer import aged
+from asr_fed.aggregation.update import DELTA, add_client, empty, fixed, mean, merge
 from asr_fed.aggregation.weighting import NumExamples, weight_bounds
 from asr_fed.config.federation import RobustConfig
 from asr_fed.config.schema import FederationConfig
@@ -24,6 +25,7 @@ from asr_fed.federation.round import (
     close_round,
     enough,
     learn,
+    older,
     plan_round,
 )
 from asr_fed.federation.round_numbers import sums
@@ -330,3 +332,21 @@ def test_a_variance_below_0_is_refused() -> None:
     for variances in ((-0.6, 0.0), (0.0, -3.0)):
         with pytest.raises(Refused, match="variance below 0"):
             check_variances(reply(*variances), weights, layout)
+
+
+def test_old_updates_add_up_to_the_same_bits_however_clients_are_grouped() -> None:
+    """Rounding each answer of its own would give each grouping another last bit."""
+    sent, now = np.zeros(5, dtype=np.float32), np.full(5, 0.1, dtype=np.float32)
+    age = partial(aged, staleness=2, sent=sent, now=now, parameters=3)
+
+    def total(*groups: tuple[str, ...]) -> list[int]:
+        found = older(Asked({node: answer(names) for node, names in enumerate(groups, 1)}), age).answers
+        updates = [reply.update for reply in found.values() if reply.update is not None]
+        assert all(np.abs(each.sums[DELTA].values).max() <= each.sums[DELTA].peak for each in updates)
+        merged = merge(updates)
+        return [*map(int, merged.sums[DELTA].values), merged.weight]
+
+    whole = age(answer(SIZES).update)  # type: ignore[arg-type]
+    expected = [*map(int, whole.sums[DELTA].values), whole.weight]
+    one, two, *others = SIZES
+    assert total(tuple(SIZES)) == total((one,), (two, *others)) == total(*((name,) for name in SIZES)) == expected
