@@ -1,5 +1,5 @@
-"""The asynchronous mode of a simulated fleet in real processes: what a run leaves, and that neither kill -9 nor workers
-change it."""
+"""The asynchronous mode of a simulated fleet in real processes: what a run leaves, and that neither kill -9, workers
+nor Ray change it."""
 
 import csv
 import signal
@@ -12,7 +12,7 @@ from tests.tiny import Corpus, settings, write_experiment_file
 
 
 @pytest.mark.slow
-def test_a_killed_run_with_two_workers_ends_as_one_with_a_single_worker(
+def test_a_killed_run_with_two_workers_and_one_on_ray_end_as_one_with_a_single_worker(
     corpus: Corpus, prepared: Path, tmp_path: Path
 ) -> None:
     content = settings(corpus, prepared, tmp_path / "unused")
@@ -32,10 +32,14 @@ def test_a_killed_run_with_two_workers_ends_as_one_with_a_single_worker(
     resumed = desk.train("killed", "resume=true", "engine.workers=2")
     assert resumed.returncode == 0, resumed.stderr
 
+    with_ray = desk.train("ray", "engine=ray", "engine.workers=2")
+    assert with_ray.returncode == 0, with_ray.stderr
+
     expected, summary = desk.summary("straight"), desk.summary("killed")
-    assert summary["weights_sha256"] == expected["weights_sha256"]
+    assert summary["weights_sha256"] == expected["weights_sha256"] == desk.summary("ray")["weights_sha256"]
     for name in ("simulation.csv", "simulation_rounds.csv", "simulation_heard.csv"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+        expected_rows = (tmp_path / "straight" / name).read_bytes()
+        assert (tmp_path / "killed" / name).read_bytes() == expected_rows == (tmp_path / "ray" / name).read_bytes()
 
     fleet = summary["simulation"]
     assert fleet == expected["simulation"] and fleet["arrived"] == 6 and fleet["asynchronous"]

@@ -152,9 +152,16 @@ class Machine:
 
     def history(self, run_dir: str) -> list[dict[str, Any]]:
         """Without what measures time or size."""
+        return [{key: value for key, value in each.items() if key not in TIMED} for each in self._rounds(run_dir)]
+
+    def exchanged(self, run_dir: str) -> dict[str, int]:
+        """Bytes of all orders and of all answers of a run."""
+        rounds = self._rounds(run_dir)
+        return {key: sum(each[key] for each in rounds) for key in ("bytes_down", "bytes_up")}
+
+    def _rounds(self, run_dir: str) -> list[dict[str, Any]]:
         path = self.folder / run_dir / "history.jsonl"
-        rounds = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-        return [{key: value for key, value in record.items() if key not in TIMED} for record in rounds]
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def free_port() -> int:

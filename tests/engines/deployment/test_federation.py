@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from asr_fed.federation.state import load_federation
 from asr_fed.model.recogniser import load_recogniser, save_recogniser
 from asr_fed.wire.members import MEMBERS
 from tests.engines.deployment.machine import Machine
@@ -79,6 +80,42 @@ def test_a_live_node_is_asked_again_as_soon_as_it_has_answered(machine: Machine)
     assert machine.log("silo").count("trained 1 client(s)") > machine.log("virtual").count("trained 4 client(s)") > 0
     report = (machine.folder / "deployed" / "report.html").read_text(encoding="utf-8")
     assert "Age of the updates" in report
+
+
+@pytest.mark.slow
+def test_coarse_messages_by_the_clock_of_a_fleet_end_in_the_same_weights_as_local_workers(machine: Machine) -> None:
+    """Both at once, as nodes cost a minute: rounded messages, and asynchronous steps on a virtual clock."""
+    fleet = (
+        *("+simulation=phones", "simulation.buffer=2", "simulation.network=1000000", "federation.cohort=3"),
+        *("weighting=num_examples", "federation.rounds=3"),
+    )
+    coarse = ("federation.upload.bits=8", "federation.download.bits=16")
+    machine.run(*machine.train_command("local", *fleet, *coarse))
+    own, *simulated = machine.clients("local")
+    machine.make_silo("silo", own)
+    machine.make_virtual_node("virtual", tuple(simulated))
+    machine.start_superlink()
+    for place in ("silo", "virtual"):
+        machine.register(place)
+        machine.start_node(place)
+    machine.run(*machine.deployed_command("coarse", 2, *fleet, *coarse))
+    machine.run(*machine.deployed_command("whole", 2, *fleet))
+
+    local, deployed = machine.summary("local"), machine.summary("coarse")
+    assert local["weights_sha256"] == deployed["weights_sha256"]
+    # The weights that a run keeps may be those of the warm start: these are the last ones.
+    last = {
+        name: load_federation(machine.folder / name / "checkpoints" / "federation.pt").weights.tobytes()
+        for name in ("local", "coarse", "whole")
+    }
+    assert last["local"] == last["coarse"] != last["whole"]
+    assert machine.history("local") == machine.history("coarse")
+    for name in ("simulation.csv", "simulation_rounds.csv"):
+        assert (machine.folder / "local" / name).read_bytes() == (machine.folder / "coarse" / name).read_bytes()
+    assert max(record["staleness"] for record in machine.history("coarse")) > 0, "some was asked before a step"
+    assert machine.log("silo").count("trained 1 client(s)") > 0
+    small, large = (machine.exchanged(run_dir) for run_dir in ("coarse", "whole"))
+    assert 0.45 < small["bytes_down"] / large["bytes_down"] < 0.6 and small["bytes_up"] / large["bytes_up"] < 0.6
 
 
 @pytest.mark.slow
