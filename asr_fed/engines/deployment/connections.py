@@ -175,7 +175,7 @@ class Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, which accepts from `listener` by itself: `run(sockets=[])`, so that it has no others."""
+    """uvicorn's, which accepts from `listener` by itself."""
 
     def __init__(self, config: uvicorn.Config, listener: socket.socket, connections: Connections) -> None:
         super().__init__(config)
@@ -183,7 +183,7 @@ class Server(uvicorn.Server):
         self._handshakes: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup(sockets=[])  # uvicorn accepts from none
         self.listener.setblocking(False)
         self._accepting = asyncio.create_task(self._accept())
 

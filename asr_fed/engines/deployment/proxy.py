@@ -51,6 +51,12 @@ def run_proxy(host: str, port: int, superlink: int, certificates: Path, log: Pat
     logger.setLevel(logging.INFO)
     logger.propagate = False
 
+    make_server(host, port, superlink, certificates, limits).run()
+
+
+def make_server(host: str, port: int, superlink: int, certificates: Path, limits: Limits = LIMITS) -> Server:
+    """The proxy before it runs; it listens already."""
+
     def tell(peer: str, status: int, reason: str, count: int) -> None:
         note(peer, "?", "", status, reason, connections=count)
 
@@ -63,7 +69,7 @@ def run_proxy(host: str, port: int, superlink: int, certificates: Path, log: Pat
         proxy_headers=False,  # an address in a header is what somebody says
         log_level="error",
     )
-    Server(config, listen(host, port), connections).run(sockets=[])
+    return Server(config, listen(host, port), connections)
 
 
 def proxy(superlink: str, certificates: Path, limits: Limits = LIMITS) -> Starlette:

@@ -16,7 +16,12 @@ from tests.waiting import PATIENCE, wait_until
 def serving(app: Starlette, port: int, certificates: Path, date_header: bool = True) -> Iterator[None]:
     files = {"ssl_certfile": certificates / "server.crt", "ssl_keyfile": certificates / "server.key"}
     how = {"log_level": "critical", "timeout_graceful_shutdown": 1, "date_header": date_header}
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, **files, **how))
+    with running(uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, **files, **how)), port):
+        yield
+
+
+@contextlib.contextmanager
+def running(server: uvicorn.Server, port: int) -> Iterator[None]:
     thread = threading.Thread(target=server.run)
     thread.start()
     wait_for(port)

@@ -22,11 +22,11 @@ from asr_fed.engines.deployment import node as node_module
 from asr_fed.engines.deployment.credentials import make_certificates, make_node_key, renew_certificate
 from asr_fed.engines.deployment.door import LONGEST_PAUSE, Waiting
 from asr_fed.engines.deployment.node import run_node
-from asr_fed.engines.deployment.proxy import proxy
+from asr_fed.engines.deployment.proxy import make_server
 from asr_fed.engines.deployment.settings import read_settings
 from asr_fed.wire.members import Member, write_members
 from tests.engines.deployment.machine import free_port
-from tests.engines.deployment.serving import serving
+from tests.engines.deployment.serving import running, serving
 
 
 def superlink(status: int = 200) -> Starlette:
@@ -57,12 +57,12 @@ class Silo:
         write_members(self.certificates, {1: Member(name, key=(self.folder / "key.pub").read_text())})
 
     @contextmanager
-    def server(self, **how: Any) -> Iterator[None]:
+    def server(self) -> Iterator[None]:
         """The proxy, before a SuperLink that is well."""
         inner = free_port()
         with (
             serving(superlink(), inner, self.certificates),
-            serving(proxy(f"https://127.0.0.1:{inner}", self.certificates), self.port, self.certificates, **how),
+            running(make_server("127.0.0.1", self.port, inner, self.certificates), self.port),
         ):
             yield
 
@@ -213,8 +213,7 @@ def test_a_clock_that_is_wrong(silo: Silo, check: Any, date: str, told: str) -> 
 
 
 def test_a_proxy_without_its_superlink(silo: Silo, check: Any) -> None:
-    app = proxy(f"https://127.0.0.1:{free_port()}", silo.certificates)
-    with serving(app, silo.port, silo.certificates):
+    with running(make_server("127.0.0.1", silo.port, free_port(), silo.certificates), silo.port):
         assert "the SuperLink is not there" in faults(check())["key"]
 
 
