@@ -57,10 +57,8 @@ def test_silo_and_virtual_node_end_in_the_same_weights_as_local_workers(machine:
         assert machine.end(name) == 143, machine.log(name)
 
 
-@pytest.mark.slow
-def test_a_live_node_is_asked_again_as_soon_as_it_has_answered(machine: Machine) -> None:
-    """The silo has one client and the virtual node four, so that it is asked several times for one of the other's."""
-    machine.run(*machine.train_command("local", "federation.rounds=0"))
+def start_silo_and_virtual_node(machine: Machine) -> None:
+    """The first client of the run `local` at a node of its own, the others simulated by another one."""
     own, *simulated = machine.clients("local")
     machine.make_silo("silo", own)
     machine.make_virtual_node("virtual", tuple(simulated))
@@ -68,6 +66,13 @@ def test_a_live_node_is_asked_again_as_soon_as_it_has_answered(machine: Machine)
     for place in ("silo", "virtual"):
         machine.register(place)
         machine.start_node(place)
+
+
+@pytest.mark.slow
+def test_a_live_node_is_asked_again_as_soon_as_it_has_answered(machine: Machine) -> None:
+    """The silo has one client and the virtual node four, so that it is asked several times for one of the other's."""
+    machine.run(*machine.train_command("local", "federation.rounds=0"))
+    start_silo_and_virtual_node(machine)
     buffered = ("federation.buffer=1", "federation.cohort=null", "federation.local_epochs=4")
     machine.run(*machine.deployed_command("deployed", 2, *buffered, "federation.rounds=6"))
     machine.run(*machine.deployed_command("deployed", 2, *buffered, "federation.rounds=12", "resume=true"))
@@ -91,13 +96,7 @@ def test_coarse_messages_by_the_clock_of_a_fleet_end_in_the_same_weights_as_loca
     )
     coarse = ("federation.upload.bits=8", "federation.download.bits=16")
     machine.run(*machine.train_command("local", *fleet, *coarse))
-    own, *simulated = machine.clients("local")
-    machine.make_silo("silo", own)
-    machine.make_virtual_node("virtual", tuple(simulated))
-    machine.start_superlink()
-    for place in ("silo", "virtual"):
-        machine.register(place)
-        machine.start_node(place)
+    start_silo_and_virtual_node(machine)
     machine.run(*machine.deployed_command("coarse", 2, *fleet, *coarse))
     machine.run(*machine.deployed_command("whole", 2, *fleet))
 
