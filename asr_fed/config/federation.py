@@ -18,9 +18,14 @@ class EngineKind(Enum):
 
 @dataclass
 class HeldOutConfig:
-    """Training on the server's own held-out speech after each aggregation."""
+    """Training on the server's own held-out speech after each aggregation.
+
+    steps: an epoch ends after so many, for rounds that are short beside the server's speech; each round draws its own.
+    null: all of the speech.
+    """
 
     epochs: int = setting(1, at_least=0)  # 0: off
+    steps: int | None = setting(None, at_least=1)
     lr: float = setting(0.01, above=0)
     annealed: bool = False  # lr falls as the clients' does
     replay_warm_up: bool = False  # train on the warm-up speech, too

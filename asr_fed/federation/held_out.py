@@ -25,6 +25,5 @@ def train_on_server(experiment: Experiment, training: Task[Any], server_round: i
     optimizer = build_optimizer(config.federation.optimizer, training.model, lr)
     rng = seed_everything(config.seed, "held-out", server_round)
     for _ in range(settings.epochs):
-        train_epoch(
-            training, training_batches(speech, settings.batch, rng), optimizer, rng, clip=config.federation.clip
-        )
+        batches = training_batches(speech, settings.batch, rng)[: settings.steps]
+        train_epoch(training, batches, optimizer, rng, clip=config.federation.clip)

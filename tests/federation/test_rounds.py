@@ -314,12 +314,14 @@ def test_the_server_trains_on_what_it_holds(make: Callable[..., Experiment]) -> 
                 ("federation.held_out.epochs=0",),
                 ("federation.held_out.epochs=1",),
                 ("federation.held_out.epochs=2",),
+                ("federation.held_out.epochs=1", "federation.held_out.batch.max_utterances=1"),
+                ("federation.held_out.batch.max_utterances=1", "federation.held_out.steps=1"),
                 ("federation.held_out.epochs=1", "federation.held_out.lr=0.1"),
                 ("federation.held_out.epochs=1", "federation.held_out.replay_warm_up=true"),
             )
         )
     }
-    assert len(states) == 5
+    assert len(states) == 7
 
 
 def test_the_servers_rate_falls_with_the_clients_where_told(make: Callable[..., Experiment]) -> None:
