@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from asr_fed.runs.records import read_history
 from asr_fed.runs.summary import read_summary
 from asr_fed.system.errors import UserError
 from recipes.checking.recipe import Recipe, Row
@@ -25,6 +26,8 @@ class Measured:
         interval over test speakers. `least` and `greatest`: of the single runs.
     difference: to the row `against`, with the interval over test speakers of the difference and p of both tests.
     minutes: of one run, the mean.
+    ctc_greedy_wer: of the runs, the mean, where they were decoded so as well.
+    effective_clients: of a federation, the mean over its rounds and runs: sum(w)^2 / sum(w^2).
     speakers: word errors of each test speaker in all runs, of the same speaker at the same place in every row. What
         stands above of speakers follows from them.
     """
@@ -44,6 +47,8 @@ class Measured:
     matched_pairs_p: float | None
     runs: int
     minutes: float
+    ctc_greedy_wer: float | None
+    effective_clients: float | None
     speakers: "tuple[ErrorCounts, ...]"
 
 
@@ -75,8 +80,20 @@ def _measure_row(row: Row, evaluations: "Mapping[str, Evaluation]", runs: Path) 
         matched_pairs_p=None if other is None else _matched_pairs_p(own, other, len(row.runs)),
         runs=len(row.runs),
         minutes=fmean(summary.seconds for summary in summaries) / 60,
+        ctc_greedy_wer=_mean([summary.systems[row.system].ctc_greedy_wer for summary in summaries]),
+        effective_clients=_effective_clients(row, runs) if row.system == "federated" else None,
         speakers=speakers,
     )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known and len(known) == len(values) else None
+
+
+def _effective_clients(row: Row, runs: Path) -> float | None:
+    """A federation has as many rounds in each of its runs."""
+    return _mean([record.effective_clients for run in row.runs for record in read_history(runs / run)])
 
 
 def over_speakers(own: "Sequence[ErrorCounts]", other: "Sequence[ErrorCounts] | None") -> dict[str, Any]:

@@ -18,6 +18,11 @@ p of the paired t test over speakers, and of the matched-pairs test of segments 
 runs, whose errors on the same utterance go together)."""
 HEAD = ("", "test WER %", "over speakers", "over runs", "CER %")
 HEAD += ("difference", "p, speakers", "p, segments", "runs", "minutes each")
+# Columns, and what the legend says of them; a table where no row has one does without it.
+OPTIONAL = {
+    "ctc_greedy_wer": ("CTC greedy WER %", "CTC greedy: the same models decoded by CTC alone, without a search."),
+    "effective_clients": ("effective clients", "Effective clients: sum(w)^2 / sum(w^2) over the weights w."),
+}
 MARKS = ("<!-- measured -->", "<!-- end of measured -->")
 
 
@@ -78,12 +83,9 @@ def measured_on(summary: str) -> str:
 
 
 def markdown(rows: list[Measured], measured: str) -> str:
-    lines = [
-        measured,
-        "",
-        f"| {' | '.join(HEAD)} |",
-        "|---" * len(HEAD) + "|",
-    ]
+    shown = [name for name in OPTIONAL if any(getattr(row, name) is not None for row in rows)]
+    head = (*HEAD, *(OPTIONAL[name][0] for name in shown))
+    lines = [measured, "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
         difference = ""
         if row.difference is not None:
@@ -101,9 +103,11 @@ def markdown(rows: list[Measured], measured: str) -> str:
             "" if row.matched_pairs_p is None else f"{row.matched_pairs_p:.2g}",
             str(row.runs),
             f"{row.minutes:.1f}",
+            *("" if getattr(row, name) is None else f"{getattr(row, name):.1f}" for name in shown),
         )
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n\n" + LEGEND + "\n"
+    legend = "".join(f"\n{OPTIONAL[name][1]}" for name in shown)
+    return "\n".join(lines) + "\n\n" + LEGEND + legend + "\n"
 
 
 def _interval(low: float | None, high: float | None, form: str) -> str:

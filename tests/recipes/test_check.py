@@ -15,7 +15,8 @@ from asr_fed.data.manifest import Utterance
 from asr_fed.evaluation.evaluate import Evaluation
 from asr_fed.evaluation.wer import score
 from asr_fed.reporting.evaluation_files import numbers, write_evaluation
-from asr_fed.runs.summary import RunSummary, SystemResult, write_summary
+from asr_fed.runs.records import RoundRecord, write_history
+from asr_fed.runs.summary import RunSummary, SystemResult, read_summary, write_summary
 from asr_fed.system.errors import UserError
 from recipes import check
 from recipes.checking.execute import execute
@@ -24,6 +25,7 @@ from recipes.checking.recipe import Recipe, command, read_recipe, starts_from
 from recipes.checking.table import MARKS, read_measured, write_measured
 
 README = f"# A recipe\n\n{MARKS[0]}\nold\n{MARKS[1]}\n\nAfter it.\n"
+REQUIRED = [name for name in RoundRecord.__dataclass_fields__ if name not in vars(RoundRecord) and name != "workers"]
 RECIPE = """
 base: train_fed.py nowhere.yaml
 seeds: [7, 8]
@@ -193,6 +195,27 @@ def test_the_table_is_written_from_the_runs_and_compared_with_later_ones(
         finish(tmp_path / "run-8", wrong)
         assert check.compare(recipe, measure(recipe, tmp_path)) is within
     assert "DIFFERS" in capsys.readouterr().out
+
+
+def test_the_cheap_decoder_and_the_effective_clients_have_columns_where_the_runs_have_them(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    for wrong, run in enumerate(recipe.runs, 3):
+        finish(tmp_path / run, wrong)
+    write_measured(recipe, measure(recipe, tmp_path), "Then.")
+    assert "effective" not in (recipe.folder / "README.md").read_text()
+    for number, run in enumerate(("run-7", "run-8")):
+        summary = read_summary(tmp_path / run)
+        federated = dataclasses.replace(summary.systems["federated"], ctc_greedy_wer=40.0 + number)
+        write_summary(tmp_path / run, dataclasses.replace(summary, systems=summary.systems | {"federated": federated}))
+        rounds = [dict.fromkeys(REQUIRED, 1) | {"effective_clients": 8.0 + number + each} for each in (0, 1)]
+        write_history(tmp_path / run, map(RoundRecord.from_dict, rounds))
+    rows = measure(recipe, tmp_path)
+    assert [row.ctc_greedy_wer for row in rows] == [None, 40.5, None, 40.0]
+    assert [row.effective_clients for row in rows] == [None, 9.0, None, 8.5]
+    write_measured(recipe, rows, "Then.")
+    assert read_measured(recipe)[1].effective_clients == 9.0
+    assert "| 40.5 | 9.0 |" in (recipe.folder / "README.md").read_text()
 
 
 def test_a_row_that_was_never_measured_does_not_pass(recipe: Recipe, tmp_path: Path) -> None:
