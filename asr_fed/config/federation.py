@@ -28,7 +28,7 @@ class HeldOutConfig:
     steps: int | None = setting(None, at_least=1)
     lr: float = setting(0.01, above=0)
     annealed: bool = False  # lr falls as the clients' does
-    replay_warm_up: bool = False  # train on the warm-up speech, too
+    replay_warm_up: bool = False  # train on the warm-up speech, too, so that it is not forgotten (rehearsal)
     batch: BatchConfig = field(default_factory=BatchConfig)
 
 

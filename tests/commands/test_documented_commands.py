@@ -75,6 +75,16 @@ def test_every_command_of_a_page_is_one_that_would_start(name: str, monkeypatch:
     assert made(WITH_COMMANDS[name])
 
 
+@pytest.mark.parametrize("path", sorted(PROJECT.glob("hparams/*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_takes_each_group_of_settings(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)
+    groups = sorted(folder.name for folder in PROJECT.glob("hparams/*/") if folder.name not in ("data", "client"))
+    for group in groups:
+        names = {choice.stem for choice in PROJECT.glob(f"hparams/{group}/*.yaml")}
+        chosen = "none" if "none" in names else min(names - {"deployment", "ray", "conformer"})
+        composed(str(path), ["data.root=corpus", f"{group}={chosen}"])
+
+
 def test_an_operators_commands_are_among_them() -> None:
     assert {"recipes/deployment/README.md", "docs/deployment.md", "docs/three_machines.md"} <= WITH_COMMANDS.keys()
 
