@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from asr_fed.reporting.comparison import lay_out, markdown, run_labels, terminal_table
+from asr_fed.reporting.comparison import lay_out, markdown, names_of, terminal_table
 from asr_fed.reporting.dev_curves import curve_rows, dev_curves
 from asr_fed.reporting.simulation import fleet_numbers
 from asr_fed.runs.records import read_history
@@ -30,7 +30,7 @@ MODELLED = {"wh": "wh", "g_co2e": "g", "of_central": "ratio", "g_per_point": "g_
 BAND = {"": "value", "_low": "low", "_high": "high"}
 # Fields of a run's record, which are the columns of comparison.csv.
 FIELDS = (
-    *("overrides", "warm_start_wer", "test_wer", "wer_low", "wer_high"),
+    *("name", "overrides", "warm_start_wer", "test_wer", "wer_low", "wer_high"),
     *("difference", "difference_low", "difference_high", "paired_t_p", "matched_pairs_p"),  # from the first run
     *("scratch_wer", "to_scratch", "to_scratch_low", "to_scratch_high", "to_scratch_p"),  # after a pre-training
     *("test_loss", "test_accuracy"),  # of a pre-training
@@ -50,6 +50,7 @@ def describe_run(
     run_dir: str | None,
     result: RunSummary | PretrainingSummary | str,
     target_wer: float | None = None,
+    name: str | None = None,
 ) -> dict[str, Any]:
     """A run as one record, with the keys of FIELDS; what does not apply to it is None.
 
@@ -59,8 +60,9 @@ def describe_run(
     Args:
         result: the summary of the run, or why it failed.
         target_wer: the dev WER, percent, whose time is asked for.
+        name: what the user calls the run; None: what its command line has of its own.
     """
-    about = {"overrides": list(overrides), "run_dir": run_dir}
+    about = {"name": name, "overrides": list(overrides), "run_dir": run_dir}
     if isinstance(result, str):
         return {name: (about | {"failed": result}).get(name) for name in FIELDS}
     rounds = [] if run_dir is None else read_history(Path(run_dir))
@@ -189,6 +191,6 @@ def heard_in(labels: Sequence[str], records: Sequence[dict[str, Any]]) -> Iterat
 
 def _ended(records: Sequence[dict[str, Any]]) -> tuple[str, list[tuple[str, Path]]]:
     """The head of their names, and name and folder of each run that has ended."""
-    head, labels = run_labels([record["overrides"] for record in records])
+    head, labels = names_of(records)
     named = zip(labels, records, strict=True)
     return head, [(label, Path(record["run_dir"])) for label, record in named if record["failed"] is None]

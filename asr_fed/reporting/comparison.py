@@ -133,7 +133,7 @@ class Comparison:
 
 def lay_out(records: Sequence[Record]) -> Comparison:
     """The records as they are shown. A column without a value is left out, and a table without a column."""
-    head, labels = run_labels([record["overrides"] for record in records])
+    head, labels = names_of(records)
     tables = []
     for columns in (RESULT, PRETRAINING, COST, TIME, WORK, HEARD, CARBON, VERDICT):
         shown = [(name, column) for name, column in columns if any(column(record) for record in records)]
@@ -149,6 +149,13 @@ def lay_out(records: Sequence[Record]) -> Comparison:
         parts = [str(record["run_dir"]), " ".join(words), failed]
         runs.append((label, "; ".join(part for part in parts if part)))
     return Comparison(tables, labels, runs, _notes(labels, records))
+
+
+def names_of(records: Sequence[Record]) -> tuple[str, list[str]]:
+    """The head of the column of names, and a name of each run: the user's, or what its command line has of its own."""
+    head, labels = run_labels([record["overrides"] for record in records])
+    named = [record["name"] or label for record, label in zip(records, labels, strict=True)]
+    return head if named == labels else "", named
 
 
 def run_labels(overrides: Sequence[Sequence[str]]) -> tuple[str, list[str]]:

@@ -130,6 +130,21 @@ def test_runs_are_compared_with_the_first_by_both_tests(tmp_path: Path, capsys: 
     assert (curves[1]["round"], curves[1]["seconds"], curves[1]["fleet_hours"]) == ("2", "4.0", "")
 
 
+def test_runs_have_the_names_that_the_user_gives_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = [finish(Path(folder), weighting, 1) for folder, weighting in (("a", "uniform"), ("b=c", "num_examples"))]
+    assert main([f"the paper's={runs[0]}", str(runs[1]), "--output", "compared"]) == 0
+    rows = list(csv.DictReader(Path("compared/comparison.csv").read_text().splitlines()))
+    assert [(row["name"], row["run_dir"]) for row in rows] == [("the paper's", "a"), ("", "b=c")]
+    curves = list(csv.DictReader(Path("compared/comparison_curves.csv").read_text().splitlines()))
+    assert {row["run"] for row in curves} == {"the paper's", "num_examples"}
+    assert "| the paper's |" in Path("compared/comparison.md").read_text()
+    assert main(["x=a", "x=b=c"]) == 2
+    assert "Two runs are called x" in capsys.readouterr().err
+
+
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     runs = [finish(tmp_path / "a", "uniform", 3), finish(tmp_path / "b", "uniform", 3, speech=SAID[:5])]
     summary = json.loads((runs[1] / "summary.json").read_text())
