@@ -1,6 +1,7 @@
 """Recipes: their commands are valid, and their tables are compared with what runs give now."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,8 @@ from recipes.checking.recipe import Recipe, command, read_recipe, starts_from
 from recipes.checking.table import MARKS, read_measured, write_measured
 
 README = f"# A recipe\n\n{MARKS[0]}\nold\n{MARKS[1]}\n\nAfter it.\n"
+# Rows that no page but their recipe's own speaks of.
+NOT_QUOTED = ("warm start", "linear probe, random encoder", "linear probe, 10 silos", "linear probe, pooled")
 REQUIRED = [name for name in RoundRecord.__dataclass_fields__ if name not in vars(RoundRecord) and name != "workers"]
 RECIPE = """
 base: train_fed.py nowhere.yaml
@@ -252,6 +255,23 @@ def test_our_tables_follow_from_their_counts_or_say_that_they_have_none(path: Pa
         for field in FIELDS:
             was, now = getattr(row, field.name), getattr(again, field.name)
             assert was == (pytest.approx(now, rel=1e-3, abs=1e-3) if isinstance(now, float) else now), field.name
+
+
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [
+        *(("README.md", name) for name in ("demo_fr", "an4")),
+        *(("docs/closing_the_gap.md", name) for name in ("an4", "weightings")),
+        *(("docs/self_supervised.md", name) for name in ("self_supervised",)),
+    ],
+)
+def test_a_page_that_speaks_of_a_recipe_has_its_numbers(page: str, name: str) -> None:
+    """Each WER of the table is in the sections of the page that link to the recipe."""
+    sections = (check.RECIPES.parent / page).read_text(encoding="utf-8").split("\n## ")
+    linking = " ".join(section for section in sections if f"recipes/{name}/README.md" in section)
+    said = [float(number) for number in re.findall(r"(?<![\d.])\d+\.\d(?!\d)", linking)]
+    quoted = [row for row in read_measured(read_recipe(check.RECIPES / name)) if row.name not in NOT_QUOTED]
+    assert not [f"{row.name}: {row.wer}" for row in quoted if min(abs(number - row.wer) for number in said) > 0.051]
 
 
 def test_a_run_without_its_evaluation_says_how_to_make_it(recipe: Recipe, tmp_path: Path) -> None:
