@@ -8,12 +8,13 @@ FEW_STEPS = 3000  # a small model from scratch needs about as many
 
 
 def describe_stuck(name: str, report: EpochReport, config: Config) -> str:
-    """What to change, the most likely first; empty if a dev WER was below the annealing's ceiling.
+    """What to change, the most likely first; empty if a dev WER was below the annealing's ceiling, or there
+    is none.
 
     `name` is warm_start or central, `report` of the last epoch so far.
     """
     settings = getattr(config, name)
-    if report.best_wer < settings.annealing.ceiling:
+    if report.best_wer is None or report.best_wer < settings.annealing.ceiling:
         return ""
     tries = []
     if not config.features.subtract_mean:

@@ -208,16 +208,15 @@ def centrally(
 ) -> None:
     config = experiment.config
     section = "fine_tune" if name in RECOGNISERS else name  # of the config
-    merit = "WER" if config.task.kind is TaskKind.recognition else "loss"
     freeze(learner.model, settings.frozen, f"{section}.frozen")
     bar = progress.bars.add_task(name.replace("_", " "), total=settings.epochs)
     evaluated: list[EpochReport] = []
 
     def on_epoch(report: EpochReport) -> None:
         progress.bars.update(bar, completed=report.epoch)
-        if report.wer is None:
+        if report.wer is None and report.dev_loss is None:
             return
-        progress.epoch(name, report, merit)
+        progress.epoch(name, report)
         halfway = 2 * report.epoch >= settings.epochs > 2 * (evaluated[-1].epoch if evaluated else 0)
         evaluated.append(report)
         if halfway and settings.epochs >= LONG:

@@ -123,7 +123,9 @@ def points(run: Run, number: int) -> tuple[list[tuple[float, float]], list[tuple
     spent = accumulate(sum(getattr(each, key) for key in keys) / unit if keys else 1.0 for each in run.history)
     merits = [each.dev_loss if run.pretraining else each.wer for each in run.history]
     rounds = [(x, merit) for x, merit in zip(spent, merits, strict=True) if merit is not None]
-    epochs = [(float(each.epoch), each.wer) for each in run.pooled if each.wer is not None]
+    # runs of November 2026 have the loss of a pre-training under the name of the WER
+    dev = [each.wer if each.dev_loss is None else each.dev_loss for each in run.pooled]
+    epochs = [(float(each.epoch), merit) for each, merit in zip(run.pooled, dev, strict=True) if merit is not None]
     return rounds, epochs if number in POOLED else []
 
 

@@ -39,14 +39,16 @@ class RunProgress:
     def say(self, text: str | Table) -> None:
         self.console.print(text, soft_wrap=True)
 
-    def epoch(self, name: str, report: EpochReport, merit: str = "WER") -> None:
-        """`merit`: the name of what it is measured in."""
-        wer = "" if report.wer is None else f"  dev {merit} {report.wer:6.2f}"
+    def epoch(self, name: str, report: EpochReport) -> None:
+        wer = "" if report.wer is None else f"  dev WER {report.wer:6.2f}"
+        if report.dev_loss is not None and report.accuracy is not None:
+            wer = f"  dev loss {report.dev_loss:.3f}  codes right {report.accuracy:5.2f} %"
         self.say(f"{name}: epoch {report.epoch:3d}{wer}  loss {report.loss:.3f}  lr {report.lr:.3g}")
         self._track(f"{name}/loss", report.loss, report.epoch)
         self._track(f"{name}/lr", report.lr, report.epoch)
-        if report.wer is not None:
-            self._track(f"{name}/{merit.lower()}", report.wer, report.epoch)
+        for measure in ("wer", "dev_loss", "accuracy"):
+            if (value := getattr(report, measure)) is not None:
+                self._track(f"{name}/{measure}", value, report.epoch)
 
     def round(self, record: RoundRecord) -> None:
         wer = "" if record.wer is None or record.cer is None else f"  dev WER {record.wer:6.2f}  CER {record.cer:6.2f}"

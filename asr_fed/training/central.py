@@ -1,6 +1,6 @@
 """Central training on pooled speech: the warm start, and the reference to which a federation is compared."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -40,20 +40,25 @@ class CentralState:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """The numbers of one epoch. WERs are in percent; `wer` is None if this epoch was not evaluated.
+    """The numbers of one epoch. WERs are in percent.
 
     lr: of the last step.
+    wer, best_wer: on dev, of this epoch and of the best so far; None where there is no WER: in an epoch that was not
+        evaluated, and in a pre-training.
     annealed_lr: the config's lr after NewBob, without the schedule.
     steps: of all epochs so far.
+    dev_loss, accuracy: of a pre-training, in place of the WER.
     """
 
     epoch: int
     loss: float
     lr: float
     wer: float | None
-    best_wer: float
+    best_wer: float | None
     annealed_lr: float
     steps: int
+    dev_loss: float | None = None
+    accuracy: float | None = None
 
 
 def train_central(
@@ -101,17 +106,18 @@ def train_central(
         state.weights = read_state(model)
         if not np.isfinite(state.weights).all():
             raise UserError(f"{name}: epoch {state.epoch} made the weights infinite. Lower {name}.lr or {name}.clip.")
-        lr, wer = optimizer.param_groups[0]["lr"], None
+        lr, numbers = optimizer.param_groups[0]["lr"], dict[str, float]()
         if state.epoch % config.evaluate_every == 0 or state.epoch == config.epochs:
-            wer = context.evaluate(dev, "dev").merit
-            state.newbob = anneal(state.newbob, wer, config.annealing)
+            evaluated = context.evaluate(dev, "dev")
+            merit, numbers = evaluated.merit, dict(evaluated.numbers)
+            state.newbob = anneal(state.newbob, merit, config.annealing)
             state.evaluations_without_gain += 1
-            if wer < state.best_wer:
-                state.best_wer, state.best_epoch, state.best_weights = wer, state.epoch, state.weights
+            if merit < state.best_wer:
+                state.best_wer, state.best_epoch, state.best_weights = merit, state.epoch, state.weights
                 state.evaluations_without_gain = 0
         state.last = add_if_last(state.last, state.weights, state.epoch, config.epochs, config.average_last)
         state.optimizer = optimizer.state_dict()
-        report = EpochReport(state.epoch, result.loss, lr, wer, state.best_wer, state.newbob.lr, state.epoch * steps)
+        report = _report(state, numbers, loss=result.loss, lr=lr, steps=state.epoch * steps)
         state.reports = (*state.reports, report)
         _save(state, checkpoint)
         keep(state.reports)
@@ -124,6 +130,22 @@ def train_central(
     load_state(model, state.weights)
     keep(state.reports)
     return state
+
+
+def _report(state: CentralState, numbers: Mapping[str, float], *, loss: float, lr: float, steps: int) -> EpochReport:
+    """`numbers`: of the evaluation, by their names; none where there was none."""
+    wers = [numbers.get("wer"), *(report.wer for report in state.reports)]
+    return EpochReport(
+        epoch=state.epoch,
+        loss=loss,
+        lr=lr,
+        wer=numbers.get("wer"),
+        best_wer=min((wer for wer in wers if wer is not None), default=None),
+        annealed_lr=state.newbob.lr,
+        steps=steps,
+        dev_loss=numbers.get("dev_loss"),
+        accuracy=numbers.get("accuracy"),
+    )
 
 
 def _scheduled_lr(config: CentralConfig, lr: float, first: int, total: int, step: int) -> float:

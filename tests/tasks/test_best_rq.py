@@ -24,11 +24,12 @@ from asr_fed.model.recogniser import load_recogniser
 from asr_fed.model.state import frozen_sha256, layout, read_state
 from asr_fed.pipeline.pretrained import evaluate_pretraining, evaluate_recognition, write_pretraining
 from asr_fed.pipeline.results import made_by
-from asr_fed.pipeline.train import fine_tune, train, warm_start
+from asr_fed.pipeline.train import fine_tune, reference, train, warm_start
 from asr_fed.reporting.compare import describe_run
 from asr_fed.reporting.evaluation_files import read_evaluation
 from asr_fed.reporting.progress import RunProgress
 from asr_fed.runs.experiment import Experiment
+from asr_fed.runs.records import read_epochs
 from asr_fed.runs.run_dir import begin_run
 from asr_fed.runs.summary import PretrainingSummary, read_any_summary, read_summary
 from asr_fed.system.errors import UserError
@@ -67,6 +68,18 @@ def task(make: Callable[..., Experiment]) -> BestRqTask:
     made = own.task(own.fresh_learner(), torch.device("cpu"))
     assert isinstance(made, BestRqTask)
     return made
+
+
+def test_its_pooled_reference_is_recorded_by_its_loss_and_not_under_the_name_of_a_wer(
+    make: Callable[..., Experiment],
+) -> None:
+    own = make("mode=central", "central.epochs=2", "central.evaluate_every=2", "central.start=scratch")
+    own.checkpoints.mkdir(parents=True)
+    with RunProgress() as progress:
+        reference(own, progress)
+    first, second = read_epochs(own.run_dir, "central")
+    assert first.dev_loss is None and second.dev_loss is not None and second.accuracy is not None
+    assert all(each.wer is None and each.best_wer is None for each in (first, second))
 
 
 def test_a_code_is_the_nearest_entry_of_the_codebook() -> None:
