@@ -260,7 +260,7 @@ def test_our_tables_follow_from_their_counts_or_say_that_they_have_none(path: Pa
 @pytest.mark.parametrize(
     ("page", "name"),
     [
-        *(("README.md", name) for name in ("demo_fr", "an4")),
+        *(("README.md", name) for name in ("demo_fr", "an4", "cv_shape")),
         *(("docs/closing_the_gap.md", name) for name in ("an4", "weightings")),
         *(("docs/self_supervised.md", name) for name in ("self_supervised",)),
     ],
