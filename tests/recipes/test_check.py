@@ -27,7 +27,13 @@ from recipes.checking.table import MARKS, read_measured, write_measured
 
 README = f"# A recipe\n\n{MARKS[0]}\nold\n{MARKS[1]}\n\nAfter it.\n"
 # Rows that no page but their recipe's own speaks of.
-NOT_QUOTED = ("warm start", "linear probe, random encoder", "linear probe, 10 silos", "linear probe, pooled")
+NOT_QUOTED = (
+    "warm start",
+    "10 silos, FedAdam on the server",
+    "linear probe, random encoder",
+    "linear probe, 10 silos",
+    "linear probe, pooled",
+)
 REQUIRED = [name for name in RoundRecord.__dataclass_fields__ if name not in vars(RoundRecord) and name != "workers"]
 RECIPE = """
 base: train_fed.py nowhere.yaml
@@ -263,6 +269,7 @@ def test_our_tables_follow_from_their_counts_or_say_that_they_have_none(path: Pa
         *(("README.md", name) for name in ("demo_fr", "an4", "cv_shape")),
         *(("docs/closing_the_gap.md", name) for name in ("an4", "weightings")),
         *(("docs/self_supervised.md", name) for name in ("self_supervised",)),
+        *(("docs/tune_little.md", name) for name in ("tune_little",)),
     ],
 )
 def test_a_page_that_speaks_of_a_recipe_has_its_numbers(page: str, name: str) -> None:
