@@ -10,8 +10,8 @@ FEW_STEPS = 3000  # a small model from scratch needs about as many
 
 
 def describe_stuck(name: str, report: EpochReport, config: Config) -> str:
-    """What to change, the most likely first; empty if a dev WER was below the annealing's ceiling, or there
-    is none.
+    """What to change, the most likely first; empty if there is no dev WER, or one was below the annealing's
+    ceiling.
 
     `name` is warm_start or central, `report` of the last epoch so far.
     """
@@ -46,7 +46,7 @@ def describe_no_gain(state: FederationState, config: Config) -> str:
     if config.server.get("server_momentum", 0) and any(buffers):
         tries.append("server=fed_avg (stale updates and a server momentum add up)")
     usual = float(np.sqrt(np.median(state.optimizer.get("v", np.inf))))
-    if usual < config.server.get("tau", 0):
+    if 0 < usual < config.server.get("tau", 0):
         tries.append(f"server.tau={usual / 10:.0e} (the usual change is {usual:.0e}: with a larger tau nothing adapts)")
     tries.append(f"a smaller federation.lr than {config.federation.lr:g}")
     if not config.federation.held_out.replay_warm_up:

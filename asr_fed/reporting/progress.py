@@ -41,9 +41,7 @@ class RunProgress:
 
     def epoch(self, name: str, report: EpochReport) -> None:
         wer = "" if report.wer is None else f"  dev WER {report.wer:6.2f}"
-        if report.dev_loss is not None and report.accuracy is not None:
-            wer = f"  dev loss {report.dev_loss:.3f}  codes right {report.accuracy:5.2f} %"
-        self.say(f"{name}: epoch {report.epoch:3d}{wer}  loss {report.loss:.3f}  lr {report.lr:.3g}")
+        self.say(f"{name}: epoch {report.epoch:3d}{wer}{_of_codes(report)}  loss {report.loss:.3f}  lr {report.lr:.3g}")
         self._track(f"{name}/loss", report.loss, report.epoch)
         self._track(f"{name}/lr", report.lr, report.epoch)
         for measure in ("wer", "dev_loss", "accuracy"):
@@ -52,8 +50,7 @@ class RunProgress:
 
     def round(self, record: RoundRecord) -> None:
         wer = "" if record.wer is None or record.cer is None else f"  dev WER {record.wer:6.2f}  CER {record.cer:6.2f}"
-        if record.dev_loss is not None and record.accuracy is not None:
-            wer = f"  dev loss {record.dev_loss:.3f}  codes right {record.accuracy:5.2f} %"
+        wer += _of_codes(record)
         if record.untranscribed:
             wer += f"  own hypotheses {record.pseudo_labelled} of {record.untranscribed}"
         failed = f"  [red]failed: {', '.join(record.failures)}[/red]" if record.failures else ""
@@ -106,3 +103,10 @@ def result_table(systems: Mapping[str, SystemResult], title: str) -> Table:
 def interval(result: SystemResult) -> str:
     """Interval of the WER over test speakers; empty if there is only one speaker."""
     return "" if result.wer_low is None else f"{result.wer_low:.1f} to {result.wer_high:.1f}"
+
+
+def _of_codes(numbers: EpochReport | RoundRecord) -> str:
+    """What a pre-training has in place of a WER."""
+    if numbers.dev_loss is None or numbers.accuracy is None:
+        return ""
+    return f"  dev loss {numbers.dev_loss:.3f}  codes right {numbers.accuracy:5.2f} %"
