@@ -22,10 +22,12 @@ class HeldOutConfig:
 
     steps: an epoch ends after so many, for rounds that are short beside the server's speech; each round draws its own.
     null: all of the speech.
+    optimizer: a new one in each round; null: the clients'. Named, it stays, with its lr, when the clients' is changed.
     """
 
     epochs: int = setting(1, at_least=0)  # 0: off
     steps: int | None = setting(None, at_least=1)
+    optimizer: Any = None
     lr: float = setting(0.01, above=0)
     annealed: bool = False  # lr falls as the clients' does
     replay_warm_up: bool = False  # train on the warm-up speech, too, so that it is not forgotten (rehearsal)

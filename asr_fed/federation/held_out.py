@@ -22,7 +22,7 @@ def train_on_server(experiment: Experiment, training: Task[Any], server_round: i
     if not speech or not settings.epochs:
         return
     lr = settings.lr * (annealing if settings.annealed else 1.0)
-    optimizer = build_optimizer(config.federation.optimizer, training.model, lr)
+    optimizer = build_optimizer(settings.optimizer or config.federation.optimizer, training.model, lr)
     rng = seed_everything(config.seed, "held-out", server_round)
     for _ in range(settings.epochs):
         batches = training_batches(speech, settings.batch, rng)[: settings.steps]

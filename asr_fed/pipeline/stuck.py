@@ -45,9 +45,9 @@ def describe_no_gain(state: FederationState, config: Config) -> str:
     tries = []
     if config.server.get("server_momentum", 0) and any(buffers):
         tries.append("server=fed_avg (stale updates and a server momentum add up)")
-    usual = float(np.sqrt(np.median(state.optimizer.get("v", np.inf))))
-    if 0 < usual < config.server.get("tau", 0):
-        tries.append(f"server.tau={usual / 10:.0e} (the usual change is {usual:.0e}: with a larger tau nothing adapts)")
+    root = float(np.sqrt(np.median(state.optimizer.get("v", np.inf))))
+    if 0 < root < config.server.get("tau", 0):
+        tries.append(f"server.tau={root / 10:.0e} (the root of v is {root:.0e}: with a larger tau nothing adapts)")
     tries.append(f"a smaller federation.lr than {config.federation.lr:g}")
     if not config.federation.held_out.replay_warm_up:
         tries.append("federation.held_out.replay_warm_up=true")

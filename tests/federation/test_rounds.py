@@ -318,10 +318,27 @@ def test_the_server_trains_on_what_it_holds(make: Callable[..., Experiment]) -> 
                 ("federation.held_out.batch.max_utterances=1", "federation.held_out.steps=1"),
                 ("federation.held_out.epochs=1", "federation.held_out.lr=0.1"),
                 ("federation.held_out.epochs=1", "federation.held_out.replay_warm_up=true"),
+                ("federation.held_out.optimizer={_target_: torch.optim.Adam}",),
             )
         )
     }
-    assert len(states) == 7
+    assert len(states) == 8
+
+
+def test_the_servers_own_optimizer_stays_when_the_clients_changes(make: Callable[..., Experiment]) -> None:
+    """What the server trains depends on its own optimizer alone, and on the clients' only where it has none."""
+
+    def trained(clients: str, server: str | None) -> bytes:
+        of_server = "null" if server is None else f"{{_target_: torch.optim.{server}}}"
+        experiment = make(
+            f"federation.optimizer={{_target_: torch.optim.{clients}}}", f"federation.held_out.optimizer={of_server}"
+        )
+        training = experiment.recognition(experiment.fresh_recogniser(), torch.device("cpu"))
+        train_on_server(experiment, training, 1, annealing=1.0)
+        return read_state(training.recogniser.model).tobytes()
+
+    assert trained("Adam", "SGD") == trained("SGD", "SGD") == trained("SGD", None)
+    assert trained("SGD", "Adam") == trained("Adam", None) != trained("SGD", None)
 
 
 def test_the_servers_rate_falls_with_the_clients_where_told(make: Callable[..., Experiment]) -> None:
