@@ -25,6 +25,8 @@ class Measured:
     wer: of all runs together, which is their mean, since all have the same test words. `low` to `high`: its 95 %
         interval over test speakers. `least` and `greatest`: of the single runs.
     difference: to the row `against`, with the interval over test speakers of the difference and p of both tests.
+        `difference_least` to `difference_greatest`: of the single runs to the other row's run of the same place, which
+        has the same seed.
     minutes: of one run, the mean.
     ctc_greedy_wer: of the runs, the mean, where they were decoded so as well.
     effective_clients: of a federation, the mean over its rounds and runs: sum(w)^2 / sum(w^2).
@@ -43,6 +45,8 @@ class Measured:
     difference: float | None
     difference_low: float | None
     difference_high: float | None
+    difference_least: float | None
+    difference_greatest: float | None
     paired_t_p: float | None
     matched_pairs_p: float | None
     runs: int
@@ -58,25 +62,30 @@ FIELDS = dataclasses.fields(Measured)
 def measure(recipe: Recipe, runs: Path) -> list[Measured]:
     """The rows, from what the runs left. Raises UserError where that is not there, or `against` does not fit."""
     evaluations = {row.name: pooled(row, runs) for row in recipe.rows}
-    sizes = {row.name: len(row.runs) for row in recipe.rows}
+    wers = {row.name: [read_summary(runs / run).systems[row.system].wer for run in row.runs] for row in recipe.rows}
     for row in recipe.rows:
-        if row.against is not None and sizes.get(row.against) != sizes[row.name]:
+        if row.against is not None and len(wers.get(row.against, [])) != len(row.runs):
             raise UserError(f"{recipe.folder.name}: {row.name} is compared with {row.against}, no row of as many runs.")
-    return [_measure_row(row, evaluations, runs) for row in recipe.rows]
+    return [_measure_row(row, evaluations, wers, runs) for row in recipe.rows]
 
 
-def _measure_row(row: Row, evaluations: "Mapping[str, Evaluation]", runs: Path) -> Measured:
+def _measure_row(
+    row: Row, evaluations: "Mapping[str, Evaluation]", wers: Mapping[str, Sequence[float]], runs: Path
+) -> Measured:
     own, other = evaluations[row.name], None if row.against is None else evaluations[row.against]
     summaries = [read_summary(runs / run) for run in row.runs]
-    wers = [summary.systems[row.system].wer for summary in summaries]
+    pairs = zip(wers[row.name], [] if row.against is None else wers[row.against], strict=row.against is not None)
+    differences = [one - another for one, another in pairs]
     speakers = tuple(own.speakers.values())
     return Measured(
         name=row.name,
         **over_speakers(speakers, None if other is None else tuple(other.speakers.values())),
-        least=min(wers),
-        greatest=max(wers),
+        least=min(wers[row.name]),
+        greatest=max(wers[row.name]),
         cer=own.cer,
         against=row.against,
+        difference_least=min(differences, default=None),
+        difference_greatest=max(differences, default=None),
         matched_pairs_p=None if other is None else _matched_pairs_p(own, other, len(row.runs)),
         runs=len(row.runs),
         minutes=fmean(summary.seconds for summary in summaries) / 60,

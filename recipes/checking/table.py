@@ -13,9 +13,10 @@ from recipes.checking.recipe import Recipe
 
 LEGEND = """\
 WER: the mean of the runs, which differ in their seed; its 95 % interval over test speakers (jackknife, t); the least
-and the greatest of the runs. Difference: points of WER to the row named, with its 95 % interval over the same speakers;
-p of the paired t test over speakers, and of the matched-pairs test of segments (of utterances where there are several
-runs, whose errors on the same utterance go together)."""
+and the greatest of the runs. Difference: points of WER to the row named, with its 95 % interval over the same speakers,
+and the least and the greatest of the runs, each to the one with its seed; p of the paired t test over speakers, and of
+the matched-pairs test of segments (of utterances where there are several runs, whose errors on the same utterance go
+together)."""
 HEAD = ("", "test WER %", "over speakers", "over runs", "CER %")
 HEAD += ("difference", "p, speakers", "p, segments", "runs", "minutes each")
 # Columns, and what the legend says of them; a table where no row has one does without it.
@@ -90,7 +91,9 @@ def markdown(rows: list[Measured], measured: str) -> str:
         difference = ""
         if row.difference is not None:
             interval = _interval(row.difference_low, row.difference_high, "+.1f")
-            around = interval and f" ({interval})"
+            if row.runs > 1 and row.difference_least is not None:
+                interval += f"; runs {_interval(row.difference_least, row.difference_greatest, '+.1f')}"
+            around = interval and f" ({interval.removeprefix('; ')})"
             difference = f"{row.difference:+.1f}{around} to {row.against}"
         cells = (
             row.name,

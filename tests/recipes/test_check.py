@@ -193,10 +193,12 @@ def test_the_table_is_written_from_the_runs_and_compared_with_later_ones(
     # Both speakers have 4 more in 20; a coin for each is alike in half of the cases. So have both utterances.
     assert (again.difference, again.paired_t_p, again.matched_pairs_p) == (pytest.approx(20), 0.5, 0.5)
     assert (first.difference, first.paired_t_p, first.matched_pairs_p) == (pytest.approx(-30), 0.5, 0.5)
+    assert (again.difference_least, again.difference_greatest) == (pytest.approx(10), pytest.approx(30))
     write_measured(recipe, rows, "On a machine.")
     readme = (recipe.folder / "README.md").read_text()
     assert f"| both | 25.0 | {both.low:.1f} to {both.high:.1f} | 15.0 to 35.0 |" in readme
-    assert "| +20.0 to both | 0.5 | 0.5 | 2 |" in readme
+    assert "| +20.0 (runs +10.0 to +30.0) to both | 0.5 | 0.5 | 2 |" in readme
+    assert "| -30.0 to start | 0.5 | 0.5 | 1 |" in readme
     assert "old" not in readme and readme.endswith("After it.\n") and f"{MARKS[0]}\nOn a machine.\n" in readme
     assert check.compare(recipe, rows)
 
