@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from asr_fed.config.check_engine import check_engine, check_simulation
 from asr_fed.config.check_learning import (
     check_decoder,
+    check_head,
     check_personalise,
     check_pretraining,
     check_pseudo_labels,
@@ -28,6 +29,7 @@ from asr_fed.config.schema import (
     FeatureConfig,
     Mode,
     PartsConfig,
+    Start,
     TaskKind,
     TokenizerKind,
     Tune,
@@ -60,6 +62,12 @@ def check_config(config: DictConfig) -> None:
         )
     if settings.warm_start.encoder is not None and settings.warm_start.checkpoint is not None:
         raise UserError("warm_start.encoder and warm_start.checkpoint are two starts: set one of them to null.")
+    scratch = settings.mode is Mode.central and settings.central.start is Start.scratch
+    if settings.warm_start.encoder is not None and scratch:
+        raise UserError(
+            "warm_start.encoder is where the warm start begins, and central.start=scratch does without one: set "
+            "central.start=warm_start."
+        )
     if settings.mode is Mode.federated:
         check_engine(settings)
     if settings.simulation is not None:
@@ -108,6 +116,8 @@ def check_shared(config: DictConfig) -> None:
         raise UserError(
             f"fine_tune.epochs={settings.fine_tune.epochs} follows a pre-training (task.kind=best_rq): set it to 0."
         )
+    else:
+        check_head(settings)
     if settings.federation.pseudo_labels.on:
         check_pseudo_labels(settings)
     if settings.personalisation.lr is None and "Adam" not in settings.personalisation.optimizer["_target_"]:

@@ -67,6 +67,16 @@ def check_pretraining(settings: Config) -> None:
         )
 
 
+def check_head(settings: Config) -> None:
+    """FedVSSL leaves the head of a pre-training where it is, and a recogniser has none of that name."""
+    algorithm = settings.algorithm
+    if algorithm["_target_"].endswith("FedVssl") and algorithm.get("head", "head.") == "head.":
+        raise UserError(
+            "algorithm=fed_vssl is for task.kind=best_rq, whose prediction head stays with each client: a recogniser "
+            "has none. Choose another algorithm."
+        )
+
+
 def check_pseudo_labels(settings: Config) -> None:
     labels = settings.federation.pseudo_labels
     if settings.task.kind is not TaskKind.recognition:

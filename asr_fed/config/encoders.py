@@ -9,6 +9,11 @@ from asr_fed.system.errors import UserError
 
 def check_encoder(model: ModelConfig, features: FeatureConfig, augment: AugmentConfig) -> None:
     """Raises UserError where `model.encoder` cannot be built, or does not read these features."""
+    if model.encoder is not EncoderKind.pretrained and (model.folder is not None or model.pretrained is not None):
+        raise UserError(
+            f"model.folder={model.folder} is an encoder that others have trained, and model.encoder="
+            f"{model.encoder.name} is none: set model=pretrained, or model.folder=null."
+        )
     if model.adapters and model.encoder is EncoderKind.crdnn:
         raise UserError(
             f"model.adapters={model.adapters} stand behind the layers of a Conformer or of a pretrained encoder: set "

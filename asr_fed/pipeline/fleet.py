@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from asr_fed.config.schema import TaskKind
 from asr_fed.data.partition import Client
 from asr_fed.data.untranscribed import transcribed
 from asr_fed.evaluation.evaluate import evaluate
@@ -43,7 +44,7 @@ def summarise_run_of_fleet(
         "rounds": len(rounds),
         "asynchronous": simulation.buffer is not None,
         "best_hours": best.end_s / HOUR if best else None,
-        "best_wer": federation.best_wer,
+        "best_wer": federation.best_wer if recognises(experiment) else None,
         "heard": [asdict(row) for row in heard],
     }
 
@@ -64,8 +65,13 @@ def heard_in_run(experiment: Experiment) -> list[Heard]:
         found = {client.id: value_of(client, column) for client in owners}
         if set(found.values()) - {UNKNOWN}:
             groups[column] = found
-    words = words_by_client(experiment)
+    words = words_by_client(experiment) if recognises(experiment) else {}
     return [row for by, group in groups.items() for row in who_is_heard(by, group, times, wers(group, words))]
+
+
+def recognises(experiment: Experiment) -> bool:
+    """A pre-training has no words, and its state's best WER is a loss."""
+    return experiment.config.task.kind is TaskKind.recognition
 
 
 def value_of(client: Client, column: str) -> str:

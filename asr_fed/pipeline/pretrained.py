@@ -12,11 +12,13 @@ from asr_fed.evaluation.evaluate import Evaluation, describe_decoder
 from asr_fed.evaluation.statistics import paired_test
 from asr_fed.federation.state import FederationState
 from asr_fed.model.state import read_state, state_sha256
-from asr_fed.pipeline.results import compare_with_others, test
+from asr_fed.pipeline.results import account_for, compare_with_others, test
+from asr_fed.reporting.carbon import carbon_section
 from asr_fed.reporting.evaluation_files import numbers, write_evaluation
 from asr_fed.reporting.figures import pretraining_figures
 from asr_fed.reporting.page import render
 from asr_fed.reporting.progress import RunProgress, pretraining_table, result_table
+from asr_fed.reporting.simulation import fleet_section
 from asr_fed.runs.experiment import Experiment, pick_device, systems
 from asr_fed.runs.summary import (
     FINE_TUNED,
@@ -91,6 +93,7 @@ def write_pretraining(
         }
         write_evaluation(run_dir / "evaluation" / name, evaluation, about, compare_with_others(name, recognised))
     pooled = [utterance for client in experiment.partition.clients for utterance in client.train]
+    accounts, account = account_for(experiment, federation, sum(each.numel() for each in model.parameters()), None)
     summary = PretrainingSummary(
         task=config.task.kind.name,
         mode=config.mode.name,
@@ -106,6 +109,7 @@ def write_pretraining(
         parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         weights_sha256=state_sha256(read_state(model)),
         tokenizer_sha256=experiment.tokenizer.sha256,
+        **accounts,
         **made,
     )
     write_summary(run_dir, summary)
@@ -116,6 +120,8 @@ def write_pretraining(
         summary=summary,
         own=own,
         rounds=pretraining_figures(history) if history else {},
+        fleet=fleet_section(run_dir, summary.simulation, history),
+        carbon=carbon_section(account, summary) if account else None,
         partition=summarise(experiment.partition),
         config=(run_dir / "config.yaml").read_text(encoding="utf-8"),
     )

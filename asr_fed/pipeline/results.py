@@ -103,15 +103,10 @@ def write_accounts(
     """The time of the simulated fleet and the carbon account, where the config has them; summary.json with both, and
     report.html. Returns the summary.
     """
-    run_dir = experiment.run_dir
-    account = carbon_account(experiment, federation, summary)
-    summary = replace(
-        summary,
-        carbon=None if account is None else summarise_account(account, read_measured(run_dir)),
-        simulation=summarise_run_of_fleet(experiment, federation, summary.parameters),
-    )
-    if account is not None:
-        write_account(run_dir, account)
+    run_dir, before = experiment.run_dir, summary.warm_start_wer
+    gained = None if before is None else before - summary.test_wer
+    accounts, account = account_for(experiment, federation, summary.parameters, gained)
+    summary = replace(summary, **accounts)
     write_summary(run_dir, summary)
     history = federation.history if federation is not None else []
     write_report(
@@ -126,7 +121,27 @@ def write_accounts(
     return summary
 
 
-def carbon_account(experiment: Experiment, federation: FederationState | None, summary: RunSummary) -> Account | None:
+def account_for(
+    experiment: Experiment, federation: FederationState | None, parameters: int, wer_gained: float | None
+) -> tuple[dict[str, Any], Account | None]:
+    """What a summary says of carbon and of the simulated fleet, and the carbon account, which is written to the run
+    directory.
+
+    Args:
+        parameters: of the model, with those that are frozen.
+        wer_gained: by the federation, in points; None where no WER is known.
+    """
+    account = carbon_account(experiment, federation, wer_gained)
+    if account is not None:
+        write_account(experiment.run_dir, account)
+    carbon = None if account is None else summarise_account(account, read_measured(experiment.run_dir))
+    fleet = summarise_run_of_fleet(experiment, federation, parameters)
+    return {"carbon": carbon, "simulation": fleet}, account
+
+
+def carbon_account(
+    experiment: Experiment, federation: FederationState | None, wer_gained: float | None
+) -> Account | None:
     """None where the config asks for none, or there was no round.
 
     The centralised run makes the passes of the config over the pooled speech, whether the run has trained one or not.
@@ -136,9 +151,7 @@ def carbon_account(experiment: Experiment, federation: FederationState | None, s
         return None
     here = experiment.partition.clients  # the silos of a deployment keep theirs
     pooled = sum(each.duration for each in pooled_speech(experiment)) if here else federation.seconds
-    before = summary.warm_start_wer
-    gained = None if before is None else before - summary.test_wer
-    return account_of_run(config, experiment.run_dir, federation.history, config.central.epochs * pooled, gained)
+    return account_of_run(config, experiment.run_dir, federation.history, config.central.epochs * pooled, wer_gained)
 
 
 def test_again(run_dir: Path, settings: EvaluationConfig) -> RunSummary:

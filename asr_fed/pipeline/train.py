@@ -113,6 +113,7 @@ def train(config: Config, command: str = "") -> RunSummary | PretrainingSummary:
                     recognised = evaluate_recognition(experiment, progress)
                     made = made_by(time.perf_counter() - started, command)
                     pretraining = write_pretraining(experiment, federation, found, made, recognised)
+                    say_accounts(pretraining, progress)
                     progress.say(f"Results are in {experiment.run_dir}.")
                     return pretraining
                 tests = test_all(experiment, progress)
@@ -121,12 +122,14 @@ def train(config: Config, command: str = "") -> RunSummary | PretrainingSummary:
             progress.result(summary)
             if summary.personalisation is not None:
                 progress.say(describe_gains(summary.personalisation))
-            for line in describe_fleet(summary.simulation):
-                progress.say(line)
-            for sentence in describe_carbon(summary.carbon):
-                progress.say(sentence)
+            say_accounts(summary, progress)
             progress.say(f"Results are in {experiment.run_dir}.")
     return summary
+
+
+def say_accounts(summary: RunSummary | PretrainingSummary, progress: RunProgress) -> None:
+    for line in (*describe_fleet(summary.simulation), *describe_carbon(summary.carbon)):
+        progress.say(line)
 
 
 def remarks(experiment: Experiment, clock: VirtualTime | None) -> Iterator[str]:

@@ -11,7 +11,7 @@ from rich.table import Table
 from asr_fed.carbon.account import Account, Sums
 from asr_fed.carbon.model import Band, names
 from asr_fed.reporting.figures import data_uri
-from asr_fed.runs.summary import RunSummary
+from asr_fed.runs.summary import Facts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -118,7 +118,7 @@ def carbon_figure(account: Account, width: float = 9.0) -> "Figure":
     return figure
 
 
-def carbon_section(account: Account, summary: RunSummary) -> dict[str, Any]:
+def carbon_section(account: Account, summary: Facts) -> dict[str, Any]:
     """What report.html shows of an account; `summary` is the run's."""
     used = names((*account.federated, *account.central))
     return {

@@ -17,7 +17,6 @@ from asr_fed.runs.summary import (
     PretrainingSummary,
     RunSummary,
     read_any_summary,
-    read_summary,
 )
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import replacing, write_csv
@@ -76,14 +75,14 @@ def describe_run(
         "mb_up": total("bytes_up", 1e6),
         "mb_down": total("bytes_down", 1e6),
     }
+    sums |= fleet_numbers(result.simulation, rounds, target_wer) | _carbon(result.carbon)
     if isinstance(result, PretrainingSummary):
         # Its `difference` is from the recogniser from scratch, not from the first run.
         known = {**vars(result), **sums, **about, **_recognition(result), "difference": None}
         return {name: known.get(name) for name in FIELDS}
-    sums |= fleet_numbers(result.simulation, rounds, target_wer)
     own = result.systems.get(result.own)
     interval = {"wer_low": own and own.wer_low, "wer_high": own and own.wer_high}
-    known = {**vars(result), **sums, **interval, **_carbon(result.carbon), **about}
+    known = {**vars(result), **sums, **interval, **about}
     return {name: known.get(name) for name in FIELDS}
 
 
@@ -185,7 +184,7 @@ def heard_in(labels: Sequence[str], records: Sequence[dict[str, Any]]) -> Iterat
     """The groups of clients of each run, with its label (see `asr_fed.simulation.heard.Heard`)."""
     for label, record in zip(labels, records, strict=True):
         if record["least_heard"] is not None:
-            for row in (read_summary(Path(record["run_dir"])).simulation or {})["heard"]:
+            for row in (read_any_summary(Path(record["run_dir"])).simulation or {})["heard"]:
                 yield label, row
 
 

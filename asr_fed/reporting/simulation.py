@@ -21,8 +21,9 @@ def describe_fleet(summary: Mapping[str, Any] | None) -> list[str]:
     """What a summary says of its fleet, each in a line; nothing where the run had no clock."""
     if summary is None:
         return []
-    best = summary["best_hours"]
-    reached = "" if best is None else f", dev WER {summary['best_wer']:.2f} after {duration(best)}"
+    best, wer = summary["best_hours"], summary.get("best_wer")
+    merit = "the lowest held-out loss" if wer is None else f"dev WER {wer:.2f}"
+    reached = "" if best is None else f", {merit} after {duration(best)}"
     found = [
         f"Fleet of {summary['devices']} on {summary['network']}: {duration(summary['hours'])} for {summary['rounds']} "
         f"{'server steps' if summary['asynchronous'] else 'rounds'}{reached}."
@@ -107,26 +108,30 @@ def size(gigabytes: float) -> str:
 def time_figures(
     history: Sequence[RoundRecord], clients: Sequence[ClientTime], rounds: Sequence[RoundTime]
 ) -> dict[str, str]:
-    """By what they show: WER over the hours of the fleet, and who waited for whom in the round of median length."""
+    """By what they show: WER, or held-out loss, over the hours of the fleet, and who waited for whom in the round of
+    median length."""
+    recognises = any(each.wer is not None for each in history)
+    merit, name, label = ("wer", "WER", "dev WER %") if recognises else ("dev_loss", "Held-out loss", "held-out loss")
     shown = sorted(rounds, key=lambda each: (each.end_s - each.begin_s, each.round))[len(rounds) // 2]
     return {
-        "WER over the time of the fleet": _time_to_wer(history),
+        f"{name} over the time of the fleet": _time_to(merit, label, history),
         f"Round {shown.round}: who waited for whom": _timeline(
             [each for each in clients if each.round == shown.round], shown
         ),
     }
 
 
-def _time_to_wer(history: Sequence[RoundRecord]) -> str:
+def _time_to(merit: str, label: str, history: Sequence[RoundRecord]) -> str:
     figure, axes = new_axes()
     seconds = list(accumulate(each.fleet_seconds or 0.0 for each in history))
     unit = next(unit for unit, size in UNITS.items() if seconds[-1] >= 2 * size or size == 1)
-    points = [(at / UNITS[unit], each.wer) for at, each in zip(seconds, history, strict=True) if each.wer is not None]
+    values = [getattr(each, merit) for each in history]
+    points = [(at / UNITS[unit], value) for at, value in zip(seconds, values, strict=True) if value is not None]
     if points:
         axes.plot(*zip(*points, strict=True), marker=".", color=PHASES["compute_s"])
     axes.set_xlabel(f"{unit} of the fleet")
     axes.locator_params("x", nbins=5)
-    axes.set_ylabel("dev WER %")
+    axes.set_ylabel(label)
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
     return data_uri(figure)

@@ -39,7 +39,7 @@ from asr_fed.system.errors import UserError
 from asr_fed.system.processes import available_cores
 from asr_fed.system.randomness import repeatable, seed_everything
 from asr_fed.tasks.best_rq import BestRqTask
-from asr_fed.tasks.learners import Learner, create_learner, task_of
+from asr_fed.tasks.learners import Learner, adopt_encoder, create_learner, load_pretrainer, task_of
 from asr_fed.tasks.recognition import Recognition
 
 FEATURES = "features.json"  # the shards that the run reads
@@ -151,11 +151,8 @@ def prepare_experiment(config: Config) -> Experiment:
     if not (begun and tokenizer_path.is_file()):
         save_tokenizer(_tokenizer(config, partition.warm_up), tokenizer_path)
     tokenizer = load_tokenizer(tokenizer_path)
-    if is_partial(config.federation):  # a misspelt name is refused before any work
-        train_only(create_learner(config, tokenizer).model, config.federation)
-    for name, frozen in (("warm_start", config.warm_start.frozen), ("central", config.central.frozen)):
-        if frozen:
-            freeze(create_learner(config, tokenizer).model, frozen, f"{name}.frozen")
+    if not begun:
+        check_model(config, tokenizer)
     cache, partition = prepare_features(config, run_dir, partition, tokenizer, available_cores())
     kept = run_dir / "partition"
     if begun and (kept / "partition.csv").is_file() and read_partition(kept) != partition:
@@ -166,6 +163,22 @@ def prepare_experiment(config: Config) -> Experiment:
     if not (begun and all((kept / name).is_file() for name in ("partition.csv", CLIENTS))):  # 0.1.0 wrote no CLIENTS
         write_partition(partition, kept)
     return Experiment(config, run_dir, tokenizer, cache, partition)
+
+
+def check_model(config: Config, tokenizer: Tokenizer) -> None:
+    """Raises UserError, before any work, for what the model has no part of, and for an encoder that does not fit it."""
+    learner = partial(create_learner, config, tokenizer)
+    if is_partial(config.federation):
+        train_only(learner().model, config.federation)
+    for name, frozen in (("warm_start", config.warm_start.frozen), ("central", config.central.frozen)):
+        if frozen:
+            freeze(learner().model, frozen, f"{name}.frozen")
+    recogniser = partial(Recogniser.create, config.model, config.features, tokenizer)
+    if config.fine_tune.frozen:
+        freeze(recogniser().model, config.fine_tune.frozen, "fine_tune.frozen")
+    if config.warm_start.encoder is not None:
+        path = Path(config.warm_start.encoder)
+        adopt_encoder(recogniser(), load_pretrainer(path), path)
 
 
 def trains_without_transcripts(config: Config) -> bool:

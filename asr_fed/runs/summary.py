@@ -74,7 +74,8 @@ class CodesResult:
 class Facts:
     """What the summary of any run says. docs/numbers.md says what each number means.
 
-    A default stands where an older version wrote nothing. `weights_sha256` is of the run's `own` model.
+    A default stands where an older version wrote nothing. `weights_sha256` is of the run's `own` model. carbon,
+    simulation: as the rooms of these names make them; None where the run has none.
     """
 
     mode: str = "federated"
@@ -91,6 +92,8 @@ class Facts:
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
     version: int = VERSION
+    carbon: dict[str, Any] | None = None
+    simulation: dict[str, Any] | None = None
 
     @property
     def own(self) -> str:
@@ -142,7 +145,6 @@ class RunSummary(Facts):
     """A run that has ended. `test_wer` and `test_cer` (percent) are those of its `own` recogniser.
 
     systems, spread: by recogniser; against: `own` compared with the others.
-    carbon, simulation: as the rooms of these names make them; None where the run has none.
     """
 
     test_wer: float
@@ -154,8 +156,6 @@ class RunSummary(Facts):
     against: "dict[str, Paired]" = field(default_factory=dict)
     spread: "dict[str, Spread]" = field(default_factory=dict)
     personalisation: GainsSummary | None = None
-    carbon: dict[str, Any] | None = None
-    simulation: dict[str, Any] | None = None
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "RunSummary":

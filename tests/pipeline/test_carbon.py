@@ -15,7 +15,9 @@ from omegaconf import OmegaConf
 
 from asr_fed.commands import fleet_table
 from asr_fed.commands.compare import compare
+from asr_fed.config.schema import Config
 from asr_fed.data.partition_files import read_partition
+from asr_fed.pipeline.train import train
 from asr_fed.reporting.carbon import describe_carbon
 from asr_fed.reporting.simulation import describe_fleet, describe_size
 from asr_fed.runs.experiment import read_config
@@ -41,11 +43,11 @@ def demo(corpus: Corpus, prepared: Path, tmp_path_factory: pytest.TempPathFactor
         *("evaluation.test_decoder=ctc_greedy", "evaluation.report_clips=0", "engine.workers=1", "device=cpu"),
     )
 
-    def run(*words: str) -> Path:
+    def run(*words: str, by: Callable[[Config], object] = record) -> Path:
         run_dir, shown = tmp_path_factory.mktemp("demo"), io.StringIO()
         composed = compose_and_check("hparams/demo_fr.yaml", [*words, *smaller, f"run_dir={run_dir}"])
         with contextlib.redirect_stdout(shown):
-            record(OmegaConf.to_object(composed))  # type: ignore[arg-type]
+            by(OmegaConf.to_object(composed))  # type: ignore[arg-type]
         (run_dir / "shown.txt").write_text(shown.getvalue())
         return run_dir
 
@@ -55,6 +57,23 @@ def demo(corpus: Corpus, prepared: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def on_phones(demo: Callable[..., Path]) -> Path:
     return demo(*FLEET, "carbon.measure=true")
+
+
+def test_a_pretraining_tells_its_hours_and_emissions_too(demo: Callable[..., Path], tmp_path: Path) -> None:
+    task = ("task.kind=best_rq", "task.codebook_size=12", "weighting=num_examples", "augment.pauses=0.0")
+    run_dir = demo(*FLEET, *task, by=train)
+    summary = json.loads((run_dir / "summary.json").read_text())
+    hours = sum(each.fleet_seconds or 0 for each in read_history(run_dir)) / 3600
+    assert summary["simulation"]["hours"] == pytest.approx(hours) and hours > 0
+    assert summary["carbon"]["g"]["value"] > 0 and summary["carbon"]["g_per_point"] is None
+    report, shown = (run_dir / "report.html").read_text(), (run_dir / "shown.txt").read_text()
+    assert "Held-out loss over the time of the fleet" in report and "WER over the time" not in report
+    assert "<h2>Carbon</h2>" in report and "<th>WER %</th>" not in report
+    assert "Fleet of phones" in shown and "dev WER" not in shown and "Modelled: the federation emits" in shown
+    compare([run_dir, run_dir], tmp_path)
+    (row, _) = csv.DictReader((tmp_path / "comparison.csv").open())
+    assert float(row["fleet_hours"]) == pytest.approx(hours) and row["least_heard_wer"] == ""
+    assert (tmp_path / "comparison_heard.csv").is_file()
 
 
 def test_the_account_of_a_run(on_phones: Path, tmp_path: Path) -> None:

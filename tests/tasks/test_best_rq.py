@@ -28,7 +28,7 @@ from asr_fed.pipeline.train import fine_tune, reference, train, warm_start
 from asr_fed.reporting.compare import describe_run
 from asr_fed.reporting.evaluation_files import read_evaluation
 from asr_fed.reporting.progress import RunProgress
-from asr_fed.runs.experiment import Experiment
+from asr_fed.runs.experiment import Experiment, prepare_experiment
 from asr_fed.runs.records import read_epochs
 from asr_fed.runs.run_dir import begin_run
 from asr_fed.runs.summary import PretrainingSummary, read_any_summary, read_summary
@@ -232,6 +232,22 @@ def test_a_linear_probe_trains_the_ctc_head_on_the_encoder_as_it_is(make: Callab
     wrong = make(*probe, "warm_start.frozen=[encodr]", name="wrong")
     with RunProgress() as progress, pytest.raises(UserError, match=r"warm_start\.frozen: .*no part 'encodr'.*encoder"):
         warm_start(wrong, progress)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (["fine_tune.epochs=1", "fine_tune.frozen=[encodr]"], r"fine_tune\.frozen: the model has no part 'encodr'"),
+        (["warm_start.frozen=[haed]"], r"warm_start\.frozen: the model has no part 'haed'.*head"),
+        (["task.kind=recognition", "warm_start.encoder=nowhere"], "no pre-trained encoder at nowhere"),
+    ],
+)
+def test_what_only_the_model_can_tell_is_refused_before_any_work(
+    changes: list[str], told: str, make: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asr_fed.runs.experiment.prepare_features", lambda *arguments: pytest.fail("work began"))
+    with pytest.raises(UserError, match=told):
+        prepare_experiment(make(*changes).config)
 
 
 @pytest.mark.parametrize(
