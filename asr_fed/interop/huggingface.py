@@ -5,6 +5,7 @@ on a network.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +71,18 @@ def load_encoder(encoder: SampleEncoder | WhisperEncoder, folder: Path) -> None:
         )
     except Exception as error:  # a foreign file can fail in many ways
         raise UserError(f"The weights in {folder} cannot be read: {error}") from error
-    wrong = sorted({*told["missing_keys"], *(key[0] for key in told["mismatched_keys"])})
-    if wrong:
-        shown = ", ".join(wrong[:SHOWN]) + (", ..." if len(wrong) > SHOWN else "")
-        raise UserError(
-            f"The weights in {folder} are not those of its {CONFIG}: {len(wrong)} tensors are missing or of another "
-            f"size ({shown})."
-        )
     weights = found.state_dict()
+    wrong = sorted({*told["missing_keys"], *(key[0] for key in told["mismatched_keys"])})
+    # Heads, quantizers and Whisper's decoder may be there, but a layer too many says that the settings are wrong.
+    parts = "|".join(sorted({name.split(".")[0] for name in weights}))
+    own = re.compile(rf"({found.base_model_prefix}\.)?({parts})\.")
+    more = sorted(key for key in told["unexpected_keys"] if own.match(key))
+    for tensors, what in ((wrong, "are missing or of another size"), (more, "of its encoder have no place in it")):
+        if tensors:
+            shown = ", ".join(tensors[:SHOWN]) + (", ..." if len(tensors) > SHOWN else "")
+            raise UserError(
+                f"The weights in {folder} are not those of its {CONFIG}: {len(tensors)} tensors {what} ({shown})."
+            )
     if bad := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
         raise UserError(f"The weights in {folder} are not finite, the first in {bad[0]}.")
     absent, _ = encoder.transformer.load_state_dict(weights, strict=False)

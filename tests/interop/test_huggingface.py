@@ -142,6 +142,30 @@ def test_what_cannot_be_trusted_or_does_not_fit_is_refused_in_words(fault: str, 
         read_encoder(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "more"),
+    [
+        *((name, {"num_hidden_layers": 1}, r"layers\.1\.") for name in KINDS if name != "whisper"),
+        ("whisper", {"encoder_layers": 1}, r"layers\.1\."),
+        ("wav2vec2 large", {"feat_extract_norm": "group"}, r"conv_layers\.1\.layer_norm\.bias"),
+        ("wav2vec2 large", {"conv_bias": False}, r"conv_layers\.0\.conv\.bias"),
+    ],
+)
+@pytest.mark.parametrize("prefix", [False, True])
+def test_more_weights_than_the_config_has_are_refused(
+    name: str, changes: dict[str, object], more: str, prefix: bool, tmp_path: Path
+) -> None:
+    """Else part of an encoder would be trained, and nobody told. A prefix is what a model with a head is saved with."""
+    write_encoder(tmp_path, name)
+    if prefix:
+        before = {"data2vec": "data2vec_audio", "whisper": "model"}.get(name, name.split()[0])
+        change_weights(tmp_path, lambda weights: {f"{before}.{key}": tensor for key, tensor in weights.items()})
+        read_encoder(tmp_path)
+    change_json(tmp_path / "config.json", **changes)
+    with pytest.raises(UserError, match=rf"not those of its config\.json: \d+ tensors of its encoder .*{more}"):
+        read_encoder(tmp_path)
+
+
 def test_a_run_is_refused_before_any_work(corpus: Corpus, tmp_path: Path) -> None:
     folder = write_encoder(tmp_path / "encoder")
     (folder / "modeling.py").touch()
