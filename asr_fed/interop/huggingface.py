@@ -28,7 +28,7 @@ from asr_fed.model.pretrained import (
 from asr_fed.model.typed import typed
 from asr_fed.system.errors import UserError
 
-CONFIG, WEIGHTS = "config.json", "*.safetensors"
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 OTHER_MODELS = ("add_adapter", "adapter_attn_dim", "conv_pos_batch_norm")  # not built by asr_fed, where they are set
 PICKLED = ("bin", "pt", "pth", "ckpt")
@@ -104,14 +104,37 @@ def _check_files(folder: Path) -> None:
             )
     if (folder / "adapter_config.json").is_file():
         raise UserError(f"{folder} holds adapters of peft: give the folder of the encoder, with the adapters merged.")
-    if not any(folder.glob(WEIGHTS)):
+    if not _weight_files(folder):
         pickled = next((path.name for ending in PICKLED for path in folder.glob(f"*.{ending}")), None)
         if pickled is not None:
             raise UserError(
                 f"The weights in {folder} are pickled ({pickled}), which can hold code. Convert them to safetensors "
                 "where you trust them: docs/pretrained_encoders.md has the line."
             )
-        raise UserError(f"{folder} holds no weights: there is no model.safetensors.")
+        raise UserError(f"{folder} holds no weights: there is no {WEIGHTS}.")
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Those that transformers reads: one, or else all that the index names; none where there is neither.
+
+    Raises UserError for a malformed index. transformers reads whatever file it names, and unpickles it by its ending.
+    """
+    index = folder / INDEX
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if not index.is_file():
+        return []
+    given = _read_json(index).get("weight_map")
+    if not isinstance(given, dict) or not given:
+        raise UserError(f"{index} is malformed: it has no weight_map, which says where each tensor is.")
+    for name in given.values():
+        if not isinstance(name, str) or Path(name).name != name or Path(name).suffix != ".safetensors":
+            raise UserError(
+                f"{index} names {name!r}: weights are read from files that lie beside it and end in .safetensors."
+            )
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} holds a part of its weights: {INDEX} names {name}, which is missing.")
+    return [folder / name for name in sorted(set(given.values()))]
 
 
 def _shape(folder: Path, content: dict[str, Any]) -> PretrainedConfig:

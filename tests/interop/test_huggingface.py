@@ -19,7 +19,7 @@ from asr_fed.system.errors import UserError
 from tests.encoders import KINDS, TRAINED, pretrained_experiment, stock, write_encoder
 from tests.tiny import Corpus, settings, typed_config
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def change_json(path: Path, **changes: object) -> None:
@@ -79,6 +79,23 @@ def pickled(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
 
 
+def sharded(name: object) -> Callable[[Path], object]:
+    """The weights in two files with their index, which names one of the two so."""
+
+    def change(folder: Path) -> None:
+        weights = load_file(folder / WEIGHTS)
+        (folder / WEIGHTS).unlink()
+        place = {key: f"part-{number % 2}.safetensors" for number, key in enumerate(weights)}
+        for part in set(place.values()):
+            own = {key: tensor for key, tensor in weights.items() if place[key] == part}
+            save_file(own, folder / part, metadata={"format": "pt"})
+        torch.save({key: weights[key] for key in weights if place[key] == "part-1.safetensors"}, folder / "evil.bin")
+        told = {key: name if part == "part-1.safetensors" else part for key, part in place.items()}
+        (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": told}))
+
+    return change
+
+
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda folder: (folder / "config.json").unlink(), r"has no config\.json"),
     "code": (a_file("modeling_mine.py"), r"carries code \(modeling_mine\.py\)"),
@@ -93,6 +110,15 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "pickled weights alone": (pickled, r"are pickled \(pytorch_model\.bin\).*docs/pretrained_encoders\.md"),
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "no model.safetensors"),
+    "weights under another name": (lambda f: (f / WEIGHTS).rename(f / "mine.safetensors"), "no model.safetensors"),
+    "a pickle in the index": (sharded("evil.bin"), r"index\.json names 'evil\.bin'.*end in \.safetensors"),
+    "a file elsewhere in the index": (sharded("../part-1.safetensors"), r"names '\.\./part-1.*beside it"),
+    "no name in the index": (sharded(["part-1.safetensors"]), r"index\.json names \['part"),
+    "a part that is missing": (sharded("part-2.safetensors"), "part of its weights.*part-2.safetensors, which is miss"),
+    "an index of nothing": (
+        lambda folder: (sharded("part-1.safetensors")(folder), change_json(folder / INDEX, weight_map=[])),
+        r"index\.json is malformed: it has no weight_map",
+    ),
     "adapters": (a_file("adapter_config.json", b"{}"), "adapters of peft"),
     "no preprocessor": (lambda folder: (folder / "preprocessor_config.json").unlink(), r"no preprocessor_config\.json"),
     "no JSON": (a_file("config.json", b"{"), r"config\.json cannot be read"),
@@ -164,6 +190,14 @@ def test_more_weights_than_the_config_has_are_refused(
     change_json(tmp_path / "config.json", **changes)
     with pytest.raises(UserError, match=rf"not those of its config\.json: \d+ tensors of its encoder .*{more}"):
         read_encoder(tmp_path)
+
+
+def test_weights_in_several_files_are_read(tmp_path: Path) -> None:
+    sharded("part-1.safetensors")(write_encoder(tmp_path))
+    encoder = create_pretrained(read_encoder(tmp_path))
+    load_encoder(encoder, tmp_path)
+    expected = stock("wav2vec2 base").state_dict()
+    assert all(tensor.equal(expected[name]) for name, tensor in encoder.transformer.state_dict().items())
 
 
 def test_a_run_is_refused_before_any_work(corpus: Corpus, tmp_path: Path) -> None:
