@@ -32,6 +32,7 @@ CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 OTHER_MODELS = ("add_adapter", "adapter_attn_dim", "conv_pos_batch_norm")  # not built by asr_fed, where they are set
 PICKLED = ("bin", "pt", "pth", "ckpt")
+LEAST_BYTES = 2  # of a parameter, in half precision
 SHOWN = 4  # tensors named in a message
 
 
@@ -44,6 +45,7 @@ def read_encoder(folder: Path) -> PretrainedConfig:
     _check_files(folder)
     content = _read_json(folder / CONFIG)
     shape = _shape(folder, content)
+    _check_size(shape, folder)
     load_encoder(create_pretrained(shape), folder)
     return shape
 
@@ -135,6 +137,18 @@ def _weight_files(folder: Path) -> list[Path]:
         if not (folder / name).is_file():
             raise UserError(f"{folder} holds a part of its weights: {INDEX} names {name}, which is missing.")
     return [folder / name for name in sorted(set(given.values()))]
+
+
+def _check_size(shape: PretrainedConfig, folder: Path) -> None:
+    """Raises UserError where the weights cannot be those of an encoder of this shape, before one is built: a few lines
+    of settings could ask for more memory than there is. `shape.parameters` leaves out biases and norms, and files may
+    hold more than the encoder, so that no encoder that fits is refused."""
+    size = sum(path.stat().st_size for path in _weight_files(folder))
+    if size < LEAST_BYTES * shape.parameters:
+        raise UserError(
+            f"The weights in {folder} are not those of its {CONFIG}, which is of an encoder of {shape.parameters:,} "
+            f"parameters or more: {size:,} bytes cannot hold them. Take both, whole, from one place."
+        )
 
 
 def _shape(folder: Path, content: dict[str, Any]) -> PretrainedConfig:
