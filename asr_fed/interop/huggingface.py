@@ -162,11 +162,11 @@ def _shape(folder: Path, content: dict[str, Any]) -> PretrainedConfig:
         )
     if other := [name for name in OTHER_MODELS if content.get(name)]:
         raise UserError(f"{folder / CONFIG} has {other[0]}={content[other[0]]}, which asr_fed does not build.")
-    theirs, make = names(kind), config_class(kind)
+    theirs, make, heard = names(kind), config_class(kind), _preprocessor(folder, kind)
     try:
         whole = make(**{name: content[name] for name in theirs.values() if name in content})
         values = {ours: _plain(getattr(whole, name)) for ours, name in theirs.items()}
-        shape = typed(PretrainedConfig, {"model_type": kind.name, **values, **_preprocessor(folder, kind)})
+        shape = typed(PretrainedConfig, {"model_type": kind.name, **values, **heard})
     except UserError as error:
         raise UserError(f"{folder / CONFIG} is malformed. {error}") from error
     except OmegaConfBaseException as error:
@@ -184,8 +184,16 @@ def _preprocessor(folder: Path, kind: PretrainedKind) -> dict[str, Any]:
     for name in PREPROCESSORS:
         if (folder / name).is_file():
             content = _read_json(folder / name)
-            told = {"do_normalize": True, "sampling_rate": 16000} | content.get("feature_extractor", content)
-            return {key: told[key] for key in ("do_normalize", "sampling_rate")}
+            told = content.get("feature_extractor", content)
+            if not isinstance(told, dict):
+                raise UserError(f"{folder / name} is malformed: its feature_extractor holds no settings.")
+            normalize, rate = told.get("do_normalize", True), told.get("sampling_rate", 16000)
+            if not isinstance(normalize, bool) or not isinstance(rate, int):
+                raise UserError(
+                    f"{folder / name} is malformed: do_normalize={normalize!r} and sampling_rate={rate!r} should be "
+                    "true or false, and a whole number."
+                )
+            return {"do_normalize": normalize, "sampling_rate": rate}
     raise UserError(
         f"{folder} has no {PREPROCESSORS[0]}, which says whether the encoder wants each utterance normalised: copy it "
         "from where the weights come from."

@@ -71,6 +71,10 @@ def says(**changes: object) -> Callable[[Path], object]:
     return lambda folder: change_json(folder / "config.json", **changes)
 
 
+def hears(**changes: object) -> Callable[[Path], object]:
+    return lambda folder: change_json(folder / "preprocessor_config.json", **changes)
+
+
 def a_file(name: str, content: bytes = b"") -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(content)
 
@@ -106,7 +110,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         r"names code to be run \(auto_map\)",
     ),
     "code named by the preprocessor": (
-        lambda folder: change_json(folder / "preprocessor_config.json", auto_map={}),
+        hears(auto_map={}),
         r"preprocessor_config\.json names code",
     ),
     "pickled weights alone": (pickled, r"are pickled \(pytorch_model\.bin\).*docs/pretrained_encoders\.md"),
@@ -121,7 +125,20 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         r"index\.json is malformed: it has no weight_map",
     ),
     "adapters": (a_file("adapter_config.json", b"{}"), "adapters of peft"),
-    "no preprocessor": (lambda folder: (folder / "preprocessor_config.json").unlink(), r"no preprocessor_config\.json"),
+    "no preprocessor": (
+        lambda folder: (folder / "preprocessor_config.json").unlink(),
+        r"^(?!.*malformed).* has no preprocessor_config\.json",
+    ),
+    "a feature extractor that is none": (
+        hears(feature_extractor=None),
+        r"preprocessor_config\.json is malformed: its feature_extractor",
+    ),
+    "a feature extractor that is a text": (
+        hears(feature_extractor="Wav2Vec2FeatureExtractor"),
+        r"preprocessor_config\.json is malformed: its feature_extractor",
+    ),
+    "normalisation that is neither": (hears(do_normalize="x"), r"preprocessor_config\.json is malformed.*'x'"),
+    "a rate that is none": (hears(sampling_rate=[]), r"preprocessor_config\.json is malformed.*sampling_rate=\[\]"),
     "no JSON": (a_file("config.json", b"{"), r"config\.json cannot be read"),
     "a list": (a_file("config.json", b"[]"), "holds no settings"),
     "another model": (says(model_type="bert"), "is of a bert.*wav2vec2"),
