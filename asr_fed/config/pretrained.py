@@ -101,7 +101,7 @@ class PretrainedConfig:
 
     @property
     def parameters(self) -> int:
-        """About how many it has."""
+        """About how many it has, and not more: biases, norms and WavLM's buckets are left out."""
         wide, channels = self.hidden_size, [1, *self.conv_dim]
         layers = self.num_hidden_layers * wide * (4 * wide + 2 * self.intermediate_size)
         if not self.reads_samples:

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from asr_fed.config.schema import EncoderKind, FeatureConfig, FeatureKind
+from asr_fed.config.schema import EncoderKind, FeatureConfig, FeatureKind, FederationConfig, Tune
 from asr_fed.data.batching import training_batches
 from asr_fed.interop.huggingface import load_encoder, read_encoder
 from asr_fed.model.backbone import count_states
 from asr_fed.model.pretrained import SampleEncoder, WhisperEncoder, create_pretrained
 from asr_fed.model.recogniser import Recogniser, load_recogniser, save_recogniser
-from asr_fed.model.state import frozen_base, read_state
+from asr_fed.model.state import frozen_base, read_state, trainable
+from asr_fed.model.tuning import train_only
 from asr_fed.system.randomness import seed_everything
 from asr_fed.training.epoch import train_epoch
 from tests.encoders import KINDS, pretrained_experiment, stock, write_encoder
@@ -76,6 +77,24 @@ def test_bf16_computes_nearly_the_same_and_has_gradients(name: str, tmp_path: Pa
     states.float().square().sum().backward()
     given = [parameter.grad for parameter in encoder.parameters()]
     assert all(gradient is not None and gradient.isfinite().all() for gradient in given)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_each_part_of_lora_has_a_gradient(name: str, tmp_path: Path) -> None:
+    """transformers may read a layer's weight past the layer, as WavLM's attention does: LoRA has to be in it there."""
+    encoder = opened(write_encoder(tmp_path, name))
+    linear = sum(isinstance(module, nn.Linear) for module in encoder.modules())
+    train_only(encoder, FederationConfig(tune=Tune.lora, lora_rank=2))
+    torch.manual_seed(1)
+    with torch.no_grad():  # of the one part there is none while the other is 0, as it begins
+        for parameter in trainable(encoder):
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    states, _ = encoder(0.3 * torch.randn(2, 8000, 1), torch.tensor([8000, 5000]))
+    (states * torch.randn_like(states)).sum().backward()
+    given = {key: parameter.grad for key, parameter in encoder.named_parameters() if parameter.requires_grad}
+    assert len(given) == 2 * linear and all(key.endswith((".0.down", ".0.up")) for key in given)
+    assert not [key for key, gradient in given.items() if gradient is None or not gradient.any()]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in given.values())
 
 
 @torch.no_grad()
