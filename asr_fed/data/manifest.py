@@ -108,7 +108,7 @@ def parse_utterances(
         if not utterance.text and not untranscribed:
             raise UserError(
                 f"{where}: the transcript (wrd) is empty. Speech without transcripts is for pre-training "
-                "(task.kind=best_rq), and for federation.pseudo_labels."
+                "(task.kind=best_rq), and for federation.pseudo_labels. For all else prepare without untranscribed."
             )
         if utterance.id in ids:
             raise UserError(f"{where}: the ID {utterance.id!r} occurs twice.")

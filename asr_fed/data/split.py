@@ -22,12 +22,15 @@ def partition_speakers(
     seed: int,
     *,
     clients_elsewhere: bool = False,
+    reads_transcripts: bool = True,
 ) -> Partition:
     """Divide a corpus by speaker; the same for any order of `utterances`.
 
     With `clients_elsewhere` no speaker has to be left for clients, because their speech may be elsewhere.
 
-    A speaker with an utterance that has no transcript becomes a client, or part of one.
+    A speaker with an utterance that has no transcript becomes a client, or part of one. Only if that is every speaker,
+    and the run does not read transcripts, they are divided as if they had them. Where some speakers have, that run
+    measures on them, too: a recogniser that begins with its encoder will be measured on them.
 
     A speaker whose utterances carry several splits goes wholly to one part, test before dev before
     training; the speaker's other utterances are dropped (`Partition.dropped["other_split"]`).
@@ -45,12 +48,8 @@ def partition_speakers(
         dropped |= _drop_long(by_speaker, split_of, parts.max_train_seconds)
     seconds = {speaker: fsum(u.duration for u in own) for speaker, own in by_speaker.items()}
 
-    silent = [speaker for speaker, own in by_speaker.items() if not all(utterance.text for utterance in own)]
-    if judged := sorted(speaker for speaker in silent if split_of[speaker] != "train"):
-        raise UserError(
-            f"{len(judged)} speaker(s) of the corpus's own dev or test set have utterances without transcript, such as "
-            f"{', '.join(judged[:3])}: what is measured on needs them."
-        )
+    silent = _silent_speakers(by_speaker, split_of, reads_transcripts)
+    untold = _describe_silent(len(silent), len(by_speaker))
 
     def gather(speakers: Iterable[str]) -> tuple[Utterance, ...]:
         return tuple(utterance for speaker in sorted(speakers) for utterance in by_speaker[speaker])
@@ -67,19 +66,19 @@ def partition_speakers(
     test = [speaker for speaker in by_speaker if split_of[speaker] == "test"]
     if not test:
         room = parts.test_share * load(pool, seconds)
-        test = _draw_evaluation("test", free, seconds, parts.test_speakers, room, seed)
+        test = _draw_evaluation("test", free, seconds, parts.test_speakers, room, seed, untold)
         free = without(free, test)
     dev = [speaker for speaker in by_speaker if split_of[speaker] == "dev"]
     if not dev:
         room = parts.dev_share * load(pool, seconds)
-        dev = _draw_evaluation("dev", free, seconds, parts.dev_speakers, room, seed)
+        dev = _draw_evaluation("dev", free, seconds, parts.dev_speakers, room, seed, untold)
         free = without(free, dev)
-    warm_up = _choose_warm_up(free, seconds, parts, seed) if listed is None else listed
+    warm_up = _choose_warm_up(free, seconds, parts, seed, untold) if listed is None else listed
     free = without(free, warm_up)
     if parts.held_out_speakers > len(free):
         raise UserError(
             f"held_out_speakers={parts.held_out_speakers}, but test ({len(test)}), dev ({len(dev)}) and "
-            f"warm-up ({len(warm_up)}) leave only {len(free)} of {len(by_speaker)} speakers. Ask for fewer."
+            f"warm-up ({len(warm_up)}) leave only {len(free)} of {len(by_speaker)} speakers. Ask for fewer.{untold}"
         )
     held_out = ranked(free, seed, "held_out")[: parts.held_out_speakers]
     free = without(free, held_out) + silent
@@ -128,6 +127,33 @@ def _resolve_splits(
     return by_speaker, split_of, outside
 
 
+def _silent_speakers(
+    by_speaker: Mapping[str, list[Utterance]], split_of: Mapping[str, str], reads_transcripts: bool
+) -> list[str]:
+    """Those who can be in clients alone, for want of a transcript."""
+    silent = [speaker for speaker, own in by_speaker.items() if not all(utterance.text for utterance in own)]
+    if not reads_transcripts and len(silent) == len(by_speaker):
+        return []
+    if judged := sorted(speaker for speaker in silent if split_of[speaker] != "train"):
+        raise UserError(
+            f"{len(judged)} speaker(s) of the corpus's own dev or test set have utterances without transcript, such as "
+            f"{', '.join(judged[:3])}: what is measured on needs them."
+        )
+    return silent
+
+
+def _describe_silent(silent: int, speakers: int) -> str:
+    """What to add where too few speakers are left for a part."""
+    if not silent:
+        return ""
+    told = (
+        f" {silent} of {speakers} speakers have utterances without transcript and become clients: the speakers of "
+        "warm-up, held-out, dev and test need one for each of theirs."
+    )
+    alone = " Pre-training alone (task.kind=best_rq fine_tune.epochs=0) needs none."
+    return told + alone if silent == speakers else told
+
+
 def _drop_long(
     by_speaker: dict[str, list[Utterance]], split_of: Mapping[str, str], most: float
 ) -> dict[str, tuple[Utterance, ...]]:
@@ -142,13 +168,13 @@ def _drop_long(
 
 
 def _draw_evaluation(
-    part: str, free: list[str], seconds: Mapping[str, float], count: int | None, room: float, seed: int
+    part: str, free: list[str], seconds: Mapping[str, float], count: int | None, room: float, seed: int, untold: str
 ) -> list[str]:
     """`count` speakers for dev or test; if it is None, as many drawn speakers as fit into `room` seconds."""
     if len(free) < (count or 1):
         raise UserError(
             f"The {part} set needs {count or 1} speaker(s), but only {len(free)} are free: the corpus has no "
-            f"{part} split of its own. Lower {part}_speakers, or add speakers."
+            f"{part} split of its own. Lower {part}_speakers, or add speakers.{untold}"
         )
     by_rank = ranked(free, seed, part)
     if count is not None:
@@ -183,7 +209,9 @@ def _listed_speakers(path: str, split_of: Mapping[str, str]) -> list[str]:
     return listed
 
 
-def _choose_warm_up(free: list[str], seconds: Mapping[str, float], parts: PartsConfig, seed: int) -> list[str]:
+def _choose_warm_up(
+    free: list[str], seconds: Mapping[str, float], parts: PartsConfig, seed: int, untold: str
+) -> list[str]:
     speakers, wanted = parts.warm_up_speakers, parts.warm_up_hours
     by_rank = ranked(free, seed, "warm_up")
     if parts.warm_up_rule is not WarmUpRule.random:
@@ -200,7 +228,7 @@ def _choose_warm_up(free: list[str], seconds: Mapping[str, float], parts: PartsC
             ]
             raise UserError(
                 f"{', '.join(demand)}: the {len(by_rank)} speaker(s) that are neither dev nor test hold "
-                f"{held / 3600:.2f} hours in all. Ask for less."
+                f"{held / 3600:.2f} hours in all. Ask for less.{untold}"
             )
         held += seconds[by_rank[len(chosen)]]
         chosen.append(by_rank[len(chosen)])

@@ -17,6 +17,7 @@ OPTION_HELP = {
     "workers": "processes that decode, 0 for one a core",
     "digits": "refuse|keep, in place of the language's own rule for sentences with digits",
     "case": "lower|upper, in place of the language's own rule",
+    "untranscribed": "keep rows whose text is empty, as speech without transcripts",
     "follow_links": "recordings may be links that lead out of the corpus folder",
 }
 

@@ -16,7 +16,7 @@ from asr_fed.data.identity import identity, refuse_look_alikes
 from asr_fed.data.manifest import Utterance, write_manifest
 from asr_fed.data_prep.locate import LINK_OUT, File, locate
 from asr_fed.data_prep.measure import CACHE, measure
-from asr_fed.data_prep.report import REPORT, RULES, UNNAMED, report
+from asr_fed.data_prep.report import EMPTY, REPORT, RULES, UNNAMED, report
 from asr_fed.data_prep.text import Rules, normalise, rules_for
 from asr_fed.system.errors import UserError
 
@@ -50,6 +50,7 @@ class Options(TypedDict, total=False):
     workers: int
     digits: str
     case: str
+    untranscribed: bool
     follow_links: bool
 
 
@@ -68,12 +69,14 @@ def write_corpus(
     workers: int = 0,
     digits: str = "",
     case: str = "",
+    untranscribed: bool = False,
     follow_links: bool = False,
 ) -> list[Utterance]:
     """Write the manifest of the good clips, in their order, and return it.
 
     `language`, `digits`, `case` choose the text rules (asr_fed/data_prep/text.py). Clips shorter than `min_seconds` or
-    longer than `max_seconds` are dropped by rule. Defects are: clips whose peak is below `silence_db` (dB of full
+    longer than `max_seconds` are dropped by rule, and so are those whose text is empty, unless `untranscribed`: then
+    they are kept, as speech without transcripts. Defects are: clips whose peak is below `silence_db` (dB of full
     scale); missing, broken or empty files; repeated ids; clips without a speaker; files outside `root`, and links that
     lead out of it (unless `follow_links`); and `bad_rows` (reason to names: rows of the corpus's tables that could not
     be read, recordings without a text). `unnamed` are recordings that no table names: they are shown but do not count
@@ -97,7 +100,7 @@ def write_corpus(
     dropped: defaultdict[str, list[str]] = defaultdict(list)
     dropped |= {reason: list(names) for reason, names in (bad_rows or {}).items()}
 
-    candidates = list(_screen(clips, root, rules, dropped, follow_links))
+    candidates = list(_screen(clips, root, rules, dropped, untranscribed, follow_links))
     refuse_look_alikes((clip.speaker for clip, *_ in candidates), str(root))
     probes = measure([file for _, _, file in candidates], manifest.with_name(CACHE), workers)
 
@@ -133,6 +136,8 @@ def write_corpus(
     if stop:
         counts = [f"{reason} {len(names)} (first: {names[0]})" for reason, names in sorted(dropped.items())]
         allow = " Links out of it are followed with follow_links (--follow-links)." if LINK_OUT in dropped else ""
+        if EMPTY in dropped:
+            allow += " Rows without a text are kept with untranscribed (--untranscribed)."
         raise UserError(
             f"{root}: {stop}. Dropped: {', '.join(counts) or 'none'}. No manifest was written. "
             f"Mend the corpus or lower min_kept; details are in {manifest.with_name(REPORT)}.{allow}"
@@ -141,13 +146,19 @@ def write_corpus(
 
 
 def _screen(
-    clips: Iterable[Clip], root: Path, rules: Rules, dropped: defaultdict[str, list[str]], follow_links: bool
+    clips: Iterable[Clip],
+    root: Path,
+    rules: Rules,
+    dropped: defaultdict[str, list[str]],
+    untranscribed: bool,
+    follow_links: bool,
 ) -> Iterator[tuple[Clip, str, File]]:
     """The clips that are worth decoding, each with its normalised text and its file."""
     seen: set[str] = set()
     resolve = cache(os.path.realpath)  # many clips, few folders
     for clip in clips:
-        text = normalise(clip.sentence, rules)
+        empty = not clip.sentence.strip()
+        text = "" if empty else normalise(clip.sentence, rules)
         file = locate(clip.path, resolve(root), resolve, follow_links=follow_links)
         if clip.id in seen:
             dropped["duplicate id"].append(clip.id)
@@ -155,6 +166,8 @@ def _screen(
             dropped["no speaker"].append(clip.id)
         elif isinstance(file, str):
             dropped[file].append(clip.id)
+        elif empty and not untranscribed:
+            dropped[EMPTY].append(clip.id)
         elif text is None:
             dropped["refused text"].append(clip.id)
         else:

@@ -13,7 +13,8 @@ from asr_fed.data_prep.locate import SHADOW
 
 REPORT = "preparation.json"  # beside the manifest
 UNNAMED = "not in the table"
-RULES = ("refused text", "too short", "too long", SHADOW, UNNAMED)
+EMPTY = "empty text"
+RULES = (EMPTY, "refused text", "too short", "too long", SHADOW, UNNAMED)
 SHOWN = 5  # names kept for each reason
 
 
@@ -23,6 +24,9 @@ def report(
     """Show what was dropped and why, and keep it as preparation.json."""
     speakers = len({utterance.speaker for utterance in utterances})
     title = f"{rows} rows, {len(utterances)} kept, {hours(utterances):.2f} h, {speakers} speakers"
+    untranscribed = sum(not utterance.text for utterance in utterances)
+    if untranscribed:
+        title += f", {untranscribed} of the rows kept have no transcript"
     table = Table("dropped", "because of a", "clips", f"first {SHOWN}", title=title, title_justify="left")
     reasons = {}
     for reason, names in sorted(dropped.items()):
@@ -37,6 +41,7 @@ def report(
         "kept": len(utterances),
         "hours": round(hours(utterances), 4),
         "speakers": speakers,
+        "untranscribed": untranscribed,
         "dropped": reasons,
     }
     text = json.dumps(summary, indent=2, ensure_ascii=False)

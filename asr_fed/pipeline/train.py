@@ -48,6 +48,7 @@ from asr_fed.runs.experiment import (
     pick_device,
     pooled_speech,
     prepare_experiment,
+    reads_transcripts,
     settle_encoder,
     systems,
 )
@@ -135,10 +136,11 @@ def say_accounts(summary: RunSummary | PretrainingSummary, progress: RunProgress
 def remarks(experiment: Experiment, clock: VirtualTime | None) -> Iterator[str]:
     """What to know of a run before it trains."""
     config = experiment.config
+    texts = [u.text for u in experiment.partition.utterances] if reads_transcripts(config) else []
     yield from filter(
         None,
         [
-            describe_unknown(experiment.tokenizer, (u.text for u in experiment.partition.utterances)),
+            describe_unknown(experiment.tokenizer, texts),
             describe_impossible(experiment.partition),
             describe_unbounded(config.federation.robust) if config.engine.kind is EngineKind.deployment else None,
             None if clock is None else describe_size(clock.clock.size),

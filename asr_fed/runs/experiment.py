@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from asr_fed.config.check_learning import check_decoder
 from asr_fed.config.encoders import check_encoder
-from asr_fed.config.schema import Config, Decoder, EngineKind, Mode, Start, TaskKind
+from asr_fed.config.schema import Config, Decoder, EngineKind, Mode, Start, TaskKind, TokenizerConfig, TokenizerKind
 from asr_fed.data.alignable import MOST, alignable, keep_alignable, speech_to_examine
 from asr_fed.data.features import FeatureCache, add_speeds, build_features, feature_statistics, open_features
 from asr_fed.data.manifest import Utterance, read_manifest
@@ -141,7 +141,12 @@ def prepare_experiment(config: Config) -> Experiment:
     utterances = read_manifest(manifest, untranscribed=trains_without_transcripts(config))
     elsewhere = config.engine.kind is EngineKind.deployment
     partition = partition_speakers(
-        utterances, config.data.parts, config.federation.clients, config.seed, clients_elsewhere=elsewhere
+        utterances,
+        config.data.parts,
+        config.federation.clients,
+        config.seed,
+        clients_elsewhere=elsewhere,
+        reads_transcripts=reads_transcripts(config),
     )
     partition = with_wrong_transcripts(partition, config.federation.clients.wrong_transcripts, config.seed)
     partition = hide_transcripts(partition, config.data.parts, config.seed)
@@ -184,6 +189,12 @@ def check_model(config: Config, tokenizer: Tokenizer) -> None:
 def trains_without_transcripts(config: Config) -> bool:
     """Whether speech that has no transcript is trained on, by pre-training or on the model's own hypotheses."""
     return config.task.kind is TaskKind.best_rq or config.federation.pseudo_labels.on
+
+
+def reads_transcripts(config: Config) -> bool:
+    """Whether anything learns from transcripts or is measured on them. Pre-training that no fine-tuning follows does
+    not."""
+    return config.task.kind is not TaskKind.best_rq or config.fine_tune.epochs > 0
 
 
 def prepare_features(
@@ -273,6 +284,9 @@ def pick_device(name: str, worker: int = 0) -> torch.device:
 
 def _tokenizer(config: Config, warm_up: Sequence[Utterance]) -> Tokenizer:
     if config.warm_start.checkpoint is None:
+        if warm_up and not transcribed(warm_up) and not reads_transcripts(config):
+            # Each run has a vocabulary. This one is never used, and there is nothing to learn one from.
+            return train_tokenizer(["no transcripts"], TokenizerConfig(kind=TokenizerKind.char, vocab_size=None))
         return train_tokenizer((utterance.text for utterance in warm_up), config.tokenizer)
     given = open_recogniser(config.warm_start.checkpoint)
     ours = config_keys(config.features, config.model)

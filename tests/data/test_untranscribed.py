@@ -105,6 +105,41 @@ def test_speakers_without_a_transcript_become_clients_whatever_is_drawn(tmp_path
         partition_speakers(mixed, replace(PARTS, warm_up_speakers=None, warm_up_file=str(listed)), CLIENTS, 1)
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"test_speakers": 4}, "The test set needs 4 speaker"),
+        ({"dev_speakers": 3}, "The dev set needs 3 speaker"),
+        ({"warm_up_speakers": 2}, "warm_up_speakers=2"),
+        ({"held_out_speakers": 2}, "held_out_speakers=2"),
+    ],
+)
+def test_where_too_few_are_left_it_says_how_many_have_no_transcript(changes: dict[str, int], told: str) -> None:
+    few = {"s00", "s01", "s02"}  # have transcripts
+    mixed = [each if each.speaker in few else replace(each, text="") for each in spoken(9)]
+    parts = replace(PARTS, held_out_speakers=0)
+    assert len(partition_speakers(mixed, parts, CLIENTS, 1).clients) == 6
+    why = r".* 6 of 9 speakers have utterances without transcript and become clients: the speakers of warm-up"
+    with pytest.raises(UserError, match=told + why) as refused:
+        partition_speakers(mixed, replace(parts, **changes), CLIENTS, 1)
+    assert "fine_tune.epochs=0" not in str(refused.value)
+
+
+def test_pretraining_alone_divides_speech_that_has_no_transcripts_as_any_other() -> None:
+    whole, silent = spoken(), [replace(each, text="") for each in spoken()]
+    with pytest.raises(UserError, match=r"test set needs 1 .* 14 of 14 .*task\.kind=best_rq fine_tune\.epochs=0"):
+        partition_speakers(silent, PARTS, CLIENTS, 1)
+    made = partition_speakers(silent, PARTS, CLIENTS, 1, reads_transcripts=False)
+    like = partition_speakers(whole, PARTS, CLIENTS, 1)
+    assert [u.id for u in made.kept] == [u.id for u in like.kept]
+    own = [replace(each, split="test") if each.speaker == "s03" else each for each in silent]
+    assert {u.speaker for u in partition_speakers(own, PARTS, CLIENTS, 1, reads_transcripts=False).test} == {"s03"}
+    # Who could be a later recogniser's dev or test speaker is not pre-trained on.
+    mixed = [replace(each, text="") if each.speaker > "s06" else each for each in whole]
+    made = partition_speakers(mixed, PARTS, CLIENTS, 1, reads_transcripts=False)
+    assert made == partition_speakers(mixed, PARTS, CLIENTS, 1)
+
+
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_a_corpus_without_transcripts_to_measure_on_is_refused(split: str) -> None:
     mixed = [replace(each, text="", split=split) if each.speaker == "s03" else each for each in spoken()]

@@ -141,3 +141,42 @@ def test_tables_that_cannot_be_used(tmp_path: Path, content: str | None, message
         (tmp_path / "t.csv").write_text(content)
     with pytest.raises(UserError, match=message):
         table.prepare(str(tmp_path / "t.csv"), str(tmp_path / "m.csv"))
+
+
+def test_rows_without_a_text_are_dropped_or_kept_as_speech_without_transcripts(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = ["ciao", "", " \u00a0 ", "ho 3 gatti", "日本", "..."]
+    names = [f"{speaker}/{number}.wav" for speaker in ("anna", "ugo") for number in range(3)]
+    rows = [f'{name},{name.split("/")[0]},"{text}"' for name, text in zip(names, said, strict=True)]
+    (folder / "t.csv").write_text("\n".join(["path,speaker,text", *rows, "ugo/3.wav,ugo,sì"]), encoding="utf-8")
+    arguments = [str(folder / "t.csv"), str(folder / "m.csv"), "--language", "it"]
+    refused = {"kind": "rule", "clips": 3, "first": names[3:]}
+
+    def report() -> tuple[int, dict[str, object]]:
+        read = json.loads((folder / "preparation.json").read_text())
+        read["dropped"].pop("not in the table")
+        return read["untranscribed"], read["dropped"]
+
+    assert table.main(arguments) == 0
+    assert [u.text for u in read_manifest(folder / "m.csv")] == ["ciao", "sì"]
+    assert report() == (0, {"empty text": {"kind": "rule", "clips": 2, "first": names[1:3]}, "refused text": refused})
+
+    assert table.main([*arguments, "--untranscribed"]) == 0
+    kept = read_manifest(folder / "m.csv", untranscribed=True)
+    assert [(u.id, u.text) for u in kept] == [
+        *((names[0], "ciao"), (names[1], ""), (names[2], "")),
+        ("ugo/3.wav", "sì"),
+    ]
+    assert report() == (2, {"refused text": refused})
+    assert "2 of the rows kept have no transcript" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(UserError, match=r"line 3: the transcript \(wrd\) is empty.*prepare without untranscribed"):
+        read_manifest(folder / "m.csv")
+
+
+def test_a_table_without_any_text_names_the_option_that_keeps_it(folder: Path) -> None:
+    (folder / "t.csv").write_text("path,speaker,text\nanna/0.wav,anna,\nugo/0.wav,ugo,\n")
+    with pytest.raises(UserError, match=r"empty text 2 \(first: anna/0\.wav\).*kept with untranscribed"):
+        table.prepare(str(folder / "t.csv"), str(folder / "m.csv"), language="it")
+    kept = table.prepare(str(folder / "t.csv"), str(folder / "m.csv"), language="it", untranscribed=True)
+    assert read_manifest(folder / "m.csv", untranscribed=True) == kept and len(kept) == 2

@@ -17,6 +17,7 @@ from asr_fed.commands.compare import compare
 from asr_fed.config.check import check_shared
 from asr_fed.config.schema import TaskConfig
 from asr_fed.data.batching import training_batches
+from asr_fed.data.manifest import read_manifest
 from asr_fed.federation.rounds import run_federation
 from asr_fed.federation.shared_config import shared_config
 from asr_fed.model.best_rq import RandomProjectionQuantiser
@@ -39,7 +40,7 @@ from asr_fed.tasks.learners import load_pretrainer, save_learner
 from asr_fed.training.epoch import train_epoch
 from asr_fed.wire.hosts import RemoteNodes
 from tests.federation.test_rounds import InProcess
-from tests.tiny import Corpus, settings, typed_config
+from tests.tiny import Corpus, settings, typed_config, write_table
 
 TASK = (
     "task.kind=best_rq",
@@ -267,3 +268,18 @@ def test_what_needs_words_is_refused(change: str, told: str) -> None:
 def test_a_recogniser_is_fine_tuned_after_a_pretraining_only() -> None:
     with pytest.raises(UserError, match=r"fine_tune\.epochs=3 follows a pre-training"):
         check_shared(OmegaConf.structured(typed_config({}, "fine_tune.epochs=3")))
+
+
+def test_a_table_without_any_transcript_is_pretrained_on(corpus: Corpus, tmp_path: Path) -> None:
+    rows = [line.split("\t")[:2] for line in corpus.table.read_text().splitlines()[1:]]
+    silent = corpus.table.with_name("silent.tsv")
+    write_table(silent, [(path, speaker, " ") for path, speaker in rows])
+    content = settings(corpus, tmp_path / "prepared", tmp_path / "run")
+    content["data"] |= {"root": str(silent)}
+    content["data"]["prepare"] |= {"untranscribed": True}
+    summary = train(typed_config(content, *TASK, *PLAIN, "federation.rounds=1"))
+    assert isinstance(summary, PretrainingSummary) and summary.clients == 5 and not summary.recognition
+    kept = read_manifest(tmp_path / "prepared" / "manifest.csv", untranscribed=True)
+    assert len(kept) == corpus.good and not any(utterance.text for utterance in kept)
+    with pytest.raises(UserError, match="9 of 9 speakers have utterances without transcript"):
+        train(typed_config(content, *TASK, *PLAIN, "fine_tune.epochs=1", f"run_dir={tmp_path / 'tuned'}"))
