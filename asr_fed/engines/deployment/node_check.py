@@ -64,7 +64,8 @@ def _speech(settings: NodeSettings) -> tuple[Finding, list[Utterance]]:
                 raise UserError(f"There is no partition.csv in {settings.partition}.")
             speech = [u for client in read_partition(settings.partition).clients for u in client.utterances]
         else:
-            speech = [u for u in read_manifest(str(settings.manifest)) if u.split.lower() not in ("dev", "test")]
+            utterances = read_manifest(str(settings.manifest), untranscribed=True)  # the experiment says if it may be
+            speech = [u for u in utterances if u.split.lower() not in ("dev", "test")]
     except (UserError, OSError) as error:
         return Finding(what, False, str(error)), []
     if not speech:
@@ -73,7 +74,9 @@ def _speech(settings: NodeSettings) -> tuple[Finding, list[Utterance]]:
     if unreadable:
         return Finding(what, False, f"{len(unreadable)} recordings cannot be read, such as {unreadable[0]}"), speech
     speakers = len({utterance.speaker for utterance in speech})
-    return Finding(what, True, f"{len(speech)} utterances, {speakers} speakers, {hours(speech):.2f} h"), speech
+    silent = sum(not utterance.text for utterance in speech)
+    untold = f", {silent} utterances without transcript" if silent else ""
+    return Finding(what, True, f"{len(speech)} utterances, {speakers} speakers, {hours(speech):.2f} h{untold}"), speech
 
 
 def _disk(settings: NodeSettings, speech: list[Utterance]) -> Finding:

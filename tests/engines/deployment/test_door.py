@@ -4,7 +4,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from asr_fed.commands.deployment import main
-from asr_fed.data.manifest import Utterance, write_manifest
+from asr_fed.data.manifest import Utterance, read_manifest, write_manifest
 from asr_fed.engines.deployment import node as node_module
 from asr_fed.engines.deployment.credentials import make_certificates, make_node_key, renew_certificate
 from asr_fed.engines.deployment.door import LONGEST_PAUSE, Waiting
@@ -110,6 +110,14 @@ def test_a_node_with_which_all_is_well(silo: Silo, check: Any) -> None:
     assert list(found) == ["settings", "name", "port", "TLS", "clock", "key", "manifest", "disk", "policy"]
     assert found["key"][1] == "registered as clinic" and "364 days" in found["TLS"][1]
     assert "20 utterances, 2 speakers" in found["manifest"][1]
+
+
+def test_a_manifest_may_lack_transcripts_and_how_many_is_told(silo: Silo, check: Any) -> None:
+    """Whether the experiment takes them the node does not know before it is given one."""
+    path = silo.folder / "manifest.csv"
+    write_manifest(path, [replace(u, text="") if u.speaker == "s0" else u for u in read_manifest(path)])
+    found = check()
+    assert found["manifest"][0] == "ok" and found["manifest"][1].endswith(", 10 utterances without transcript")
 
 
 def faults(found: Checked) -> dict[str, str]:
