@@ -22,3 +22,5 @@ class TaskConfig:
     code_dim: int = setting(16, at_least=1)
     mask_probability: float = setting(0.01, above=0, at_most=1)  # that a mask begins at a frame
     mask_ms: float = setting(400.0, above=0)
+    # codes of features that have mean 0 and deviation 1 in each utterance, so that they tell less of its channel
+    level_codes: bool = False

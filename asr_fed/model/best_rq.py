@@ -14,8 +14,11 @@ from torch.nn import functional
 
 from asr_fed.config.schema import FeatureConfig, ModelConfig, TaskConfig
 from asr_fed.model.backbone import Backbone
+from asr_fed.model.encoder import silence
 from asr_fed.model.typed import plain, typed
 from asr_fed.system.randomness import derived_seed
+
+LEAST_DEVIATION = 0.01  # of a band that does not move; features have about 1
 
 
 class RandomProjectionQuantiser(nn.Module):
@@ -43,10 +46,13 @@ class BestRq(Backbone):
         super().__init__(config, n_mels)
         self.head = nn.Linear(config.states, task.codebook_size)
         self.quantiser = RandomProjectionQuantiser(n_mels * self.encoder.stride, task, seed)
+        self.level_codes = task.level_codes
 
-    def codes(self, normalised: torch.Tensor) -> torch.Tensor:
+    def codes(self, normalised: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
         """Of features [batch, frames, n_mels]: int64 [batch, states], one for as many frames as a state stands for."""
         stride = self.encoder.stride
+        if self.level_codes:
+            normalised = level(normalised, frames)
         padded = functional.pad(normalised, (0, 0, 0, -normalised.shape[1] % stride))
         codes: torch.Tensor = self.quantiser(padded.reshape(len(padded), -1, stride * padded.shape[2]))
         return codes
@@ -59,6 +65,14 @@ class BestRq(Backbone):
         states, _ = self.encoder(masked, frames)
         logits: torch.Tensor = self.head(states[:, : mask.shape[1]][mask]).float()
         return logits
+
+
+def level(features: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+    """Features [batch, frames, n_mels], each band with mean 0 and deviation 1 over each utterance, 0 after its end."""
+    counts = frames[:, None, None]
+    centred = silence(features - silence(features, frames).sum(1, keepdim=True) / counts, frames)
+    deviation = (centred.square().sum(1, keepdim=True) / counts).sqrt()
+    return centred / deviation.clamp_min(LEAST_DEVIATION)
 
 
 @dataclass(frozen=True)

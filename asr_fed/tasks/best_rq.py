@@ -89,7 +89,7 @@ class BestRqTask:
     def loss(self, batch: MaskedBatch, *, with_ctc: bool) -> torch.Tensor:
         """The mean over masked states."""
         logits = self.model.predict(batch.masked, batch.frames, batch.mask)
-        return functional.cross_entropy(logits, self.model.codes(batch.clean)[batch.mask])
+        return functional.cross_entropy(logits, self.model.codes(batch.clean, batch.frames)[batch.mask])
 
     @torch.no_grad()
     def evaluate(self, utterances: Sequence[Utterance], place: Place) -> Predicted:
@@ -100,7 +100,7 @@ class BestRqTask:
         for chunk in evaluation_batches(utterances, limits):
             batch = self._batch(chunk, [(1.0, generator(self.pretrainer.seed, "mask", u.id)) for u in chunk])
             logits = self.model.predict(batch.masked, batch.frames, batch.mask)
-            codes = self.model.codes(batch.clean)[batch.mask]
+            codes = self.model.codes(batch.clean, batch.frames)[batch.mask]
             masked += len(codes)
             wrong += int((logits.argmax(-1) != codes).sum())
             loss_sum += float(functional.cross_entropy(logits, codes, reduction="sum"))

@@ -20,7 +20,7 @@ from asr_fed.data.batching import training_batches
 from asr_fed.data.manifest import read_manifest
 from asr_fed.federation.rounds import run_federation
 from asr_fed.federation.shared_config import shared_config
-from asr_fed.model.best_rq import RandomProjectionQuantiser
+from asr_fed.model.best_rq import BestRq, RandomProjectionQuantiser, level
 from asr_fed.model.recogniser import load_recogniser
 from asr_fed.model.state import frozen_sha256, layout, read_state
 from asr_fed.pipeline.pretrained import evaluate_pretraining, evaluate_recognition, write_pretraining
@@ -91,6 +91,27 @@ def test_a_code_is_the_nearest_entry_of_the_codebook() -> None:
     torch.testing.assert_close(quantiser(x), expected)
     assert len(expected.unique()) > 10
     torch.testing.assert_close(quantiser.codebook.norm(dim=-1), torch.ones(50))
+
+
+def test_level_codes_are_those_of_each_utterance_by_itself_whatever_its_channel(
+    make: Callable[..., Experiment],
+) -> None:
+    """A louder band and one that lies higher change the codes of the features, not those of levelled ones; padding
+    neither."""
+    features = torch.randn(2, 12, 16, generator=torch.Generator().manual_seed(1))
+    frames = torch.tensor([12, 8])
+    features[1, 8:] = 0
+    channel = torch.where(torch.arange(12)[:, None] < frames[:, None, None], 3 * features + torch.arange(16), 0.0)
+    plain, levelled = (make(f"task.level_codes={told}").fresh_learner().model for told in (False, True))
+    assert isinstance(plain, BestRq) and isinstance(levelled, BestRq)
+    states = -(-frames[1] // plain.encoder.stride)
+    assert not torch.equal(plain.codes(features, frames), plain.codes(channel, frames))
+    expected = levelled.codes(features, frames)
+    assert torch.equal(levelled.codes(channel, frames)[0], expected[0])
+    assert torch.equal(levelled.codes(channel, frames)[1, :states], expected[1, :states])
+    assert torch.equal(levelled.codes(features[1:, :8], frames[1:])[0], expected[1, :states])
+    short = (features[1, :8] - features[1, :8].mean(0)) / features[1, :8].std(0, correction=0)
+    torch.testing.assert_close(level(features, frames)[1, :8], short)
 
 
 def test_projection_and_codebook_come_of_the_seed_do_not_travel_and_are_compared(
