@@ -57,7 +57,9 @@ class Interruptible:
         if log := os.environ.get("FAULT_LOG"):
             with open(log, "a") as file:
                 file.write(f"{os.getpid()}\n")
-            if len(Path(log).read_text().split()) == int(os.environ.get("FAULT_AT_CLIENT", -1)):
+                file.flush()
+                own = file.tell()  # two workers may have written before either reads: each counts up to its own line
+            if len(Path(log).read_text()[:own].split()) == int(os.environ.get("FAULT_AT_CLIENT", -1)):
                 os.kill(os.getppid(), signal.Signals[os.environ["FAULT_SIGNAL"]])
                 time.sleep(FOR_EVER)  # a worker outlives neither; without a fault in that, this is not slept through
         return WerSoftmax()(client)
