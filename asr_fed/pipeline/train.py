@@ -136,7 +136,7 @@ def say_accounts(summary: RunSummary | PretrainingSummary, progress: RunProgress
 def remarks(experiment: Experiment, clock: VirtualTime | None) -> Iterator[str]:
     """What to know of a run before it trains."""
     config = experiment.config
-    texts = [u.text for u in experiment.partition.utterances] if reads_transcripts(config) else []
+    texts = (u.text for u in experiment.partition.utterances if reads_transcripts(config))
     yield from filter(
         None,
         [

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from asr_fed.runs.records import read_history
-from asr_fed.runs.summary import read_summary
+from asr_fed.runs.summary import RunSummary, read_summary
 from asr_fed.system.errors import UserError
 from recipes.checking.recipe import Recipe, Row
 
@@ -62,20 +62,24 @@ FIELDS = dataclasses.fields(Measured)
 def measure(recipe: Recipe, runs: Path) -> list[Measured]:
     """The rows, from what the runs left. Raises UserError where that is not there, or `against` does not fit."""
     evaluations = {row.name: pooled(row, runs) for row in recipe.rows}
-    wers = {row.name: [read_summary(runs / run).systems[row.system].wer for run in row.runs] for row in recipe.rows}
+    summaries = {run: read_summary(runs / run) for row in recipe.rows for run in row.runs}
+    wers = {row.name: [summaries[run].systems[row.system].wer for run in row.runs] for row in recipe.rows}
     for row in recipe.rows:
         if row.against is not None and len(wers.get(row.against, [])) != len(row.runs):
             raise UserError(f"{recipe.folder.name}: {row.name} is compared with {row.against}, no row of as many runs.")
-    return [_measure_row(row, evaluations, wers, runs) for row in recipe.rows]
+    return [_measure_row(row, evaluations, wers, [summaries[run] for run in row.runs], runs) for row in recipe.rows]
 
 
 def _measure_row(
-    row: Row, evaluations: "Mapping[str, Evaluation]", wers: Mapping[str, Sequence[float]], runs: Path
+    row: Row,
+    evaluations: "Mapping[str, Evaluation]",
+    wers: Mapping[str, Sequence[float]],
+    summaries: Sequence[RunSummary],
+    runs: Path,
 ) -> Measured:
     own, other = evaluations[row.name], None if row.against is None else evaluations[row.against]
-    summaries = [read_summary(runs / run) for run in row.runs]
-    pairs = zip(wers[row.name], [] if row.against is None else wers[row.against], strict=row.against is not None)
-    differences = [one - another for one, another in pairs]
+    # A row with nothing to compare with has no differences.
+    differences = [one - another for one, another in zip(wers[row.name], wers.get(row.against or "", []), strict=False)]
     speakers = tuple(own.speakers.values())
     return Measured(
         name=row.name,

@@ -90,10 +90,12 @@ def markdown(rows: list[Measured], measured: str) -> str:
     for row in rows:
         difference = ""
         if row.difference is not None:
-            interval = _interval(row.difference_low, row.difference_high, "+.1f")
-            if row.runs > 1 and row.difference_least is not None:
-                interval += f"; runs {_interval(row.difference_least, row.difference_greatest, '+.1f')}"
-            around = interval and f" ({interval.removeprefix('; ')})"
+            over_runs = row.runs > 1 and _interval(row.difference_least, row.difference_greatest, "+.1f")
+            doubts = (
+                _interval(row.difference_low, row.difference_high, "+.1f"),
+                f"runs {over_runs}" if over_runs else "",
+            )
+            around = f" ({'; '.join(filter(None, doubts))})" if any(doubts) else ""
             difference = f"{row.difference:+.1f}{around} to {row.against}"
         cells = (
             row.name,

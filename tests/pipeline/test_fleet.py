@@ -2,7 +2,6 @@
 nor Ray change it."""
 
 import csv
-import signal
 from pathlib import Path
 
 import pytest
@@ -24,16 +23,7 @@ def test_a_killed_run_with_two_workers_and_one_on_ray_end_as_one_with_a_single_w
     file = write_experiment_file(tmp_path / "tiny.yaml", content, weighting="uniform", simulation="phones")
     desk = Desk(tmp_path, file)
 
-    straight = desk.train("straight", "engine.workers=1")
-    assert straight.returncode == 0, straight.stderr
-    fault = {"FAULT_SIGNAL": "SIGKILL", "FAULT_LOG": str(tmp_path / "log"), "FAULT_AT_CLIENT": "4"}
-    killed = desk.train("killed", "engine.workers=2", **fault)
-    assert killed.returncode == -signal.SIGKILL and [each["round"] for each in desk.history("killed")] == [1]
-    resumed = desk.train("killed", "resume=true", "engine.workers=2")
-    assert resumed.returncode == 0, resumed.stderr
-
-    with_ray = desk.train("ray", "engine=ray", "engine.workers=2")
-    assert with_ray.returncode == 0, with_ray.stderr
+    straight = desk.train_three_ways(tmp_path / "log", at_client=4)
 
     expected, summary = desk.summary("straight"), desk.summary("killed")
     assert summary["weights_sha256"] == expected["weights_sha256"] == desk.summary("ray")["weights_sha256"]

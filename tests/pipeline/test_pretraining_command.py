@@ -2,7 +2,6 @@
 change it."""
 
 import csv
-import signal
 from pathlib import Path
 
 import pytest
@@ -44,15 +43,7 @@ def test_two_federations_end_in_one_table_with_the_recogniser_from_scratch(desk:
 def test_a_killed_run_with_two_workers_and_one_on_ray_end_as_one_with_a_single_worker(
     desk: Desk, tmp_path: Path
 ) -> None:
-    straight = desk.train("straight", "engine.workers=1")
-    assert straight.returncode == 0, straight.stderr
-    fault = {"FAULT_SIGNAL": "SIGKILL", "FAULT_LOG": str(tmp_path / "log"), "FAULT_AT_CLIENT": "8"}
-    killed = desk.train("killed", "engine.workers=2", **fault)
-    assert killed.returncode == -signal.SIGKILL and [each["round"] for each in desk.history("killed")] == [1]
-    resumed = desk.train("killed", "resume=true", "engine.workers=2")
-    assert resumed.returncode == 0, resumed.stderr
-    with_ray = desk.train("ray", "engine=ray", "engine.workers=2")
-    assert with_ray.returncode == 0, with_ray.stderr
+    desk.train_three_ways(tmp_path / "log", at_client=8)
     expected, others = desk.summary("straight"), [desk.summary(name) for name in ("killed", "ray")]
     for key in ("weights_sha256", "systems", "recognition", "difference"):
         assert others[0][key] == expected[key] == others[1][key], key

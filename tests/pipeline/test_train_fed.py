@@ -54,6 +54,23 @@ class Desk:
     def train(self, run_dir: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return self.run(str(self.experiment), f"run_dir={self.folder / run_dir}", *arguments, **environment)
 
+    def train_three_ways(self, log: Path, at_client: int) -> subprocess.CompletedProcess[str]:
+        """`straight` with one worker, which is returned; `killed` with two, after so many clients, and resumed;
+        `ray`.
+
+        Clients have to be weighted by tests.faults.Interruptible, and the first round alone has to be whole by then.
+        """
+        straight = self.train("straight", "engine.workers=1")
+        assert straight.returncode == 0, straight.stderr
+        fault = {"FAULT_SIGNAL": "SIGKILL", "FAULT_LOG": str(log), "FAULT_AT_CLIENT": str(at_client)}
+        killed = self.train("killed", "engine.workers=2", **fault)
+        assert killed.returncode == -signal.SIGKILL and [each["round"] for each in self.history("killed")] == [1]
+        resumed = self.train("killed", "resume=true", "engine.workers=2")
+        assert resumed.returncode == 0, resumed.stderr
+        with_ray = self.train("ray", "engine=ray", "engine.workers=2")
+        assert with_ray.returncode == 0, with_ray.stderr
+        return straight
+
     def summary(self, run_dir: str) -> dict[str, Any]:
         return json.loads((self.folder / run_dir / "summary.json").read_text())
 
