@@ -72,7 +72,7 @@ def entries_of(prefix: str, parts: StateLayout) -> np.ndarray:
     named = [name.startswith(prefix) for name in parts.names]
     if not any(named):
         raise UserError(
-            f"algorithm.head={prefix} begins the name of nothing in this model. FedVSSL is for task.kind=best_rq, "
+            f"algorithm.head={prefix} begins the name of nothing in this model. FedVSSL is for a pre-training, "
             "whose prediction head is 'head.'; a recogniser has none."
         )
     return np.repeat(named, parts.sizes)

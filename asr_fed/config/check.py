@@ -30,7 +30,6 @@ from asr_fed.config.schema import (
     Mode,
     PartsConfig,
     Start,
-    TaskKind,
     TokenizerKind,
     Tune,
 )
@@ -110,11 +109,12 @@ def check_shared(config: DictConfig) -> None:
         check_personalise(settings)
     if settings.federation.tune is not Tune.full:
         check_tune(settings)
-    if settings.task.kind is TaskKind.best_rq:
+    if settings.task.kind.pretrains:
         check_pretraining(settings)
     elif settings.fine_tune.epochs:
         raise UserError(
-            f"fine_tune.epochs={settings.fine_tune.epochs} follows a pre-training (task.kind=best_rq): set it to 0."
+            f"fine_tune.epochs={settings.fine_tune.epochs} follows a pre-training (task.kind=best_rq or contrastive): "
+            "set it to 0."
         )
     else:
         check_head(settings)

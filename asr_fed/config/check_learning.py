@@ -47,24 +47,26 @@ def check_part(part: Tune, model: ModelConfig, told: str) -> None:
 def check_tune(settings: Config) -> None:
     tune = settings.federation.tune
     check_part(tune, settings.model, f"federation.tune={tune.name}")
-    if settings.personalise or settings.task.kind is TaskKind.best_rq:
-        other = "personalise=true" if settings.personalise else "task.kind=best_rq"
+    if settings.personalise or settings.task.kind.pretrains:
+        other = "personalise=true" if settings.personalise else f"task.kind={settings.task.kind.name}"
         raise UserError(f"federation.tune={tune.name} and {other} do not go together: set federation.tune=full.")
 
 
 def check_pretraining(settings: Config) -> None:
+    told = f"task.kind={settings.task.kind.name}"
     if settings.model.encoder is EncoderKind.pretrained:
-        raise UserError("task.kind=best_rq trains encoders of log-mel frames from scratch: use another model.")
+        raise UserError(f"{told} trains encoders of log-mel frames from scratch: use another model.")
     given = [name for name in ("checkpoint", "encoder") if getattr(settings.warm_start, name) is not None]
     if given:
-        raise UserError(f"task.kind=best_rq starts from random weights: set warm_start.{given[0]}=null.")
+        raise UserError(f"{told} starts from random weights: set warm_start.{given[0]}=null.")
     if settings.personalise:
-        raise UserError("personalise=true fine-tunes recognisers, and task.kind=best_rq trains none: set it to false.")
+        raise UserError(f"personalise=true fine-tunes recognisers, and {told} trains none: set it to false.")
     if settings.weighting["_target_"].endswith("WerSoftmax"):
         raise UserError(
-            "task.kind=best_rq has no word errors to weigh clients by: set weighting=num_examples or "
-            "weighting=loss_softmax."
+            f"{told} has no word errors to weigh clients by: set weighting=num_examples or weighting=loss_softmax."
         )
+    if settings.task.level_codes and settings.task.kind is not TaskKind.best_rq:
+        raise UserError(f"task.level_codes=true is of BEST-RQ's codes, and {told} has none: set it to false.")
 
 
 def check_head(settings: Config) -> None:
@@ -72,14 +74,14 @@ def check_head(settings: Config) -> None:
     algorithm = settings.algorithm
     if algorithm["_target_"].endswith("FedVssl") and algorithm.get("head", "head.") == "head.":
         raise UserError(
-            "algorithm=fed_vssl is for task.kind=best_rq, whose prediction head stays with each client: a recogniser "
+            "algorithm=fed_vssl is for a pre-training, whose prediction head stays with each client: a recogniser "
             "has none. Choose another algorithm."
         )
 
 
 def check_pseudo_labels(settings: Config) -> None:
     labels = settings.federation.pseudo_labels
-    if settings.task.kind is not TaskKind.recognition:
+    if settings.task.kind.pretrains:
         raise UserError(
             f"task.kind={settings.task.kind.name} needs no transcripts, and makes none: set "
             "federation.pseudo_labels.every=null."

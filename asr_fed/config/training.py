@@ -119,9 +119,7 @@ class CentralConfig:
 @dataclass
 class WarmStartConfig(CentralConfig):
     checkpoint: str | None = None  # run directory, checkpoint or SpeechBrain folder: replaces warm-up training
-    encoder: str | None = (
-        None  # run directory of a pre-training (task.kind=best_rq), which warm-up training starts from
-    )
+    encoder: str | None = None  # run directory of a pre-training, which warm-up training starts from
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from asr_fed.config.schema import EncoderKind, ModelConfig
 from asr_fed.model.conformer import Conformer
@@ -20,6 +21,12 @@ def create_encoder(config: ModelConfig, width: int) -> Encoder | Conformer | Sam
 def count_states(config: ModelConfig, frames: int) -> int:
     """States that the encoder of `config` makes of so many frames."""
     return -(-frames // stride(config)) if config.pretrained is None else config.pretrained.states(frames)
+
+
+def by_state(features: torch.Tensor, stride: int) -> torch.Tensor:
+    """Features [batch, frames, n] -> [batch, states, stride x n]: together what one state stands for."""
+    padded = functional.pad(features, (0, 0, 0, -features.shape[1] % stride))
+    return padded.reshape(len(padded), -1, stride * padded.shape[2])
 
 
 class Backbone(nn.Module):

@@ -5,17 +5,14 @@ once, from the run's seed, and never trained: they do not travel, and whoever tr
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from asr_fed.config.schema import FeatureConfig, ModelConfig, TaskConfig
-from asr_fed.model.backbone import Backbone
+from asr_fed.config.schema import ModelConfig, TaskConfig
+from asr_fed.model.backbone import Backbone, by_state
 from asr_fed.model.encoder import silence
-from asr_fed.model.typed import plain, typed
 from asr_fed.system.randomness import derived_seed
 
 LEAST_DEVIATION = 0.01  # of a band that does not move; features have about 1
@@ -50,21 +47,18 @@ class BestRq(Backbone):
 
     def codes(self, normalised: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
         """Of features [batch, frames, n_mels]: int64 [batch, states], one for as many frames as a state stands for."""
-        stride = self.encoder.stride
         if self.level_codes:
             normalised = level(normalised, frames)
-        padded = functional.pad(normalised, (0, 0, 0, -normalised.shape[1] % stride))
-        codes: torch.Tensor = self.quantiser(padded.reshape(len(padded), -1, stride * padded.shape[2]))
+        codes: torch.Tensor = self.quantiser(by_state(normalised, self.encoder.stride))
         return codes
 
-    def predict(self, masked: torch.Tensor, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Logits [masked states, codebook] from normalised features in which the states of `mask` are not to be seen.
-
-        `mask` is bool [batch, states].
-        """
+    def guess(
+        self, masked: torch.Tensor, clean: torch.Tensor, frames: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [masked states, codebook] and the right codes [masked states]; the input is that of `Guesser`."""
         states, _ = self.encoder(masked, frames)
         logits: torch.Tensor = self.head(states[:, : mask.shape[1]][mask]).float()
-        return logits
+        return logits, self.codes(clean, frames)[mask]
 
 
 def level(features: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
@@ -73,40 +67,3 @@ def level(features: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
     centred = silence(features - silence(features, frames).sum(1, keepdim=True) / counts, frames)
     deviation = (centred.square().sum(1, keepdim=True) / counts).sqrt()
     return centred / deviation.clamp_min(LEAST_DEVIATION)
-
-
-@dataclass(frozen=True)
-class Pretrainer:
-    """Everything that goes on with pre-training: a checkpoint of it needs nothing else."""
-
-    model: BestRq
-    model_config: ModelConfig
-    features: FeatureConfig
-    task: TaskConfig
-    seed: int
-
-    @classmethod
-    def create(cls, model: ModelConfig, features: FeatureConfig, task: TaskConfig, seed: int) -> "Pretrainer":
-        """With fresh weights, drawn from torch's current random state; projection and codebook come of `seed` alone."""
-        return cls(BestRq(model, features.n_mels, task, seed), model, features, task, seed)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain tensors and values, safe to load with `weights_only`."""
-        return {
-            "model": {name: tensor.cpu() for name, tensor in self.model.state_dict().items()},
-            "model_config": plain(self.model_config),
-            "features": plain(self.features),
-            "task": plain(self.task),
-            "seed": self.seed,
-        }
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> "Pretrainer":
-        pretrainer = cls.create(
-            typed(ModelConfig, content["model_config"]),
-            typed(FeatureConfig, content["features"]),
-            typed(TaskConfig, content["task"]),
-            int(content["seed"]),
-        )
-        pretrainer.model.load_state_dict(content["model"])
-        return pretrainer

@@ -24,25 +24,25 @@ from asr_fed.runs.summary import (
     FINE_TUNED,
     FROM_SCRATCH,
     RECOGNISERS,
-    CodesResult,
+    PretrainedResult,
     PretrainingSummary,
     SystemResult,
     write_summary,
 )
 from asr_fed.system.files import write_text
-from asr_fed.tasks.learners import load_learner
+from asr_fed.tasks.learners import load_pretrainer
 
 
-def evaluate_pretraining(experiment: Experiment, progress: RunProgress) -> dict[str, CodesResult]:
-    """By system: loss, accuracy in percent, and how many of the codes there were to predict, on the test speakers."""
-    found = {}
+def evaluate_pretraining(experiment: Experiment, progress: RunProgress) -> dict[str, PretrainedResult]:
+    """By system: how well it guesses what is masked, and how its encoder's states vary, on the test speakers."""
+    found, speech = {}, experiment.partition.test
     for name in systems(experiment.config):
-        learner = load_learner(experiment.checkpoints / f"{name}.pt", experiment.config)
-        evaluated = experiment.task(learner, pick_device(experiment.config.device)).evaluate(
-            experiment.partition.test, "dev"
+        pretrainer = load_pretrainer(experiment.checkpoints / f"{name}.pt")
+        task = experiment.pretraining(pretrainer, pick_device(experiment.config.device))
+        guessed, variance = task.evaluate(speech, "dev"), task.state_variance(speech)
+        found[name] = PretrainedResult(
+            guessed.loss, guessed.accuracy, guessed.masked, variance.between, variance.effective_rank
         )
-        told = dict(evaluated.numbers)
-        found[name] = CodesResult(told["dev_loss"], told["accuracy"], evaluated.errors.units)
     progress.say(pretraining_table(found))
     return found
 
@@ -73,7 +73,7 @@ def evaluate_recognition(experiment: Experiment, progress: RunProgress) -> dict[
 def write_pretraining(
     experiment: Experiment,
     federation: FederationState | None,
-    tests: Mapping[str, CodesResult],
+    tests: Mapping[str, PretrainedResult],
     made: Mapping[str, Any],
     recognised: Mapping[str, Evaluation] | None = None,
 ) -> PretrainingSummary:
@@ -83,7 +83,7 @@ def write_pretraining(
     """
     config, run_dir, recognised = experiment.config, experiment.run_dir, recognised or {}
     path = own_encoder(experiment)
-    own, model = path.stem, load_learner(path, config).model
+    own, model = path.stem, load_pretrainer(path).model
     decoder = describe_decoder(config.evaluation.test_decoder, config.evaluation)
     for name, evaluation in recognised.items():
         about = {

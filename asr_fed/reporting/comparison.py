@@ -69,7 +69,7 @@ RESULT: tuple[tuple[str, Callable[[Record], str]], ...] = (
 )
 PRETRAINING: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("loss", _number("test_loss", ".3f")),
-    ("codes right\u00a0%", _number("test_accuracy", ".2f")),
+    ("right\u00a0%", _number("test_accuracy", ".2f")),
     ("to scratch", _number("to_scratch", "+.2f")),
     ("95\u00a0% interval", _to_scratch),
     ("p speakers", _number("to_scratch_p", ".2g")),

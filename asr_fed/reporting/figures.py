@@ -56,7 +56,7 @@ def pretraining_figures(history: History) -> dict[str, str]:
     """The same of a pre-training, which has a held-out loss and an accuracy in place of a WER."""
     return {
         "Loss over rounds": _curve(history, {"dev_loss": "dev speakers", "loss": "clients, in training"}, "loss"),
-        "Codes predicted right": _curve(history, {"accuracy": "dev speakers"}, "%"),
+        "Guessed right": _curve(history, {"accuracy": "dev speakers"}, "%"),
         "Learning rate of the clients": _curve(history, LEARNING_RATES, "learning rate"),
         "Traffic": _traffic(history),
         "Time": _time(history),

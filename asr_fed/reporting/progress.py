@@ -9,7 +9,7 @@ from rich.table import Table
 from asr_fed.evaluation.statistics import describe_pair
 from asr_fed.reporting.tracking import Track
 from asr_fed.runs.records import RoundRecord
-from asr_fed.runs.summary import CodesResult, RunSummary, SystemResult
+from asr_fed.runs.summary import PretrainedResult, RunSummary, SystemResult
 from asr_fed.training.central import EpochReport
 
 
@@ -41,7 +41,9 @@ class RunProgress:
 
     def epoch(self, name: str, report: EpochReport) -> None:
         wer = "" if report.wer is None else f"  dev WER {report.wer:6.2f}"
-        self.say(f"{name}: epoch {report.epoch:3d}{wer}{_of_codes(report)}  loss {report.loss:.3f}  lr {report.lr:.3g}")
+        self.say(
+            f"{name}: epoch {report.epoch:3d}{wer}{_of_masked(report)}  loss {report.loss:.3f}  lr {report.lr:.3g}"
+        )
         self._track(f"{name}/loss", report.loss, report.epoch)
         self._track(f"{name}/lr", report.lr, report.epoch)
         for measure in ("wer", "dev_loss", "accuracy"):
@@ -50,7 +52,7 @@ class RunProgress:
 
     def round(self, record: RoundRecord) -> None:
         wer = "" if record.wer is None or record.cer is None else f"  dev WER {record.wer:6.2f}  CER {record.cer:6.2f}"
-        wer += _of_codes(record)
+        wer += _of_masked(record)
         if record.untranscribed:
             wer += f"  own hypotheses {record.pseudo_labelled} of {record.untranscribed}"
         failed = f"  [red]failed: {', '.join(record.failures)}[/red]" if record.failures else ""
@@ -75,13 +77,15 @@ class RunProgress:
             self._track(f"test/{name}_cer", system.cer, summary.rounds)
 
 
-def pretraining_table(systems: Mapping[str, CodesResult]) -> Table:
-    """Loss and accuracy of each model on the test speakers."""
-    table = Table(title="unseen test speakers, masked codes")
-    for column in ("", "loss", "right %", "masked"):
+def pretraining_table(systems: Mapping[str, PretrainedResult]) -> Table:
+    """Of each model on the test speakers: loss, accuracy, and how its encoder's states vary."""
+    table = Table(title="unseen test speakers, masked states")
+    for column in ("", "loss", "right %", "masked", "between utterances %", "effective rank"):
         table.add_column(column, justify="left" if not column else "right")
     for name, found in systems.items():
-        table.add_row(name.replace("_", " "), f"{found.loss:.3f}", f"{found.accuracy:.2f}", f"{found.masked:.0f}")
+        cells = [f"{found.loss:.3f}", f"{found.accuracy:.2f}", f"{found.masked:.0f}"]
+        cells += [f"{each:.1f}" for each in (found.between, found.effective_rank) if each is not None]
+        table.add_row(name.replace("_", " "), *cells)
     return table
 
 
@@ -105,8 +109,8 @@ def interval(result: SystemResult) -> str:
     return "" if result.wer_low is None else f"{result.wer_low:.1f} to {result.wer_high:.1f}"
 
 
-def _of_codes(numbers: EpochReport | RoundRecord) -> str:
+def _of_masked(numbers: EpochReport | RoundRecord) -> str:
     """What a pre-training has in place of a WER."""
     if numbers.dev_loss is None or numbers.accuracy is None:
         return ""
-    return f"  dev loss {numbers.dev_loss:.3f}  codes right {numbers.accuracy:5.2f} %"
+    return f"  dev loss {numbers.dev_loss:.3f}  right {numbers.accuracy:5.2f} %"

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from asr_fed.config.check_learning import check_decoder
 from asr_fed.config.encoders import check_encoder
-from asr_fed.config.schema import Config, Decoder, EngineKind, Mode, Start, TaskKind, TokenizerConfig, TokenizerKind
+from asr_fed.config.schema import Config, Decoder, EngineKind, Mode, Start, TokenizerConfig, TokenizerKind
 from asr_fed.data.alignable import MOST, alignable, keep_alignable, speech_to_examine
 from asr_fed.data.features import FeatureCache, add_speeds, build_features, feature_statistics, open_features
 from asr_fed.data.manifest import Utterance, read_manifest
@@ -31,6 +31,7 @@ from asr_fed.interop.huggingface import load_encoder, read_encoder
 from asr_fed.interop.open_recogniser import open_recogniser
 from asr_fed.model.backbone import count_states
 from asr_fed.model.pretrained import SampleEncoder, WhisperEncoder
+from asr_fed.model.pretrainer import Pretrainer
 from asr_fed.model.recogniser import Recogniser, config_keys
 from asr_fed.model.state import freeze
 from asr_fed.model.tuning import is_partial, train_only
@@ -38,8 +39,8 @@ from asr_fed.runs.run_dir import CONFIG, complete_config, has_begun
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import available_cores
 from asr_fed.system.randomness import repeatable, seed_everything
-from asr_fed.tasks.best_rq import BestRqTask
 from asr_fed.tasks.learners import Learner, adopt_encoder, create_learner, load_pretrainer, task_of
+from asr_fed.tasks.masked_speech import MaskedSpeech
 from asr_fed.tasks.recognition import Recognition
 
 FEATURES = "features.json"  # the shards that the run reads
@@ -58,7 +59,7 @@ class OpenRun:
     def checkpoints(self) -> Path:
         return self.run_dir / "checkpoints"
 
-    def task(self, learner: Learner, device: torch.device) -> Recognition | BestRqTask:
+    def task(self, learner: Learner, device: torch.device) -> Recognition | MaskedSpeech:
         """The task of training `learner`, on that device."""
         return task_of(learner, self.config, self.cache, device)
 
@@ -66,6 +67,12 @@ class OpenRun:
         """The task of training `recogniser`, on that device."""
         training = self.task(recogniser, device)
         assert isinstance(training, Recognition)
+        return training
+
+    def pretraining(self, pretrainer: Pretrainer, device: torch.device) -> MaskedSpeech:
+        """The task of training `pretrainer`, on that device."""
+        training = self.task(pretrainer, device)
+        assert isinstance(training, MaskedSpeech)
         return training
 
 
@@ -121,7 +128,7 @@ def pooled_speech(experiment: Experiment) -> list[Utterance]:
         speech += partition.held_out
     if scratch or config.federation.held_out.replay_warm_up:
         speech += partition.warm_up
-    return speech if config.task.kind is TaskKind.best_rq else list(transcribed(speech))
+    return speech if config.task.kind.pretrains else list(transcribed(speech))
 
 
 def prepare_experiment(config: Config) -> Experiment:
@@ -188,13 +195,13 @@ def check_model(config: Config, tokenizer: Tokenizer) -> None:
 
 def trains_without_transcripts(config: Config) -> bool:
     """Whether speech that has no transcript is trained on, by pre-training or on the model's own hypotheses."""
-    return config.task.kind is TaskKind.best_rq or config.federation.pseudo_labels.on
+    return config.task.kind.pretrains or config.federation.pseudo_labels.on
 
 
 def reads_transcripts(config: Config) -> bool:
     """Whether anything learns from transcripts or is measured on them. Pre-training that no fine-tuning follows does
     not."""
-    return config.task.kind is not TaskKind.best_rq or config.fine_tune.epochs > 0
+    return not config.task.kind.pretrains or config.fine_tune.epochs > 0
 
 
 def prepare_features(
@@ -210,7 +217,7 @@ def prepare_features(
     if not trains_without_transcripts(config):
         partition = keep_transcribed(partition)
     cache = build_features(speech_to_examine(partition), config.features, folder, processes=processes)
-    if config.loss.ctc_weight > 0 and config.task.kind is TaskKind.recognition:
+    if config.loss.ctc_weight > 0 and not config.task.kind.pretrains:
         partition = keep_alignable(partition, alignable(cache, tokenizer, partial(count_states, config.model)), most)
     cache = add_speeds(cache, partition.trained_on, config.augment.speeds, config.features, processes=processes)
     cache.save(run_dir / FEATURES)

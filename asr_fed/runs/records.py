@@ -57,7 +57,7 @@ class RoundRecord:
     wer: float | None = None
     cer: float | None = None
     dev_loss: float | None = None  # of pre-training, as is
-    accuracy: float | None = None  # the percentage of the dev speech's masked codes that were predicted right
+    accuracy: float | None = None  # the percentage of the dev speech's masked states that were guessed right
     client_wer_deviation: float | None = None  # between clients, without the noise of counting
     annealed_lr: float | None = None  # the rate by NewBob on the dev WER alone
     untranscribed: int = 0  # training utterances without transcript, and those of them with a hypothesis trained on

@@ -5,14 +5,14 @@ from typing import Any
 
 import torch
 
-from asr_fed.config.schema import Config, TaskKind
+from asr_fed.config.schema import Config
 from asr_fed.data.features import FeatureCache
 from asr_fed.data.tokenizer import Tokenizer
-from asr_fed.model.best_rq import Pretrainer
+from asr_fed.model.pretrainer import Pretrainer
 from asr_fed.model.recogniser import Recogniser, config_keys, load_recogniser
 from asr_fed.system.checkpoint import load_checkpoint, save_checkpoint
 from asr_fed.system.errors import UserError
-from asr_fed.tasks.best_rq import BestRqTask
+from asr_fed.tasks.masked_speech import MaskedSpeech
 from asr_fed.tasks.recognition import Recognition
 
 Learner = Recogniser | Pretrainer
@@ -21,16 +21,16 @@ PRETRAINER = "pretrainer"  # its key in a checkpoint
 
 def create_learner(config: Config, tokenizer: Tokenizer) -> Learner:
     """With fresh weights, drawn from torch's current random state."""
-    if config.task.kind is TaskKind.best_rq:
+    if config.task.kind.pretrains:
         return Pretrainer.create(config.model, config.features, config.task, config.seed)
     return Recogniser.create(config.model, config.features, tokenizer)
 
 
-def task_of(learner: Learner, config: Config, cache: FeatureCache, device: torch.device) -> Recognition | BestRqTask:
+def task_of(learner: Learner, config: Config, cache: FeatureCache, device: torch.device) -> Recognition | MaskedSpeech:
     """The task of training `learner`, which is moved to the device."""
     learner.model.to(device)
     if isinstance(learner, Pretrainer):
-        return BestRqTask(learner, cache, config.augment, config.evaluation, config.precision, device)
+        return MaskedSpeech(learner, cache, config.augment, config.evaluation, config.precision, device)
     return Recognition(learner, cache, config.augment, config.loss, config.evaluation, config.precision, device)
 
 
@@ -44,7 +44,7 @@ def save_learner(learner: Learner, config: Config, path: Path) -> None:
 
 def load_learner(path: Path, config: Config) -> Learner:
     """Raises UserError where the file is missing or holds something else than the task of `config` trains."""
-    return load_pretrainer(path) if config.task.kind is TaskKind.best_rq else load_recogniser(path)
+    return load_pretrainer(path) if config.task.kind.pretrains else load_recogniser(path)
 
 
 def load_pretrainer(path: Path) -> Pretrainer:
@@ -54,11 +54,11 @@ def load_pretrainer(path: Path) -> Pretrainer:
             (each for name in ("federated.pt", "central.pt") if (each := path / "checkpoints" / name).is_file()), path
         )
     if not path.is_file():
-        raise UserError(f"There is no pre-trained encoder at {path}: give the run directory of a task.kind=best_rq.")
+        raise UserError(f"There is no pre-trained encoder at {path}: give the run directory of a pre-training.")
     try:
         return Pretrainer.from_dict(load_checkpoint(path)[PRETRAINER])
     except Exception as error:  # a foreign file can fail in many ways
-        raise UserError(f"{path} holds no pre-training of asr_fed (task.kind=best_rq): {error!r}") from error
+        raise UserError(f"{path} holds no pre-training of asr_fed: {error!r}") from error
 
 
 def adopt_encoder(recogniser: Recogniser, given: Pretrainer, path: Path) -> None:

@@ -12,22 +12,22 @@ from asr_fed.data.partition import Client
 from asr_fed.model.state import layout, read_state
 from asr_fed.runs.experiment import Experiment
 from asr_fed.system.errors import UserError
-from asr_fed.tasks.best_rq import BestRqTask
 from asr_fed.tasks.learners import load_pretrainer, save_learner
+from asr_fed.tasks.masked_speech import MaskedSpeech
 from asr_fed.tasks.recognition import Recognition
 from asr_fed.training.local import LocalTask, train_client
 from tests.federation.same_bits import same_bits
-from tests.tasks.test_best_rq import make, task  # noqa: F401  # fixtures
+from tests.tasks.test_pretraining import make, task  # noqa: F401  # fixtures
 
 
-def job(task: BestRqTask, client: Client, weights: np.ndarray, number: int, experiment: Experiment) -> LocalTask:  # noqa: F811
+def job(task: MaskedSpeech, client: Client, weights: np.ndarray, number: int, experiment: Experiment) -> LocalTask:  # noqa: F811
     settings = experiment.config.federation
     return LocalTask(task, client, weights, 0.05, number, 5, settings, reference_loss=2.5)
 
 
 # Those of the paper's table.
 @pytest.mark.parametrize(("alpha", "beta"), [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.9, 0.0), (0.9, 1.0)])
-def test_it_is_the_papers_loop(task: BestRqTask, experiment: Experiment, alpha: float, beta: float) -> None:  # noqa: F811
+def test_it_is_the_papers_loop(task: MaskedSpeech, experiment: Experiment, alpha: float, beta: float) -> None:  # noqa: F811
     """Two rounds over three clients; a second local training per client is the plain loop's."""
     parts, clients = layout(task.model), experiment.partition.clients[:3]
     head = entries_of("head.", parts)
@@ -88,7 +88,7 @@ def test_two_nodes_one_and_a_killed_server_end_in_the_same_bits_and_the_heads_st
     assert (fed_avg.expected.weights[head] != begin[head]).any()
 
 
-def test_alpha_one_follows_the_client_with_the_lower_loss(task: BestRqTask) -> None:  # noqa: F811
+def test_alpha_one_follows_the_client_with_the_lower_loss(task: MaskedSpeech) -> None:  # noqa: F811
     parts = layout(task.model)
     algorithm, update = FedVssl(alpha=1.0), empty(parts.length, FedVssl().summed(parts))
     for weight, value in ((1.0, 0.0), (3.0, 4.0)):
@@ -99,7 +99,7 @@ def test_alpha_one_follows_the_client_with_the_lower_loss(task: BestRqTask) -> N
 
 
 def test_a_recogniser_has_no_head_to_leave_out(context: Recognition, make: Callable[..., Experiment]) -> None:  # noqa: F811
-    with pytest.raises(UserError, match="FedVSSL is for task.kind=best_rq"):
+    with pytest.raises(UserError, match="FedVSSL is for a pre-training"):
         FedVssl().init(layout(context.model))
     with pytest.raises(ValueError, match="at most 1"):
         FedVssl(alpha=1.5)

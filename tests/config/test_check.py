@@ -185,7 +185,7 @@ def test_an_impossible_value_names_the_key(run, argument: str) -> None:
         ("features.n_mels=3 model.cnn_channels=[8,8]", "features.n_mels=3"),
         ("loss.ctc_weight=1 evaluation.test_decoder=ctc_greedy warm_start.ctc_epochs=2", "warm_start.ctc_epochs=2"),
         ("model.folder=encoder", "set model=pretrained, or model.folder=null"),
-        ("algorithm._target_=asr_fed.algorithms.fed_vssl.FedVssl", "algorithm=fed_vssl is for task.kind=best_rq"),
+        ("algorithm._target_=asr_fed.algorithms.fed_vssl.FedVssl", "algorithm=fed_vssl is for a pre-training"),
         ("mode=central central.start=scratch warm_start.encoder=run", "set central.start=warm_start"),
         ("engine=deployment engine.address=null", "engine.address"),
         ("federation.robust.clip=1.0", "federation.robust"),

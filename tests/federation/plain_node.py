@@ -21,7 +21,7 @@ from asr_fed.federation.client_app import (
 from asr_fed.federation.client_store import ClientStore
 from asr_fed.model.tuning import is_partial
 from asr_fed.runs.experiment import Experiment
-from asr_fed.tasks.best_rq import BestRqTask
+from asr_fed.tasks.masked_speech import MaskedSpeech
 from asr_fed.tasks.recognition import Recognition
 from asr_fed.wire.messages import Gained, Order
 
@@ -29,7 +29,7 @@ from asr_fed.wire.messages import Gained, Order
 @dataclass
 class PlainNode:
     experiment: Experiment
-    training: Recognition | BestRqTask
+    training: Recognition | MaskedSpeech
     weighting: Weighting
     clients: dict[str, Client]
     algorithm: Algorithm

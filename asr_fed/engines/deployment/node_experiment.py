@@ -28,6 +28,7 @@ from asr_fed.engines.deployment.policy import check_approved, check_disk, check_
 from asr_fed.engines.deployment.settings import Clients, NodeSettings
 from asr_fed.federation.client_app import Shape, shape_of
 from asr_fed.federation.shared_config import SHARED
+from asr_fed.model.encoder import stride
 from asr_fed.model.state import frozen_sha256, load_frozen
 from asr_fed.model.tuning import is_partial, train_only
 from asr_fed.runs.experiment import prepare_features, trains_without_transcripts
@@ -227,7 +228,8 @@ def _check_size(config: Config, tokenizer: Tokenizer) -> None:
     numbers += model.conformer_layers * wide * (10 * wide + 4 * deep + model.conformer_kernel)
     numbers += wide * model.cnn_channels[-1] * config.features.n_mels * model.time_pooling
     numbers += 3 * len(tokenizer) * max(widths)
-    numbers += config.task.codebook_size * (model.states + config.task.code_dim)
+    task, of_state = config.task, config.features.n_mels * stride(model)
+    numbers += task.codebook_size * (model.states + task.code_dim) + task.code_dim * (model.states + of_state)
     if model.pretrained is not None:  # its widths have limits beside them
         numbers += model.pretrained.parameters + 3 * max(widths) * model.states
     if max(sizes) > WIDEST or len(model.cnn_channels) > MOST_BLOCKS or numbers > LARGEST_MODEL:

@@ -1,7 +1,7 @@
-"""Pre-training on speech alone: predict the codes of what is masked (asr_fed.model.best_rq), measured in held-out loss
-and in the share of codes that are predicted right."""
+"""Pre-training on speech alone: guess what is masked, measured in held-out loss and in the share of guesses that are
+right. asr_fed.model.best_rq and asr_fed.model.contrastive say what is guessed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +13,11 @@ from asr_fed.config.schema import AugmentConfig, BatchConfig, EvaluationConfig, 
 from asr_fed.data.batching import evaluation_batches
 from asr_fed.data.features import FeatureCache
 from asr_fed.data.manifest import Utterance
+from asr_fed.evaluation.state_variance import StateVariance
 from asr_fed.evaluation.wer import ErrorCounts
-from asr_fed.model.best_rq import BestRq, Pretrainer
+from asr_fed.model.best_rq import BestRq
+from asr_fed.model.contrastive import Contrastive
+from asr_fed.model.pretrainer import Pretrainer
 from asr_fed.system.randomness import generator
 from asr_fed.training.task import Place
 
@@ -35,14 +38,12 @@ class MaskedBatch:
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """Sums over masked states. used: how many different codes there were to predict; few of many say that the
-    projection tells little apart."""
+class Guessed:
+    """Sums over masked states."""
 
     masked: int = 0
     wrong: int = 0
     loss_sum: float = 0.0
-    used: int = 0
 
     @property
     def errors(self) -> ErrorCounts:
@@ -67,7 +68,7 @@ class Predicted:
 
 
 @dataclass(frozen=True)
-class BestRqTask:
+class MaskedSpeech:
     """A `Task` (asr_fed.training.task). `augment` gives the playback speeds; masks take the place of all else in it."""
 
     pretrainer: Pretrainer
@@ -78,7 +79,7 @@ class BestRqTask:
     device: torch.device
 
     @property
-    def model(self) -> BestRq:
+    def model(self) -> BestRq | Contrastive:
         return self.pretrainer.model
 
     def collate(self, utterances: Sequence[Utterance], rng: np.random.Generator) -> MaskedBatch:
@@ -88,27 +89,38 @@ class BestRqTask:
 
     def loss(self, batch: MaskedBatch, *, with_ctc: bool) -> torch.Tensor:
         """The mean over masked states."""
-        logits = self.model.predict(batch.masked, batch.frames, batch.mask)
-        return functional.cross_entropy(logits, self.model.codes(batch.clean, batch.frames)[batch.mask])
+        return functional.cross_entropy(*self.model.guess(batch.masked, batch.clean, batch.frames, batch.mask))
 
     @torch.no_grad()
-    def evaluate(self, utterances: Sequence[Utterance], place: Place) -> Predicted:
+    def evaluate(self, utterances: Sequence[Utterance], place: Place) -> Guessed:
         """The same masks at each evaluation."""
         self.model.eval()
-        masked, wrong, loss_sum, used = 0, 0, 0.0, set[int]()
-        limits = BatchConfig(max_utterances=64, max_seconds=self.evaluation.max_seconds_per_batch)
-        for chunk in evaluation_batches(utterances, limits):
-            batch = self._batch(chunk, [(1.0, generator(self.pretrainer.seed, "mask", u.id)) for u in chunk])
-            logits = self.model.predict(batch.masked, batch.frames, batch.mask)
-            codes = self.model.codes(batch.clean, batch.frames)[batch.mask]
-            masked += len(codes)
-            wrong += int((logits.argmax(-1) != codes).sum())
-            loss_sum += float(functional.cross_entropy(logits, codes, reduction="sum"))
-            used |= set(codes.tolist())
-        return Predicted(masked, wrong, loss_sum, len(used))
+        masked, wrong, loss_sum = 0, 0, 0.0
+        for batch in self._evaluation_batches(utterances):
+            logits, right = self.model.guess(batch.masked, batch.clean, batch.frames, batch.mask)
+            masked += len(right)
+            wrong += int((logits.argmax(-1) != right).sum())
+            loss_sum += float(functional.cross_entropy(logits, right, reduction="sum"))
+        return Guessed(masked, wrong, loss_sum)
+
+    @torch.no_grad()
+    def state_variance(self, utterances: Sequence[Utterance]) -> StateVariance:
+        """Of the encoder's states of whole utterances, of which nothing is masked."""
+        self.model.eval()
+        found = StateVariance()
+        for batch in self._evaluation_batches(utterances):
+            states, _ = self.model.encoder(batch.clean, batch.frames)
+            for own, frames in zip(states, batch.frames.tolist(), strict=True):
+                found.add(own[: -(-frames // self.model.encoder.stride)].cpu().double().numpy())
+        return found
 
     def mean_loss(self, utterances: Sequence[Utterance]) -> float:
         return self.evaluate(utterances, "dev").loss
+
+    def _evaluation_batches(self, utterances: Sequence[Utterance]) -> Iterator[MaskedBatch]:
+        limits = BatchConfig(max_utterances=64, max_seconds=self.evaluation.max_seconds_per_batch)
+        for chunk in evaluation_batches(utterances, limits):
+            yield self._batch(chunk, [(1.0, generator(self.pretrainer.seed, "mask", u.id)) for u in chunk])
 
     def _batch(
         self, utterances: Sequence[Utterance], drawn: Sequence[tuple[float, np.random.Generator]]
@@ -129,7 +141,7 @@ class BestRqTask:
         hidden = mask.repeat_interleave(stride, dim=1)[:, : features.shape[1], None]
         noise = pad_sequence(noises, batch_first=True).to(self.device)
         real = torch.arange(features.shape[1], device=self.device) < counts[:, None]
-        features = features * real[:, :, None]  # so that codes of the last frames do not depend on the batch
+        features = features * real[:, :, None]  # so that what is to be guessed at the end does not depend on the batch
         return MaskedBatch(features, torch.where(hidden, noise, features), counts, mask)
 
 

@@ -1,4 +1,5 @@
-"""BEST-RQ: codes of a random projection, masks, a loss that falls, a federation that ends in the same bits."""
+"""Pre-training: codes of a random projection, contrasts, masks, a loss that falls, a federation that ends in the same
+bits."""
 
 import json
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from asr_fed.data.manifest import read_manifest
 from asr_fed.federation.rounds import run_federation
 from asr_fed.federation.shared_config import shared_config
 from asr_fed.model.best_rq import BestRq, RandomProjectionQuantiser, level
+from asr_fed.model.contrastive import Contrastive
 from asr_fed.model.recogniser import load_recogniser
 from asr_fed.model.state import frozen_sha256, layout, read_state
 from asr_fed.pipeline.pretrained import evaluate_pretraining, evaluate_recognition, write_pretraining
@@ -35,8 +37,8 @@ from asr_fed.runs.run_dir import begin_run
 from asr_fed.runs.summary import PretrainingSummary, read_any_summary, read_summary
 from asr_fed.system.errors import UserError
 from asr_fed.system.randomness import generator, seed_everything
-from asr_fed.tasks.best_rq import BestRqTask, draw_mask
 from asr_fed.tasks.learners import load_pretrainer, save_learner
+from asr_fed.tasks.masked_speech import MaskedSpeech, draw_mask
 from asr_fed.training.epoch import train_epoch
 from asr_fed.wire.hosts import RemoteNodes
 from tests.federation.test_rounds import InProcess
@@ -63,12 +65,20 @@ def make(experiment: Experiment, corpus: Corpus, prepared: Path, tmp_path: Path)
     return changed
 
 
-@pytest.fixture
-def task(make: Callable[..., Experiment]) -> BestRqTask:
-    own = make()
+def masked_speech(own: Experiment) -> MaskedSpeech:
     made = own.task(own.fresh_learner(), torch.device("cpu"))
-    assert isinstance(made, BestRqTask)
+    assert isinstance(made, MaskedSpeech)
     return made
+
+
+@pytest.fixture
+def task(make: Callable[..., Experiment]) -> MaskedSpeech:
+    return masked_speech(make())
+
+
+@pytest.fixture(params=["best_rq", "contrastive"])
+def either(make: Callable[..., Experiment], request: pytest.FixtureRequest) -> MaskedSpeech:
+    return masked_speech(make(f"task.kind={request.param}"))
 
 
 def test_its_pooled_reference_is_recorded_by_its_loss_and_not_under_the_name_of_a_wer(
@@ -115,7 +125,7 @@ def test_level_codes_are_those_of_each_utterance_by_itself_whatever_its_channel(
 
 
 def test_projection_and_codebook_come_of_the_seed_do_not_travel_and_are_compared(
-    make: Callable[..., Experiment], task: BestRqTask
+    make: Callable[..., Experiment], task: MaskedSpeech
 ) -> None:
     model = task.model
     names = layout(model).names
@@ -127,7 +137,37 @@ def test_projection_and_codebook_come_of_the_seed_do_not_travel_and_are_compared
     assert len(setups) == 2
 
 
-def test_a_mask_covers_spans_and_at_least_one(task: BestRqTask) -> None:
+def test_the_contrast_is_the_papers_formula_within_an_utterance(
+    make: Callable[..., Experiment], experiment: Experiment
+) -> None:
+    """wav2vec 2.0, formula 3, as a plain loop; what stands in one utterance does not change another's."""
+    task = masked_speech(make("task.kind=contrastive", "task.temperature=0.2"))
+    model = task.model
+    assert isinstance(model, Contrastive)
+    model.eval()
+    batch = task.collate(experiment.partition.warm_up[:3], generator(1, "test"))
+    logits, right = model.guess(batch.masked, batch.clean, batch.frames, batch.mask)
+    states, _ = model.encoder(batch.masked, batch.frames)
+    losses = []
+    for number, mask in enumerate(batch.mask):
+        places = mask.nonzero()[:, 0].tolist()
+        context = [model.head["context"](states[number, place]) for place in places]
+        stride = model.encoder.stride
+        features = functional.pad(batch.clean[number], (0, 0, 0, stride))
+        target = [model.head["target"](features[stride * t : stride * (t + 1)].flatten()) for t in places]
+        for t, c in enumerate(context):
+            similar = torch.stack([functional.cosine_similarity(c, q, dim=0) / 0.2 for q in target])
+            losses.append(-(similar[t].exp() / similar.exp().sum()).log())
+    assert len(losses) == len(right) > len(batch.mask)
+    torch.testing.assert_close(functional.cross_entropy(logits, right, reduction="none"), torch.stack(losses))
+    louder = batch.clean.clone()
+    louder[1] *= 3
+    changed, _ = model.guess(batch.masked, louder, batch.frames, batch.mask)
+    first = batch.mask.nonzero()[:, 0] == 0
+    assert torch.equal(changed[first], logits[first]) and not torch.equal(changed[~first], logits[~first])
+
+
+def test_a_mask_covers_spans_and_at_least_one(task: MaskedSpeech) -> None:
     rng = np.random.default_rng(0)
     masks = [draw_mask(40, 0.02, 5, rng) for _ in range(500)]
     assert all(mask.any() for mask in masks)
@@ -135,7 +175,7 @@ def test_a_mask_covers_spans_and_at_least_one(task: BestRqTask) -> None:
     assert draw_mask(3, 1e-9, 5, rng).sum() >= 1
 
 
-def test_the_encoder_does_not_see_what_it_has_to_predict(task: BestRqTask, experiment: Experiment) -> None:
+def test_the_encoder_does_not_see_what_it_has_to_predict(task: MaskedSpeech, experiment: Experiment) -> None:
     batch = task.collate(experiment.partition.warm_up[:4], generator(1, "test"))
     hidden = batch.mask.repeat_interleave(task.model.encoder.stride, dim=1)[:, : batch.clean.shape[1]]
     assert torch.equal(batch.masked[~hidden], batch.clean[~hidden])
@@ -144,14 +184,21 @@ def test_the_encoder_does_not_see_what_it_has_to_predict(task: BestRqTask, exper
     assert not any(mask[end:].any() for mask, end in zip(batch.mask, ends, strict=True))
 
 
-def test_it_learns_and_an_evaluation_does_not_depend_on_its_batches(task: BestRqTask, experiment: Experiment) -> None:
+def test_it_learns_and_an_evaluation_does_not_depend_on_its_batches(
+    either: MaskedSpeech, experiment: Experiment
+) -> None:
+    task = either
     speech, dev = experiment.partition.warm_up, experiment.partition.dev
     before, rng = task.evaluate(speech, "dev"), seed_everything(1, "test")
     optimizer = torch.optim.Adam([p for p in task.model.parameters() if p.requires_grad], lr=0.02)
     for _ in range(25):
         train_epoch(task, training_batches(speech, experiment.config.federation.batch, rng), optimizer, rng, clip=5.0)
     learned, after = task.evaluate(speech, "dev"), task.evaluate(dev, "dev")
-    assert learned.loss < 0.92 * before.loss and learned.accuracy > before.accuracy and after.used > 2
+    assert learned.loss < 0.92 * before.loss and learned.accuracy > before.accuracy
+    whole = task.state_variance(dev)
+    parts = [task.state_variance([utterance]) for utterance in dev]
+    assert sum(each.states for each in parts) == whole.states
+    np.testing.assert_allclose(sum(each.total for each in parts), whole.total, rtol=1e-4, atol=1e-3)
     single = [task.evaluate([utterance], "dev") for utterance in dev]
     assert sum(each.masked for each in single) == after.masked
     assert sum(each.wrong for each in single) == after.wrong
@@ -194,7 +241,7 @@ def test_two_workers_and_one_that_is_interrupted_end_in_the_same_bits_and_the_en
     best = min(record.dev_loss for record in state.history if record.dev_loss is not None)
     assert state.best_wer <= best and state.history[0].wer is None and state.history[0].accuracy is not None
     page = (Path(config.run_dir) / "report.html").read_text()
-    assert f"{summary.test_accuracy:.2f} %" in page and "Codes predicted right" in page
+    assert f"{summary.test_accuracy:.2f} %" in page and "Guessed right" in page
     assert all(f"<td>{each.wer:.2f}</td>" in page for each in summary.recognition.values())
     sets = [read_evaluation(Path(config.run_dir) / "evaluation" / name) for name in summary.recognition]
     assert [each.wer for each in sets] == [each.wer for each in summary.recognition.values()]
@@ -278,12 +325,13 @@ def test_what_only_the_model_can_tell_is_refused_before_any_work(
         ("weighting._target_=asr_fed.aggregation.weighting.WerSoftmax", "no word errors to weigh"),
         ("personalise=true", "trains none"),
         ("warm_start.encoder=somewhere", "starts from random weights"),
+        ("task.kind=contrastive,task.level_codes=true", "task.kind=contrastive has none"),
     ],
 )
 def test_what_needs_words_is_refused(change: str, told: str) -> None:
     more = ("augment.pauses=0.0", "federation.clients.dev_fraction=0.2")
     with pytest.raises(UserError, match=told):
-        check_shared(OmegaConf.structured(typed_config({}, *TASK, *PLAIN, *more, change)))
+        check_shared(OmegaConf.structured(typed_config({}, *TASK, *PLAIN, *more, *change.split(","))))
 
 
 def test_a_recogniser_is_fine_tuned_after_a_pretraining_only() -> None:
