@@ -52,7 +52,7 @@ def draw_speaker(name: str, split: str, rng: np.random.Generator) -> tuple[Speak
 
 
 def draw_clips(rng: np.random.Generator) -> int:
-    """How many sentences a training speaker says: most have few, a few have hundreds."""
+    """How many sentences a training speaker says: most have few, some a hundred."""
     return min(MOST_CLIPS, int(np.ceil(rng.lognormal(np.log(MEDIAN_CLIPS), SPREAD))))
 
 

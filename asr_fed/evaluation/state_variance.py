@@ -1,7 +1,8 @@
 """How an encoder's states vary: between utterances or within them, and in how many directions.
 
 An encoder that has learned to tell channels apart, and little of what is said, has states that differ from utterance to
-utterance and hardly within one (recipes/self_supervised_cv_shape). Its loss does not show it.
+utterance and hardly within one; one that has collapsed has few directions (recipes/self_supervised_cv_shape). The loss
+shows neither. Encoders that have diverged have NaN.
 """
 
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ class StateVariance:
         """Percent of the variance that lies between utterances: sum_u n_u |x_u - x|^2 / sum |x_u,t - x|^2."""
         square = self.total**2 / self.states
         whole = float((np.diag(self.products) - square).sum())
-        return 100 * float((self.means - square).sum()) / whole if whole > 0 else 0.0
+        return 100 * float((self.means - square).sum()) / whole if not whole <= 0 else 0.0
 
     @property
     def effective_rank(self) -> float:
@@ -41,4 +42,4 @@ class StateVariance:
         eigenvalues' squared shares."""
         covariance = self.products - np.outer(self.total, self.total) / self.states
         squares = float((covariance**2).sum())
-        return float(np.trace(covariance)) ** 2 / squares if squares > 0 else 0.0
+        return float(np.trace(covariance)) ** 2 / squares if squares != 0 else 0.0

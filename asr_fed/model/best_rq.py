@@ -33,7 +33,8 @@ class RandomProjectionQuantiser(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (functional.normalize(x @ self.projection, dim=-1) @ self.codebook.T).argmax(-1)
+        with torch.autocast(x.device.type, enabled=False):  # in bf16 some vectors would have other codes
+            return (functional.normalize(x.float() @ self.projection, dim=-1) @ self.codebook.T).argmax(-1)
 
 
 class BestRq(Backbone):
@@ -55,7 +56,11 @@ class BestRq(Backbone):
     def guess(
         self, masked: torch.Tensor, clean: torch.Tensor, frames: torch.Tensor, mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [masked states, codebook] and the right codes [masked states]; the input is that of `Guesser`."""
+        """Logits [masked states, codebook], and the right codes, int64 [masked states].
+
+        masked, clean: normalised features [batch, frames, n_mels], without and with the states of `mask`, which is bool
+        [batch, states]; frames: int64 [batch].
+        """
         states, _ = self.encoder(masked, frames)
         logits: torch.Tensor = self.head(states[:, : mask.shape[1]][mask]).float()
         return logits, self.codes(clean, frames)[mask]

@@ -1,11 +1,12 @@
 """The contrast of wav2vec 2.0 (arXiv 2006.11477): an encoder learns to find what was masked among what was not there.
 
-Its quantiser is left out, as in that paper's ablation with continuous targets.
+Its learned quantiser is left out, as in that paper's ablation with continuous targets, which did a little worse there.
 """
 
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from asr_fed.config.schema import ModelConfig, TaskConfig
 from asr_fed.model.backbone import Backbone, by_state
@@ -36,13 +37,27 @@ class Contrastive(Backbone):
     def guess(
         self, masked: torch.Tensor, clean: torch.Tensor, frames: torch.Tensor, mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [masked states, masked states], -inf in other utterances, and where the right one is [masked states];
-        the input is that of `Guesser`."""
+        """Logits [masked states, most masked states of an utterance], and the place of the right one, int64 [masked
+        states]; the input is that of `BestRq.guess`.
+
+        What is no candidate has -inf: the padding of utterances with fewer masked states, and features equal to the
+        right ones, as in digital silence, which nobody could tell from them.
+        """
         states, _ = self.encoder(masked, frames)
-        context = self.head["context"](states[:, : mask.shape[1]][mask]).float()
-        target = self.head["target"](by_state(clean, self.encoder.stride)[mask]).float()
-        cosine = functional.normalize(context, dim=-1) @ functional.normalize(target, dim=-1).T
-        utterance = mask.nonzero()[:, 0]
-        elsewhere = utterance[:, None] != utterance
-        logits = (cosine / self.temperature).masked_fill(elsewhere, -torch.inf)
-        return logits, torch.arange(len(utterance), device=mask.device)
+        counts = mask.sum(1).tolist()
+        with torch.autocast(mask.device.type, enabled=False):  # bf16 has two digits, and cosines are divided by 0.1
+            features = _by_utterance(by_state(clean, self.encoder.stride)[mask].float(), counts)
+            hidden = _by_utterance(states[:, : mask.shape[1]][mask].float(), counts)
+            context = functional.normalize(self.head["context"](hidden), dim=-1)
+            target = functional.normalize(self.head["target"](features), dim=-1)
+            logits = context @ target.transpose(1, 2) / self.temperature
+        place = torch.arange(logits.shape[1], device=mask.device)
+        real = place < mask.sum(1)[:, None]
+        equal = (features[:, :, None] == features[:, None]).all(-1) & (place[:, None] != place)
+        logits = logits.masked_fill(~real[:, None] | equal, -torch.inf)
+        return logits[real], place.expand(len(mask), -1)[real]
+
+
+def _by_utterance(masked: torch.Tensor, counts: list[int]) -> torch.Tensor:
+    """Vectors of all masked states [masked states, n] -> [batch, most of an utterance, n], zero where it has fewer."""
+    return pad_sequence(masked.split(counts), batch_first=True)

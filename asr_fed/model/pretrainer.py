@@ -1,28 +1,12 @@
 """A model in pre-training, with everything that goes on with it."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import torch
+from typing import Any
 
 from asr_fed.config.schema import FeatureConfig, ModelConfig, TaskConfig, TaskKind
 from asr_fed.model.best_rq import BestRq
 from asr_fed.model.contrastive import Contrastive
 from asr_fed.model.typed import plain, typed
-
-
-class Guesser(Protocol):
-    """What a model of a pre-training can do beside what its `Backbone` can."""
-
-    def guess(
-        self, masked: torch.Tensor, clean: torch.Tensor, frames: torch.Tensor, mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [masked states, candidates], and the right candidate of each, int64 [masked states].
-
-        masked, clean: normalised features [batch, frames, n_mels], without and with the states of `mask`, which is bool
-        [batch, states]; frames: int64 [batch].
-        """
-        ...
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,10 @@ from asr_fed.tasks.learners import load_pretrainer
 
 
 def evaluate_pretraining(experiment: Experiment, progress: RunProgress) -> dict[str, PretrainedResult]:
-    """By system: how well it guesses what is masked, and how its encoder's states vary, on the test speakers."""
+    """By system: how well it guesses what is masked, and how its encoder's states vary, on the test speakers.
+
+    The warm start is that of random weights.
+    """
     found, speech = {}, experiment.partition.test
     for name in systems(experiment.config):
         pretrainer = load_pretrainer(experiment.checkpoints / f"{name}.pt")

@@ -32,7 +32,7 @@ FIELDS = (
     *("name", "overrides", "warm_start_wer", "test_wer", "wer_low", "wer_high"),
     *("difference", "difference_low", "difference_high", "paired_t_p", "matched_pairs_p"),  # from the first run
     *("scratch_wer", "to_scratch", "to_scratch_low", "to_scratch_high", "to_scratch_p"),  # after a pre-training
-    *("test_loss", "test_accuracy"),  # of a pre-training
+    *("task", "test_loss", "test_accuracy", "between", "effective_rank"),  # of a pre-training
     *("test_cer", "decoder", "best_round", "rounds", "clients", "effective_clients"),
     *("audio_hours", "mb_up", "mb_down", "seconds"),
     *("fleet_hours", "fleet_hours_to_best", "target_wer", "fleet_hours_to_target"),  # of a simulated fleet
@@ -78,7 +78,8 @@ def describe_run(
     sums |= fleet_numbers(result.simulation, rounds, target_wer) | _carbon(result.carbon)
     if isinstance(result, PretrainingSummary):
         # Its `difference` is from the recogniser from scratch, not from the first run.
-        known = {**vars(result), **sums, **about, **_recognition(result), "difference": None}
+        known = {**vars(result.systems[result.own]), **vars(result), **sums, **about, **_recognition(result)}
+        known["difference"] = None
         return {name: known.get(name) for name in FIELDS}
     own = result.systems.get(result.own)
     interval = {"wer_low": own and own.wer_low, "wer_high": own and own.wer_high}

@@ -68,8 +68,11 @@ RESULT: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("CER\u00a0%", _number("test_cer", ".2f")),
 )
 PRETRAINING: tuple[tuple[str, Callable[[Record], str]], ...] = (
+    ("guessed", lambda record: record["task"] or ""),  # losses of different ones cannot be compared
     ("loss", _number("test_loss", ".3f")),
     ("right\u00a0%", _number("test_accuracy", ".2f")),
+    ("between\u00a0%", _number("between", ".1f")),
+    ("rank", _number("effective_rank", ".1f")),
     ("to scratch", _number("to_scratch", "+.2f")),
     ("95\u00a0% interval", _to_scratch),
     ("p speakers", _number("to_scratch_p", ".2g")),

@@ -21,7 +21,7 @@ class Evaluated(Protocol):
 
     @property
     def errors(self) -> ErrorCounts:
-        """As counts that add up over clients: wrong words, or wrong codes of what was masked."""
+        """As counts that add up over clients: wrong words, or wrong guesses at what was masked."""
         ...
 
     @property

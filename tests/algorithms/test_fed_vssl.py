@@ -17,7 +17,7 @@ from asr_fed.tasks.masked_speech import MaskedSpeech
 from asr_fed.tasks.recognition import Recognition
 from asr_fed.training.local import LocalTask, train_client
 from tests.federation.same_bits import same_bits
-from tests.tasks.test_pretraining import make, task  # noqa: F401  # fixtures
+from tests.tasks.test_pretraining import either, make, task  # noqa: F401  # fixtures
 
 
 def job(task: MaskedSpeech, client: Client, weights: np.ndarray, number: int, experiment: Experiment) -> LocalTask:  # noqa: F811
@@ -28,6 +28,14 @@ def job(task: MaskedSpeech, client: Client, weights: np.ndarray, number: int, ex
 # Those of the paper's table.
 @pytest.mark.parametrize(("alpha", "beta"), [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.9, 0.0), (0.9, 1.0)])
 def test_it_is_the_papers_loop(task: MaskedSpeech, experiment: Experiment, alpha: float, beta: float) -> None:  # noqa: F811
+    check_against_plain_loop(task, experiment, alpha, beta)
+
+
+def test_both_projections_of_a_contrast_stay_with_the_client(either: MaskedSpeech, experiment: Experiment) -> None:  # noqa: F811
+    check_against_plain_loop(either, experiment, 0.9, 1.0)
+
+
+def check_against_plain_loop(task: MaskedSpeech, experiment: Experiment, alpha: float, beta: float) -> None:  # noqa: F811
     """Two rounds over three clients; a second local training per client is the plain loop's."""
     parts, clients = layout(task.model), experiment.partition.clients[:3]
     head = entries_of("head.", parts)

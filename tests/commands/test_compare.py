@@ -56,7 +56,7 @@ def finish_pretraining(run_dir: Path, federation: str, wrong: int | None, loss: 
         task="best_rq",
         test_loss=loss,
         test_accuracy=27.25,
-        systems={"federated": PretrainedResult(loss, 27.25, 100)},
+        systems={"federated": PretrainedResult(loss, 27.25, 100, 41.25, 8.5)},
         recognition={name: SystemResult(**numbers(evaluation)) for name, evaluation in found.items()},
         difference=paired_test(found["fine_tuned"], found["from_scratch"]) if found else None,
         command=f"python train_fed.py hparams/ssl_an4.yaml federation={federation}",
@@ -77,7 +77,7 @@ def test_pretrainings_are_compared_with_each_other_and_with_the_recognisers_from
     assert cells[0][1:4] == ["WER\u00a0%", "scratch WER\u00a0%", "to first"]
     assert cells[2][:3] == ["cross_silo", "33.33", "83.33"] and cells[3][:3] == ["cross_device", "50.00", "83.33"]
     assert (cells[2][3], cells[3][3]) == ("", "+16.67")
-    assert "| cross_silo | 3.125 | 27.25 | -50.00 |" in of_training
+    assert "| cross_silo | best_rq | 3.125 | 27.25 | 41.2 | 8.5 | -50.00 |" in of_training
     assert "No test" not in (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
     with (tmp_path / "out" / "comparison.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

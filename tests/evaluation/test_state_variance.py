@@ -34,3 +34,5 @@ def test_the_ends() -> None:
     assert moving.between == pytest.approx(0) and moving.effective_rank == pytest.approx(2)
     dead = of(np.ones((4, 3)), np.ones((2, 3)))
     assert dead.between == 0 and dead.effective_rank == 0
+    diverged = of(np.full((2, 3), np.nan))
+    assert np.isnan([diverged.between, diverged.effective_rank]).all()

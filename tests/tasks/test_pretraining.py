@@ -161,10 +161,27 @@ def test_the_contrast_is_the_papers_formula_within_an_utterance(
     assert len(losses) == len(right) > len(batch.mask)
     torch.testing.assert_close(functional.cross_entropy(logits, right, reduction="none"), torch.stack(losses))
     louder = batch.clean.clone()
-    louder[1] *= 3
+    louder[1] *= torch.linspace(1, 3, louder.shape[2])
     changed, _ = model.guess(batch.masked, louder, batch.frames, batch.mask)
     first = batch.mask.nonzero()[:, 0] == 0
     assert torch.equal(changed[first], logits[first]) and not torch.equal(changed[~first], logits[~first])
+    silent, _ = model.guess(batch.masked, torch.zeros_like(batch.clean), batch.frames, batch.mask)
+    only_itself = silent.isfinite().sum(1) == 1
+    assert only_itself.all()
+
+
+@pytest.mark.parametrize("kind", ["best_rq", "contrastive"])
+def test_bfloat16_is_kept_out_of_codes_and_cosines(
+    kind: str, make: Callable[..., Experiment], experiment: Experiment
+) -> None:
+    task = masked_speech(make(f"task.kind={kind}"))
+    task.model.eval()
+    batch = task.collate(experiment.partition.warm_up[:3], generator(1, "test"))
+    input = (batch.masked, batch.clean, batch.frames, batch.mask)
+    _, right = task.model.guess(*input)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, again = task.model.guess(*input)
+    assert torch.equal(again, right) and logits.dtype is torch.float32
 
 
 def test_a_mask_covers_spans_and_at_least_one(task: MaskedSpeech) -> None:
@@ -205,10 +222,11 @@ def test_it_learns_and_an_evaluation_does_not_depend_on_its_batches(
     assert sum(each.loss_sum for each in single) == pytest.approx(after.loss_sum, rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["best_rq", "contrastive"])
 def test_two_workers_and_one_that_is_interrupted_end_in_the_same_bits_and_the_encoder_is_fine_tuned(
-    make: Callable[..., Experiment],
+    kind: str, make: Callable[..., Experiment]
 ) -> None:
-    tuning = ("fine_tune.epochs=1", "fine_tune.lr=0.01")
+    tuning = (f"task.kind={kind}", "fine_tune.epochs=1", "fine_tune.lr=0.01")
     config = make(*tuning, name="whole").config
     summary = train(config)
     assert isinstance(summary, PretrainingSummary)
@@ -240,6 +258,7 @@ def test_two_workers_and_one_that_is_interrupted_end_in_the_same_bits_and_the_en
     assert found.difference.difference == pytest.approx(tuned_wer - scratch_wer)
     best = min(record.dev_loss for record in state.history if record.dev_loss is not None)
     assert state.best_wer <= best and state.history[0].wer is None and state.history[0].accuracy is not None
+    assert all(0 < each.between < 100 and each.effective_rank > 1 for each in found.systems.values())  # type: ignore[operator]
     page = (Path(config.run_dir) / "report.html").read_text()
     assert f"{summary.test_accuracy:.2f} %" in page and "Guessed right" in page
     assert all(f"<td>{each.wer:.2f}</td>" in page for each in summary.recognition.values())
