@@ -15,15 +15,12 @@ class StateVariance:
     """Sums over states x of utterances u, of which each has n_u with the mean x_u."""
 
     states: int = 0
-    total: np.ndarray = field(default_factory=lambda: np.zeros(0))  # sum of x
-    products: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))  # sum of x x^T
-    means: np.ndarray = field(default_factory=lambda: np.zeros(0))  # sum of n_u x_u^2
+    total: np.ndarray = field(default_factory=lambda: np.zeros(()))  # sum of x
+    products: np.ndarray = field(default_factory=lambda: np.zeros(()))  # sum of x x^T
+    means: np.ndarray = field(default_factory=lambda: np.zeros(()))  # sum of n_u x_u^2
 
     def add(self, utterance: np.ndarray) -> None:
         """The states of an utterance, float64 [n_u, numbers of a state]."""
-        if not self.states:
-            width = utterance.shape[1]
-            self.total, self.products, self.means = np.zeros(width), np.zeros((width, width)), np.zeros(width)
         self.states += len(utterance)
         self.total = self.total + utterance.sum(0)
         self.products = self.products + utterance.T @ utterance
@@ -34,7 +31,7 @@ class StateVariance:
         """Percent of the variance that lies between utterances: sum_u n_u |x_u - x|^2 / sum |x_u,t - x|^2."""
         square = self.total**2 / self.states
         whole = float((np.diag(self.products) - square).sum())
-        return 100 * float((self.means - square).sum()) / whole if not whole <= 0 else 0.0
+        return 0.0 if whole <= 0 else 100 * float((self.means - square).sum()) / whole
 
     @property
     def effective_rank(self) -> float:
@@ -42,4 +39,4 @@ class StateVariance:
         eigenvalues' squared shares."""
         covariance = self.products - np.outer(self.total, self.total) / self.states
         squares = float((covariance**2).sum())
-        return float(np.trace(covariance)) ** 2 / squares if squares != 0 else 0.0
+        return 0.0 if squares == 0 else float(np.trace(covariance)) ** 2 / squares

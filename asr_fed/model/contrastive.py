@@ -53,7 +53,7 @@ class Contrastive(Backbone):
             logits = context @ target.transpose(1, 2) / self.temperature
         place = torch.arange(logits.shape[1], device=mask.device)
         real = place < mask.sum(1)[:, None]
-        equal = (features[:, :, None] == features[:, None]).all(-1) & (place[:, None] != place)
+        equal = (torch.cdist(features, features, p=torch.inf) == 0) & (place[:, None] != place)
         logits = logits.masked_fill(~real[:, None] | equal, -torch.inf)
         return logits[real], place.expand(len(mask), -1)[real]
 
