@@ -3,6 +3,7 @@
     python recipes/check.py demo_fr               # run what has not ended yet, compare with measured.csv
     AN4=an4_common_voice/en python recipes/check.py an4 --jobs 2
     python recipes/check.py ablations --write     # make measured.csv and the README's table from the runs
+    python recipes/check.py ablations --only SGD  # the rows with SGD in their names, and what they are compared with
     python recipes/check.py ablations --recount   # intervals and tests over speakers again, from measured.csv alone
 
 A recipe is a folder here with a recipe.yaml:
@@ -37,7 +38,7 @@ from asr_fed.system.errors import UserError  # noqa: E402
 from asr_fed.system.exit_status import exit_status  # noqa: E402
 from recipes.checking.execute import execute  # noqa: E402
 from recipes.checking.measure import Measured, measure, recount  # noqa: E402
-from recipes.checking.recipe import Recipe, read_recipe  # noqa: E402
+from recipes.checking.recipe import Recipe, only, read_recipe  # noqa: E402
 from recipes.checking.table import measured_on, read_measured, write_measured  # noqa: E402
 
 
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("recipes", nargs="+", choices=known, metavar="RECIPE", help=", ".join(known))
     parser.add_argument("--folder", type=Path, default=Path("outputs/recipes"), help="where the runs go")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time: a core and 3 GB each (default 1)")
+    parser.add_argument("--only", metavar="ROWS", help="a regular expression for the names of rows; others stay")
     parser.add_argument("--write", action="store_true", help="replace measured.csv and the README's table")
     parser.add_argument("--recount", action="store_true", help="the same from the counts in measured.csv, without runs")
     chosen = parser.parse_intermixed_args(arguments)  # options may stand between names
@@ -60,19 +62,30 @@ def check(chosen: argparse.Namespace) -> list[str]:
         raise UserError(f"--jobs {chosen.jobs}: at least one run at a time.")
     different = []
     for name in chosen.recipes:
-        recipe = read_recipe(RECIPES / name)
+        whole = read_recipe(RECIPES / name)
         if chosen.recount:
-            write_measured(recipe, recount(read_measured(recipe)))
+            write_measured(whole, recount(read_measured(whole)))
             continue
+        recipe = only(whole, chosen.only) if chosen.only else whole
         runs = (chosen.folder / name).absolute()
         execute(recipe, runs, chosen.jobs)
         rows = measure(recipe, runs)
         if chosen.write:
             seconds = sum(read_any_summary(runs / run).seconds for run in recipe.runs)
-            write_measured(recipe, rows, measured_on(f"{len(recipe.runs)} runs of {seconds / 60:.0f} minutes together"))
+            said = f"{len(recipe.runs)} runs of {seconds / 60:.0f} minutes together"
+            if chosen.only:
+                said += f", for {len(rows)} of {len(whole.rows)} rows; the others earlier"
+                rows = _among_earlier(whole, rows)
+            write_measured(whole, rows, measured_on(said))
         elif not compare(recipe, rows):
             different.append(name)
     return different
+
+
+def _among_earlier(recipe: Recipe, rows: list[Measured]) -> list[Measured]:
+    """The recipe's rows in their order: `rows`, and of measured.csv those that are not among them."""
+    known = {row.name: row for row in [*read_measured(recipe), *rows]}
+    return [known[row.name] for row in recipe.rows if row.name in known]
 
 
 def compare(recipe: Recipe, rows: list[Measured]) -> bool:

@@ -4,7 +4,8 @@ import os
 import re
 import shlex
 import string
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -57,6 +58,39 @@ def read_recipe(folder: Path) -> Recipe:
         for row in content["rows"]
     )
     return Recipe(folder, runs, accounts, rows, content["tolerance"])
+
+
+def only(recipe: Recipe, pattern: str) -> Recipe:
+    """The rows whose name has the regular expression `pattern` in it, what they are compared with, and their runs.
+
+    Raises UserError where no row is named so.
+    """
+    try:
+        named = {row.name for row in recipe.rows if re.search(pattern, row.name)}
+    except re.error as error:
+        raise UserError(f"--only {pattern}: not a regular expression: {error}.") from error
+    if not named:
+        rows = "\n  ".join(row.name for row in recipe.rows)
+        raise UserError(f"{recipe.folder.name} has no row like {pattern!r}. Its rows:\n  {rows}")
+    against = {row.name: row.against for row in recipe.rows}
+    named = _and_what_they_need(named, lambda name: {other for other in [against[name]] if other is not None})
+    rows = tuple(row for row in recipe.rows if row.name in named)
+    lines = recipe.accounts | recipe.runs
+    needed = _and_what_they_need({run for row in rows for run in row.runs}, lambda run: starts_from(lines[run]))
+    return replace(
+        recipe,
+        rows=rows,
+        runs={name: line for name, line in recipe.runs.items() if name in needed},
+        accounts={name: line for name, line in recipe.accounts.items() if name in needed},
+    )
+
+
+def _and_what_they_need(names: set[str], needs: Callable[[str], set[str]]) -> set[str]:
+    found: set[str] = set()
+    while names:
+        found |= names
+        names = {need for name in names for need in needs(name)} - found
+    return found
 
 
 def _seeded(text: str, seed: int | None) -> str:

@@ -22,7 +22,7 @@ from asr_fed.system.errors import UserError
 from recipes import check
 from recipes.checking.execute import execute
 from recipes.checking.measure import FIELDS, measure, recount
-from recipes.checking.recipe import Recipe, command, read_recipe, starts_from
+from recipes.checking.recipe import Recipe, command, only, read_recipe, starts_from
 from recipes.checking.table import MARKS, read_measured, write_measured
 
 README = f"# A recipe\n\n{MARKS[0]}\nold\n{MARKS[1]}\n\nAfter it.\n"
@@ -227,6 +227,37 @@ def test_the_cheap_decoder_and_the_effective_clients_have_columns_where_the_runs
     write_measured(recipe, rows, "Then.")
     assert read_measured(recipe)[1].effective_clients == 9.0
     assert "| 40.5 | 9.0 |" in (recipe.folder / "README.md").read_text()
+
+
+def test_some_rows_need_what_they_are_compared_with_and_what_their_runs_start_from(recipe: Recipe) -> None:
+    chosen = only(recipe, "^first")
+    assert [row.name for row in chosen.rows] == ["start", "first"] and list(chosen.runs) == ["start", "run-7"]
+    chosen = only(recipe, "^both")
+    assert [row.name for row in chosen.rows] == ["both"] and list(chosen.runs) == ["start", "run-7", "run-8"]
+    with pytest.raises(UserError, match="no row like 'nobody'.*\n  start\n  both"):
+        only(recipe, "nobody")
+    with pytest.raises(UserError, match="not a regular expression"):
+        only(recipe, "(")
+
+
+def test_writing_some_rows_leaves_the_others_as_they_were(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "recipe"
+    for run in recipe.runs:
+        finish(runs / run, 3)
+    write_measured(recipe, measure(recipe, runs), "Then.")
+    before = read_measured(recipe)
+    for run in recipe.runs:
+        finish(runs / run, 1)
+    monkeypatch.setattr(check, "RECIPES", tmp_path)
+    assert check.main(["recipe", f"--folder={tmp_path}", "--only=first", "--write"]) == 0
+    after = read_measured(recipe)
+    assert [row.name for row in after] == ["start", "both", "again", "first"]
+    assert after[1:3] == before[1:3] and before[3].wer == 25 and after[3].wer == 5
+    assert "2 runs of 3 minutes together, for 2 of 4 rows; the others earlier." in (
+        recipe.folder / "README.md"
+    ).read_text(encoding="utf-8")
 
 
 def test_a_row_that_was_never_measured_does_not_pass(recipe: Recipe, tmp_path: Path) -> None:
