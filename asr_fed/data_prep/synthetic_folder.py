@@ -1,6 +1,7 @@
 """Generated corpora: a folder that is named after what decides its content, whole or absent, and the command line."""
 
 import argparse
+import ast
 import hashlib
 import inspect
 import json
@@ -17,9 +18,18 @@ from asr_fed.system.exit_status import exit_status
 
 
 def digest(parameters: Mapping[str, object], generator: Iterable[str]) -> str:
-    """Eight hex digits that change with the parameters and with every change of the files that generate."""
-    code = [hashlib.sha256(Path(__file__).with_name(name).read_bytes()).hexdigest() for name in generator]
+    """Eight hex digits that change with the parameters and with the code of the files that generate."""
+    code = [_code((Path(__file__).parent / name).read_text(encoding="utf-8")) for name in generator]
     return hashlib.sha256(json.dumps([parameters, code], sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _code(source: str) -> str:
+    """Without comments, docstrings and layout: to explain the code better must not make corpora again."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
 
 
 @contextmanager
