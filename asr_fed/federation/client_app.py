@@ -80,12 +80,13 @@ def open_worker(
     clients = read_client_rows(partition)
     algorithm: Algorithm = instantiate(config.algorithm)
     weighting: Weighting = instantiate(config.weighting)
-    store = ClientStore(run.run_dir / "clients")
+    kept = run.run_dir / "clients"
     sizes = {name: ClientSize(own.examples, own.train_seconds, own.dev_seconds) for name, own in clients.items()}
     setup = shared_config(run, frozen_sha256(learner.model))
     report = Report(f"worker {worker + 1}", own=False, setup=setup.sha256, clients=sizes)
 
     def train(name: str, order: Order) -> Contribution:
+        store = ClientStore(kept / order.run)
         return train_speech(run, training, algorithm, weighting, read_client(partition, clients[name]), order, store)
 
     def personalise(name: str, order: Order) -> Gained:

@@ -80,6 +80,7 @@ class Federation:
             terms=terms,
             prior=state.prior,
             halves=halves,
+            run=state.run,
         )
 
     def age(self, state: FederationState, version: int, sent: np.ndarray) -> Callable[[Update], Update]:

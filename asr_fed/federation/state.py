@@ -1,5 +1,6 @@
 """Everything that a killed server needs to continue as if it had not been killed."""
 
+import secrets
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class FederationState:
     fleet_s: seconds of the simulated fleet's clock; 0 without one.
     past: weights before this round, by how many server steps had been made, that clients are still at work on.
     norms: what is usual for a node's update, by the last rounds (`federation.robust.clip_median`).
+    run: names the run, so that clients do not go on from what they keep of another one with the same setup.
     """
 
     newbob: NewBob
@@ -56,6 +58,7 @@ class FederationState:
     fleet_s: float = 0.0
     past: dict[int, np.ndarray] = field(default_factory=dict)
     norms: list[Norms] = field(default_factory=list)
+    run: str = ""
     history: tuple[RoundRecord, ...] = ()
 
     @property
@@ -78,6 +81,7 @@ def begin(experiment: Experiment, training: Task[Any]) -> FederationState:
         loss=training.mean_loss(dev),
         optimizer=instantiate(config.server).init(weights[: parts.parameters]),
         algorithm=instantiate(config.algorithm).init(parts),
+        run=secrets.token_hex(8),
     )
 
 

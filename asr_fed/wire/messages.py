@@ -88,6 +88,7 @@ class Order:
     """The order to a node: train these clients from these weights, under this setup.
 
     halves: how many of the first weights are a bfloat16 each, and travel in 16 bits.
+    run: hexadecimal digits that name the run. What clients keep between rounds is kept for each run.
     others: the algorithm's further vectors, float32, by name.
     reference_loss: roughly the clients' present loss (see `asr_fed.aggregation.weighting`).
     ticket: identifies the order; the answer repeats it.
@@ -107,6 +108,7 @@ class Order:
     terms: Mapping[str, Terms] = field(default_factory=dict)
     prior: Prior = field(default_factory=Prior)
     halves: int = 0
+    run: str = ""
 
 
 @dataclass(frozen=True)

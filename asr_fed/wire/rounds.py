@@ -1,6 +1,7 @@
 """Orders and their answers, as Flower's messages. Every answer names the clients that are missing from it."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ LONGEST_REASON = 300  # characters of a failure's reason that are kept
 ACCOUNT = ("failures", "node", "timing")  # records of every answer to an order
 LONGEST_TOTAL = 60  # digits
 NO_LIMIT = -1  # of steps
+RUN = re.compile("[0-9a-f]{0,32}")
 
 
 def order_arrays(order: Order) -> ArrayRecord:
@@ -47,6 +49,7 @@ def order_message(node: int, order: Order, arrays: ArrayRecord, kind: str = Mess
             "clients": list(order.clients),
             "ticket": order.ticket,
             "setup": order.setup,
+            "run": order.run,
             "prior_wer": order.prior.wer,
             "prior_variance": order.prior.variance,
         }
@@ -78,6 +81,7 @@ def read_order(message: Message, others: Mapping[str, int] | None = None) -> Ord
     number, lr, reference = config.get("round"), config.get("lr"), config.get("reference_loss")
     wer, variance = config.get("prior_wer"), config.get("prior_variance")
     clients, own_ticket, setup = config.get("clients"), config.get("ticket"), config.get("setup")
+    run = config.get("run")
     if not is_count(number) or not is_amount(lr) or not is_number(reference):
         raise Refused("an order whose round, learning rate or loss is not a number")
     if not is_amount(wer) or not is_amount(variance):
@@ -86,6 +90,8 @@ def read_order(message: Message, others: Mapping[str, int] | None = None) -> Ord
         raise Refused("an order without a list of clients")
     if not isinstance(own_ticket, str) or not isinstance(setup, str):
         raise Refused("an order without ticket or setup")
+    if not isinstance(run, str) or not RUN.fullmatch(run):  # it becomes the name of a folder
+        raise Refused("an order of a run that is not named by hexadecimal digits")
     arrays = named_record(message, "arrays", ArrayRecord)
     half = {HALVES: None} if HALVES in arrays else {}
     views = read_vectors(arrays, np.float32, {WEIGHTS: None, **half, **(others or {})}, {HALVES: np.uint16})
@@ -110,6 +116,7 @@ def read_order(message: Message, others: Mapping[str, int] | None = None) -> Ord
         _read_terms(message),
         Prior(float(wer), float(variance)),
         halves,
+        run,
     )
 
 

@@ -1,10 +1,19 @@
-"""What a client keeps: as of its round, through kills and other workers."""
+"""What a client keeps: as of its round, through kills and other workers, and for its run alone."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
 
+from asr_fed.engines.workers import Workers
+from asr_fed.federation.client_app import open_worker
 from asr_fed.federation.client_store import GENERATIONS, ClientStore
+from asr_fed.federation.rounds import run_federation
+from asr_fed.model.recogniser import save_recogniser
+from asr_fed.runs.experiment import prepare_experiment
+from asr_fed.runs.run_dir import begin_run
+from tests.federation.inline_pool import InlinePool
+from tests.tiny import Corpus, settings, typed_config
 
 
 def vector(value: float) -> dict[str, np.ndarray]:
@@ -39,3 +48,25 @@ def test_old_rounds_are_thrown_away_and_names_need_not_be_file_names(tmp_path: P
         store.write("../../née/\0 ", number, vector(number))
     assert len(list(tmp_path.rglob("*.pt"))) == GENERATIONS
     assert all(tmp_path in path.parents for path in tmp_path.rglob("*"))
+
+
+def test_a_second_run_of_the_same_setup_does_not_go_on_from_what_clients_keep_of_the_first(
+    corpus: Corpus, prepared: Path, tmp_path: Path
+) -> None:
+    """A node has one folder for a setup, whatever runs it takes part in."""
+    words = (
+        "algorithm._target_=asr_fed.algorithms.scaffold.Scaffold",
+        "federation.rounds=4",
+        "federation.cohort=null",
+        "federation.held_out.epochs=0",
+    )
+    experiment = prepare_experiment(typed_config(settings(corpus, prepared, tmp_path / "run"), *words))
+    begin_run(experiment.config)
+    save_recogniser(experiment.fresh_recogniser(), experiment.checkpoints / "warm_start.pt")
+    node, states = functools.partial(open_worker, str(experiment.run_dir)), []
+    for _ in range(2):
+        with Workers(InlinePool(node), 1) as workers:
+            states.append(run_federation(experiment, workers))
+        (experiment.checkpoints / "federation.pt").unlink()  # the server begins again, the node does not
+    np.testing.assert_array_equal(*(state.weights for state in states))
+    assert states[0].run != states[1].run

@@ -66,7 +66,7 @@ PRIOR = Prior(0.18, 0.01)
 
 
 def order() -> Message:
-    sent = Order(12, 0.25, CLIENTS, WEIGHTS, {"control": CONTROL}, 3.5, "t1", "s1", prior=PRIOR)
+    sent = Order(12, 0.25, CLIENTS, WEIGHTS, {"control": CONTROL}, 3.5, "t1", "s1", prior=PRIOR, run="0a1f")
     return order_message(3, sent, order_arrays(sent))
 
 
@@ -92,7 +92,9 @@ def test_an_order_arrives() -> None:
     np.testing.assert_array_equal(arrived.weights, WEIGHTS)
     np.testing.assert_array_equal(arrived.others["control"], CONTROL)
     assert arrived.weights.dtype == arrived.others["control"].dtype == np.float32
-    assert arrived == Order(12, 0.25, CLIENTS, arrived.weights, arrived.others, 3.5, "t1", "s1", prior=PRIOR)
+    assert arrived == Order(
+        12, 0.25, CLIENTS, arrived.weights, arrived.others, 3.5, "t1", "s1", prior=PRIOR, run="0a1f"
+    )
     assert message.metadata.dst_node_id == 3
 
 
@@ -358,6 +360,8 @@ ODD_ORDERS: dict[str, Callable[[Message], None]] = {
     "a negative variance": change("config", "prior_variance", -0.1),
     "a negative rate": change("config", "lr", -1.0),
     "an infinite rate": change("config", "lr", float("inf")),
+    "a run that leads out of its folder": change("config", "run", "../other"),
+    "a run that is a number": change("config", "run", 7),
     "no round": change("config", "round", "one"),
     "no ticket": change("config", "ticket", 5),
     "no config": remove("config"),
