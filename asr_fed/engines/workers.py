@@ -226,7 +226,6 @@ class Workers:
         """Replace a worker and handle its message again, without clients during which workers died `strikes` times."""
         pending = self._pending[node]
         message_id, was_ready = pending.message.metadata.message_id, pending.ready
-        self._start(node)
         if pending.message.metadata.message_type == MessageType.QUERY or not was_ready:
             pending.starts += 1
             if pending.starts > STARTS:
@@ -234,7 +233,9 @@ class Workers:
                 self._nodes.remove(node)  # others will train its clients
                 log.warning("worker %d is given up: %s", node, reason)
                 return
+            self._start(node)
         else:
+            self._start(node)
             suspect = next((client for client in order_clients(pending.message) if client not in pending.done), None)
             if suspect is not None:
                 pending.strikes[suspect] = pending.strikes.get(suspect, 0) + 1

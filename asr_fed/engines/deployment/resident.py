@@ -89,7 +89,7 @@ class Resident:
     def _join(self, message: Message) -> Message:
         setup = read_query(message)
         self.journal.add("asked to join", setup=setup.sha256)
-        again = self._experiment is not None and self._experiment.setup == setup
+        again = self._experiment is not None and self._experiment.setup == setup and self._can_work
         if not again:
             check_hours(self.settings.policy, self._worked())
             prepared = {entry["setup"] for entry in self.journal.today("preparing")}
@@ -173,8 +173,8 @@ class Resident:
     def _own_order(self, message: Message) -> Order:
         """An order for clients of this node; opens its experiment. Raises Refused."""
         setup = order_setup(message)
-        if self._experiment is None or self._experiment.setup.sha256 != setup:
-            self._enter(reopen(setup, self.settings))  # joined before this node was last started
+        if self._experiment is None or self._experiment.setup.sha256 != setup or not self._can_work:
+            self._enter(reopen(setup, self.settings))  # joined before this node or its workers were last started
         assert self._experiment is not None
         order = read_order(message, self._experiment.shape.sent)
         if len(order.weights) != self._experiment.shape.state:
@@ -196,6 +196,11 @@ class Resident:
     def _opened(self) -> tuple[NodeExperiment, Workers]:
         assert self._experiment is not None and self._workers is not None
         return self._experiment, self._workers
+
+    @property
+    def _can_work(self) -> bool:
+        """Not where all workers have been given up, as when there was no memory for them for a while."""
+        return self._workers is not None and self._workers.expected > 0
 
     def _nothing(self) -> Update:
         shape = self._opened()[0].shape

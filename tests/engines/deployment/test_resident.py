@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -13,10 +13,12 @@ import pytest
 import yaml
 from flwr.app import Message, MessageType, RecordDict
 
+from asr_fed.engines.deployment import resident
 from asr_fed.engines.deployment.journal import JOURNAL, Journal
 from asr_fed.engines.deployment.policy import Policy
 from asr_fed.engines.deployment.resident import NOT_IN_ORDER, REFUSED, Resident
 from asr_fed.engines.deployment.settings import NodeSettings
+from asr_fed.engines.workers import Event, WorkerLost
 from asr_fed.federation.shared_config import shared_config
 from asr_fed.model.state import read_state
 from asr_fed.runs.experiment import Experiment
@@ -24,6 +26,7 @@ from asr_fed.wire.flower_private import identify_process
 from asr_fed.wire.joining import query_message, read_report
 from asr_fed.wire.messages import Order, SharedConfig
 from asr_fed.wire.rounds import order_arrays, order_message, read_reply, reply_ticket
+from tests.federation.inline_pool import InlinePool
 from tests.federation.plain_node import PlainNode, content
 
 NODE = 4
@@ -242,6 +245,32 @@ def test_a_node_started_anew_trains_without_being_asked_to_join(
         update = read_reply(answer, server.clients[:2], len(server.weights)).update
     expected, _ = server.plain.update(Order(2, 0.1, tuple(server.clients[:2]), server.weights))
     assert update is not None and content(update) == content(expected)
+
+
+class Weak(InlinePool):
+    """Its workers can die before they are ready, as where there is no memory for them."""
+
+    dying = False
+
+    def receive(self, nodes: Collection[int], timeout: float | None) -> list[tuple[int, Event]]:
+        if Weak.dying:
+            return [(node, WorkerLost("no memory")) for node in nodes]
+        return super().receive(nodes, timeout)
+
+
+def test_a_node_whose_workers_were_given_up_starts_them_again(
+    settings: NodeSettings, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resident, "LocalPool", Weak)
+    weak, asked = new(settings), server.clients[:2]
+    with weak.resident:
+        assert not weak.resident.answer(server.query()).has_error()
+        monkeypatch.setattr(Weak, "dying", True)
+        failures = read_reply(weak.resident.answer(server.order(clients=asked)), asked, len(server.weights)).failures
+        assert failures.keys() == set(asked)
+        monkeypatch.setattr(Weak, "dying", False)
+        again = read_reply(weak.resident.answer(server.order(clients=asked)), asked, len(server.weights))
+        assert again.failures == {} and again.update is not None
 
 
 def test_preparing_is_work_and_all_that_came_is_in_the_journal(
