@@ -45,11 +45,11 @@ def account_for(scenario: Path, changes: Sequence[str], output: Path) -> None:
     write_account(output, account)
     with replacing(output / "carbon.png") as path:
         carbon_figure(account).savefig(path, format="png", dpi=120)
-    show(account, Console(highlight=False))
+    show(account, Console(highlight=False, markup=False))
     print(f"This account is in {output}.")
 
 
 def show(account: Account, console: Console) -> None:
     console.print(carbon_table(account))
     for sentence in describe_carbon(summarise_account(account, None)):
-        console.print(sentence, soft_wrap=True, markup=False)
+        console.print(sentence, soft_wrap=True)

@@ -127,7 +127,6 @@ def _progress(recordings: list[Path]) -> Iterator[tuple[Callable[[Path], None], 
         return
 
     from rich.console import Console
-    from rich.markup import escape
     from rich.progress import (
         BarColumn,
         Progress,
@@ -143,17 +142,17 @@ def _progress(recordings: list[Path]) -> Iterator[tuple[Callable[[Path], None], 
     for path in recordings:
         with suppress(UserError):  # reported when it is transcribed
             total += audio_seconds(path) if path.is_file() else 0.0  # a pipe can be read only once
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
     with Progress(
         *columns,
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=Console(stderr=True, markup=False),
         transient=True,
         redirect_stdout=sys.stdout.isatty(),  # printed lines go above the bar; into a file they go unchanged
     ) as bars:
         task = bars.add_task("", total=total)
         yield (
-            lambda path: bars.update(task, description=escape(path.name)),
+            lambda path: bars.update(task, description=path.name),
             lambda seconds: bars.advance(task, seconds),
         )

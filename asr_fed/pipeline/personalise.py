@@ -86,13 +86,13 @@ def personalise_speakers(
     speech = [utterance for client in clients for utterance in client.utterances]
     cores = available_cores()
     cache = build_features(speech, recogniser.features, features, processes=cores)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if config.loss.ctc_weight > 0:  # training speech only; held-back speech stays complete
         speakers = Partition((), (), (), (), tuple(replace(client, dev=()) for client in clients))
         fits = alignable(cache, recogniser.tokenizer, partial(count_states, recogniser.model_config))
         speakers = keep_alignable(speakers, fits, most=1.0)
         if impossible := describe_impossible(speakers):
-            console.print(impossible, soft_wrap=True, markup=False)
+            console.print(impossible, soft_wrap=True)
         held_back = {client.id: client.dev for client in clients}
         clients = [replace(client, dev=held_back[client.id]) for client in speakers.clients]
     trained_on = [utterance for client in clients for utterance in client.train]

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from rich.markup import escape
 
 from asr_fed.aggregation.robust import describe_unbounded
 from asr_fed.carbon.measure import check_measure, measured
@@ -265,7 +264,7 @@ def federate(experiment: Experiment, progress: RunProgress) -> FederationState:
     if config.engine.kind is EngineKind.deployment:
         from asr_fed.engines.deployment.engine import federate_in_deployment
 
-        federate_in_deployment(experiment, on_round, lambda text: progress.say(escape(text)))
+        federate_in_deployment(experiment, on_round, progress.say)
         state = load_federation(experiment.checkpoints / "federation.pt")
     else:
         cohort = cohort_size(config.federation.cohort, len(experiment.partition.clients))

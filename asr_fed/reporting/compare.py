@@ -142,14 +142,14 @@ def write_comparison(folder: Path, records: Sequence[dict[str, Any]]) -> None:
 
 
 def show_comparison(folder: Path, records: Sequence[dict[str, Any]], console: Console | None = None) -> None:
-    console = console or Console(highlight=False)
+    console = console or Console(highlight=False, markup=False)
     comparison = lay_out(records)
     for cells in comparison.tables:
         console.print(terminal_table(cells))
     for label, what in comparison.runs:
-        console.print(f"{label}: {what}", soft_wrap=True, markup=False)
+        console.print(f"{label}: {what}", soft_wrap=True)
     for note in (*comparison.notes, f"This comparison is in {folder}."):
-        console.print(note, soft_wrap=True, markup=False)
+        console.print(note, soft_wrap=True)
 
 
 def against_first(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

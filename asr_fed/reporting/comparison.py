@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from asr_fed.carbon.model import Band
@@ -247,11 +246,11 @@ def terminal_table(cells: Cells) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for place, head in enumerate(cells.head):
         if place == 0:
-            table.add_column(escape(head), overflow="fold")
+            table.add_column(head, overflow="fold")
         else:
             table.add_column(head.replace(" ", "\n"), justify="right", no_wrap=True)
     for row in cells.rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     return table
 
 

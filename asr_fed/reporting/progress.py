@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from asr_fed.evaluation.statistics import describe_pair
 from asr_fed.reporting.tracking import Track
@@ -17,7 +18,7 @@ class RunProgress:
     """Terminal output of one run; numbers also go to `track`. A context manager."""
 
     def __init__(self, track: Track = lambda name, value, step: None) -> None:
-        self.console = Console(highlight=False)
+        self.console = Console(highlight=False, markup=False)
         self.bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -36,7 +37,7 @@ class RunProgress:
     def __exit__(self, *exception: object) -> None:
         self.bars.stop()
 
-    def say(self, text: str | Table) -> None:
+    def say(self, text: str | Text | Table) -> None:
         self.console.print(text, soft_wrap=True)
 
     def epoch(self, name: str, report: EpochReport) -> None:
@@ -55,14 +56,14 @@ class RunProgress:
         wer += _of_masked(record)
         if record.untranscribed:
             wer += f"  own hypotheses {record.pseudo_labelled} of {record.untranscribed}"
-        failed = f"  [red]failed: {', '.join(record.failures)}[/red]" if record.failures else ""
-        shortened = f"  [yellow]{record.clipped} node(s) shortened[/yellow]" if record.clipped else ""
+        failed = f"  failed: {', '.join(record.failures)}" if record.failures else ""
+        shortened = f"  {record.clipped} node(s) shortened" if record.clipped else ""
         age = "" if record.staleness is None else f"  steps old {record.staleness:.1f}"
-        self.say(
+        told = (
             f"round {record.round:3d}{wer}  loss {record.loss:.3f}  lr {record.lr:.3g}  "
-            f"clients {record.clients} (effective {record.effective_clients:.1f}){age}  "
-            f"{record.round_seconds:.1f} s{shortened}{failed}"
+            f"clients {record.clients} (effective {record.effective_clients:.1f}){age}  {record.round_seconds:.1f} s"
         )
+        self.say(Text.assemble(told, (shortened, "yellow"), (failed, "red")))
         for key, value in vars(record).items():
             if isinstance(value, int | float) and key not in ("round", "version"):
                 self._track(f"federation/{key}", value, record.round)

@@ -51,7 +51,7 @@ def three(**values: Any) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_terminal_shows_every_name_and_number_whole(width: int, tmp_path: Path) -> None:
-    console = Console(width=width, record=True)
+    console = Console(width=width, record=True, markup=False)
     show_comparison(tmp_path, three(**EVERYTHING, **OF_PRETRAINING), console)
     tables, _, runs = console.export_text().partition("uniform: ")
     assert all(len(line) <= width for line in tables.splitlines())
@@ -110,7 +110,7 @@ def test_the_table_keeps_to_one_line_a_run_whatever_is_in_it(tmp_path: Path) -> 
     assert "12.35" in lines[2] or "12.34" in lines[2]
     assert "clients" not in lines[0], "a column without a value"
     assert "two lines | of [red]reasons[/red]" in lines[6]
-    console = Console(width=60, record=True)
+    console = Console(width=60, record=True, markup=False)
     show_comparison(tmp_path, records, console)
     assert "fed_[red]|adam" in console.export_text(), "no markup"
 

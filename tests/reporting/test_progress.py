@@ -53,3 +53,12 @@ def test_the_line_of_an_asynchronous_step_says_how_old_its_updates_were(capsys: 
 def test_a_report_draws_the_age_of_updates_where_they_have_one() -> None:
     assert "Age of the updates" in round_figures([record(1, staleness=0.0), record(2, staleness=1.5)])
     assert "Age of the updates" not in round_figures([record(1)])
+
+
+def test_ids_of_clients_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of a node are its owner's choice; markup in them must not end the run."""
+    with RunProgress() as progress:
+        progress.round(record(3, failures={"clinic-b-[/x]": "no speech", "[bold]anne": "no speech"}))
+        progress.say("clips/[old] intro.wav")
+    printed = capsys.readouterr().out
+    assert "failed: clinic-b-[/x], [bold]anne" in printed and "clips/[old] intro.wav" in printed
