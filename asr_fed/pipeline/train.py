@@ -12,10 +12,10 @@ import torch
 from asr_fed.aggregation.robust import describe_unbounded
 from asr_fed.carbon.measure import check_measure, measured
 from asr_fed.carbon.of_run import check_carbon
-from asr_fed.config.schema import CentralConfig, Config, EngineKind, Start, TaskKind
-from asr_fed.data.alignable import alignable, describe_impossible
+from asr_fed.config.schema import CentralConfig, Config, EngineKind, Start
+from asr_fed.data.alignable import alignable, describe_impossible, keep_alignable
 from asr_fed.data.manifest import Utterance
-from asr_fed.data.partition import describe
+from asr_fed.data.partition import Partition, describe
 from asr_fed.data.tokenizer import describe_unknown
 from asr_fed.engines.check import check_engine
 from asr_fed.engines.open_workers import open_workers
@@ -107,21 +107,21 @@ def train(config: Config, command: str = "") -> RunSummary | PretrainingSummary:
                 progress.say(remark)
             with measured(config, experiment.run_dir):
                 federation = train_models(experiment, progress)
-                if config.task.kind is not TaskKind.recognition:
+                if config.task.kind.pretrains:
                     found = evaluate_pretraining(experiment, progress)
                     fine_tune(experiment, progress)
                     recognised = evaluate_recognition(experiment, progress)
-                    made = made_by(time.perf_counter() - started, command)
-                    pretraining = write_pretraining(experiment, federation, found, made, recognised)
-                    say_accounts(pretraining, progress)
-                    progress.say(f"Results are in {experiment.run_dir}.")
-                    return pretraining
-                tests = test_all(experiment, progress)
+                else:
+                    tests = test_all(experiment, progress)
             made = made_by(time.perf_counter() - started, command)
-            summary = write_results(experiment, federation, tests, made)
-            progress.result(summary)
-            if summary.personalisation is not None:
-                progress.say(describe_gains(summary.personalisation))
+            summary: RunSummary | PretrainingSummary
+            if config.task.kind.pretrains:
+                summary = write_pretraining(experiment, federation, found, made, recognised)
+            else:
+                summary = write_results(experiment, federation, tests, made)
+                progress.result(summary)
+                if summary.personalisation is not None:
+                    progress.say(describe_gains(summary.personalisation))
             say_accounts(summary, progress)
             progress.say(f"Results are in {experiment.run_dir}.")
     return summary
@@ -191,15 +191,21 @@ def fine_tune(experiment: Experiment, progress: RunProgress) -> None:
     """After a pre-training: a recogniser by its encoder and one from scratch, on the same transcripts of the warm-up
     speakers. Without `fine_tune.epochs` there are none."""
     settings, speech = experiment.config.fine_tune, as_recognition(experiment)
-    fits = alignable(experiment.cache, experiment.tokenizer, partial(count_states, experiment.config.model))
-    warm_up = [utterance for utterance in experiment.partition.warm_up if fits(utterance, 1.0)]
-    for name in RECOGNISERS if settings.epochs else ():
+    if not settings.epochs:
+        return
+    transcribed = Partition(experiment.partition.warm_up, (), (), (), ())
+    if experiment.config.loss.ctc_weight > 0:  # pre-training itself takes any speech
+        fits = alignable(experiment.cache, experiment.tokenizer, partial(count_states, experiment.config.model))
+        transcribed = keep_alignable(transcribed, fits)
+        if impossible := describe_impossible(transcribed):
+            progress.say(impossible)
+    for name in RECOGNISERS:
         if (experiment.checkpoints / f"{name}.pt").is_file():
             continue
         recogniser, path = speech.fresh_recogniser(), own_encoder(experiment)
         if name == FINE_TUNED:
             adopt_encoder(recogniser, load_pretrainer(path), path)
-        centrally(speech, recogniser, warm_up, settings, name, progress)
+        centrally(speech, recogniser, transcribed.warm_up, settings, name, progress)
 
 
 def centrally(

@@ -61,10 +61,11 @@ def on_phones(demo: Callable[..., Path]) -> Path:
 
 def test_a_pretraining_tells_its_hours_and_emissions_too(demo: Callable[..., Path], tmp_path: Path) -> None:
     task = ("task.kind=best_rq", "task.codebook_size=12", "weighting=num_examples", "augment.pauses=0.0")
-    run_dir = demo(*FLEET, *task, by=train)
+    run_dir = demo(*FLEET, *task, "carbon.measure=true", by=train)
     summary = json.loads((run_dir / "summary.json").read_text())
     hours = sum(each.fleet_seconds or 0 for each in read_history(run_dir)) / 3600
     assert summary["simulation"]["hours"] == pytest.approx(hours) and hours > 0
+    assert summary["carbon"]["measured_on_this_host"]["processes"] == 1
     assert summary["carbon"]["g"]["value"] > 0 and summary["carbon"]["g_per_point"] is None
     report, shown = (run_dir / "report.html").read_text(), (run_dir / "shown.txt").read_text()
     assert "Held-out loss over the time of the fleet" in report and "WER over the time" not in report
