@@ -4,9 +4,11 @@ import argparse
 import ast
 import hashlib
 import inspect
+import io
 import json
 import os
 import shutil
+import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,12 +26,21 @@ def digest(parameters: Mapping[str, object], generator: Iterable[str]) -> str:
 
 
 def _code(source: str) -> str:
-    """Without comments, docstrings and layout: to explain the code better must not make corpora again."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
+    """Without comments, docstrings and empty lines: to explain the code better must not make corpora again.
+
+    By lines, not by `ast.unparse`, which writes some strings differently in other versions of Python.
+    """
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            line, column = token.start
+            lines[line - 1] = lines[line - 1][:column]
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
+            docstring = node.body[0]
+            for line in range(docstring.lineno - 1, docstring.end_lineno or docstring.lineno):
+                lines[line] = ""
+    return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
 @contextmanager
