@@ -150,7 +150,8 @@ def mean_gradient(task: LocalTask, most: int | None = None) -> np.ndarray:
     still = torch.optim.SGD(trainable(model), lr=0.0)
     frozen = batch_norms(model) if config.freeze_batch_norm else ()
     batches = training_batches(task.client.train, config.batch, rng)[:most]
-    made = train_epoch(context, batches, still, rng, clip=config.clip, frozen=frozen, adjust=add)
+    with_ctc = config.ctc_epochs != 0  # of the loss that the client's first step will have
+    made = train_epoch(context, batches, still, rng, clip=config.clip, frozen=frozen, with_ctc=with_ctc, adjust=add)
     counted = max(1, made.steps - made.skipped)
     mean: np.ndarray = torch.cat([total.reshape(-1) for total in summed]).div_(counted).float().cpu().numpy()
     return mean

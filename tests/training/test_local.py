@@ -16,7 +16,7 @@ from asr_fed.data.partition import Client
 from asr_fed.model.state import freeze, layout, read_state
 from asr_fed.runs.experiment import Experiment
 from asr_fed.tasks.recognition import Recognition
-from asr_fed.training.local import ClientResult, LocalTask, train_client
+from asr_fed.training.local import ClientResult, LocalTask, mean_gradient, train_client
 from tests.tiny import typed_config
 
 
@@ -86,6 +86,16 @@ def test_a_delta_is_what_training_added(context: Recognition, client: Client, we
     assert result.delta.dtype == np.float32
     assert (result.num_examples, result.skipped_steps) == (10, 0)
     assert result.audio_seconds == pytest.approx(sum(u.duration for u in client.train))
+
+
+def test_the_gradient_for_the_servers_moments_is_that_of_the_loss_that_clients_train_on(
+    context: Recognition, client: Client, weights: np.ndarray
+) -> None:
+    with_ctc, without = (
+        mean_gradient(task(context, client, weights, f"federation.ctc_epochs={epochs}")) for epochs in (1, 0)
+    )
+    head = dict(context.recogniser.model.named_parameters())["ctc_head.w.weight"].numel()
+    assert np.count_nonzero(with_ctc) - np.count_nonzero(without) >= head
 
 
 def test_another_round_is_another_draw(context: Recognition, client: Client, weights: np.ndarray) -> None:
