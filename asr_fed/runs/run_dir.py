@@ -26,6 +26,7 @@ MAY_CHANGE = (
     "run_dir",
     "engine.kind",
     "engine.workers",
+    "engine.gpus_per_worker",
     "engine.address",
     "engine.certificates",
     "engine.nodes",

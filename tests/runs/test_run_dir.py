@@ -41,6 +41,7 @@ WHERE_IT_RUNS = (
     "engine.certificates=keys",
     "engine.nodes=3",
     "engine.wait=5.0",
+    "engine.gpus_per_worker=0.5",
 )
 LATER = (
     "federation.rounds=50",
