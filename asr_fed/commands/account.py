@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from asr_fed.config.check import check_config
 from asr_fed.config.explain import explain, nearest
-from asr_fed.config.files import experiments_folder
+from asr_fed.config.files import choices, experiments_folder
 from asr_fed.config.paths import settle_paths
 from asr_fed.config.schema import Config
 from asr_fed.runs.run_dir import CONFIG, complete_config, has_begun
@@ -126,6 +126,6 @@ def _read(change: str, sections: Sequence[str]) -> tuple[str, str]:
 def _choice(group: str, name: str) -> Path:
     path = experiments_folder() / group / f"{name}.yaml"
     if not path.is_file():
-        choices = sorted(each.stem for each in path.parent.glob("*.yaml"))
-        raise UserError(f"There is no {group}={name}. It is one of {', '.join(choices)}.{nearest(name, choices)}")
+        known = choices(group)
+        raise UserError(f"There is no {group}={name}. It is one of {', '.join(known)}.{nearest(name, known)}")
     return path

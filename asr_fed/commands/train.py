@@ -29,7 +29,7 @@ from asr_fed.commands.experiment_file import find_experiment, register_config_fi
 from asr_fed.commands.overrides import hydra_words
 from asr_fed.config.check import check_config
 from asr_fed.config.explain import explain
-from asr_fed.config.files import experiments_folder
+from asr_fed.config.files import choices, experiments_folder
 from asr_fed.config.paths import settle_paths
 from asr_fed.config.schema import Config
 from asr_fed.runs.run_dir import CONFIG, has_begun, latest_run, load_config
@@ -59,9 +59,10 @@ Keys people change most:
   run_dir=DIR  resume=true        where results go; continue a run that was stopped
   data.root=DIR                   the corpus on disk
   federation=cross_silo|cross_device   federation.rounds=N  federation.cohort=N  federation.local_epochs=N
-  weighting=wer_softmax|loss_softmax|num_examples|uniform
+  weighting={weighting}
   warm_start=MODEL                start from a run directory, a checkpoint or a SpeechBrain folder
-  model=crdnn|small|tiny          server=fed_avg|fed_avgm|fed_adam|fed_yogi|fed_adagrad|lamb
+  model={model}
+  server={server}
   engine=local|ray|deployment     engine.workers=N  engine.threads_per_worker=N
   device=auto|cpu|cuda|mps        seed=N
 
@@ -212,7 +213,8 @@ def hydra_arguments(arguments: list[str]) -> list[str]:
     """
     if not arguments or arguments[0].startswith("-"):
         listing = "\n".join(f"  hparams/{path.name}" for path in sorted(experiments_folder().glob("*.yaml")))
-        print(USAGE.format(experiments=listing))
+        groups = {group: "|".join(choices(group)) for group in ("weighting", "model", "server")}
+        print(USAGE.format(experiments=listing, **groups))
         sys.exit(0 if arguments[:1] in (["--help"], ["-h"]) else 2)
     path = find_experiment(arguments[0])
     flags, overrides = hydra_words(arguments[1:])

@@ -10,6 +10,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from asr_fed.config.explain import nearest
+from asr_fed.config.files import choices
 from asr_fed.system.errors import UserError
 
 # The methods that an object of each group must have.
@@ -47,7 +48,7 @@ def _is_no(group: str, target: str) -> str:
     if target.startswith("flwr."):
         text += (
             " Updates are added up before the server sees them, so that Flower's strategies do not apply here. Choose "
-            "server=fed_avg, fed_avgm, fed_adam, fed_yogi, fed_adagrad or lamb, and algorithm=fed_prox for FedProx."
+            f"server={', '.join(choices('server'))}, and algorithm=fed_prox for FedProx."
         )
     return text
 
