@@ -16,7 +16,9 @@ from asr_fed.algorithms.fed_prox import FedProx
 from asr_fed.algorithms.mime_lite import FIRST, GRADIENT, SECOND, MimeLite
 from asr_fed.algorithms.mime_lite import STEPS as COUNT
 from asr_fed.algorithms.scaffold import CONTROL, Scaffold
+from asr_fed.config.files import choices, experiments_folder
 from asr_fed.config.targets import METHODS
+from asr_fed.config.trust import TRUST, check_trust
 from asr_fed.data.batching import collate, training_batches
 from asr_fed.data.partition import Client
 from asr_fed.model.state import layout, load_state, read_state
@@ -329,7 +331,9 @@ def test_interrupted_after_every_round_it_ends_in_the_same_bits(make, name: str)
     assert without.weights.tobytes() != expected.weights.tobytes()
 
 
-@pytest.mark.parametrize("name", ["fed_avg", "fed_prox", "scaffold", "diloco", "mime_lite", "fed_vssl"])
-def test_every_algorithm_group_builds(name: str) -> None:
-    made = instantiate(OmegaConf.load(f"hparams/algorithm/{name}.yaml"))
+@pytest.mark.parametrize("name", choices("algorithm"))
+def test_every_algorithm_group_builds_and_is_one_that_nodes_trust(name: str) -> None:
+    group = OmegaConf.load(experiments_folder() / "algorithm" / f"{name}.yaml")
+    check_trust(OmegaConf.to_container(group), TRUST, "a node's trust")
+    made = instantiate(group)
     assert all(callable(getattr(made, method)) for method in METHODS["algorithm"])
