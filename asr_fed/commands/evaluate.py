@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m asr_fed.evaluation", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", type=Path, help="run directory or checkpoint")
+    parser.add_argument("model", type=Path, help="a run directory, a checkpoint or a SpeechBrain folder")
     parser.add_argument("--manifest", type=Path, help="manifest.csv (ID,duration,wav,spk_id,wrd,...)")
     parser.add_argument("--split", help="only rows of this split, such as test")
     parser.add_argument("--decoder", choices=[each.name for each in Decoder], help="as the run has it, else ctc_greedy")

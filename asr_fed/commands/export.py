@@ -16,7 +16,9 @@ def main(arguments: list[str] | None = None) -> int:
         description="Write a folder that SpeechBrain's EncoderDecoderASR.from_hparams(source=FOLDER) opens, or "
         "transformers where the encoder is one of theirs.",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a run directory or a checkpoint")
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="a run directory, a checkpoint or a SpeechBrain folder"
+    )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder")
     parser.add_argument(
         "--decoder",

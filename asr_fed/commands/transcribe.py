@@ -24,7 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
         description="Recordings to text. Of one recording the text is printed, of several each one's path, a tab and "
         "its text on a line.",
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a run directory or a checkpoint")
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="a run directory, a checkpoint or a SpeechBrain folder"
+    )
     parser.add_argument(
         "audio", type=Path, nargs="*", metavar="AUDIO", help="wav, flac, mp3, ogg, opus; or a folder of them"
     )

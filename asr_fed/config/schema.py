@@ -1,8 +1,8 @@
 """Every setting of a run, typed. The YAML files under hparams/ fill it in; nothing else adds keys.
 
 Fields typed `Any` hold a `_target_`: an object that users can replace by their own. Its other keys are checked against
-the signature of that object before any work (see `asr_fed.config.check`). Torch is not imported here, so that `--help`
-is fast.
+the signature of that object before any work (see `asr_fed.config.targets`). Torch is not imported here, so that
+`--help` is fast.
 """
 
 from dataclasses import dataclass, field

@@ -97,7 +97,7 @@ class Recording:
             raise Unfit(f"has a sample rate of {self.rate} Hz; what can be used is {RATES[0]} to {RATES[1]}.")
 
     def blocks(self, samples: int = BLOCK) -> Iterator[np.ndarray]:
-        """The mean of the channels, float32, in blocks of `size` samples (the last is shorter). A block is valid until
+        """The mean of the channels, float32, in blocks of `samples` (the last is shorter). A block is valid until
         the next one is read.
 
         At the end Unfit is raised if samples are missing, too many, not finite, or none at all, or if the channels

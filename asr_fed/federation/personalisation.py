@@ -155,7 +155,7 @@ def ask_to_personalise(
         assignments,
         read_gains,
         kind=MessageType.EVALUATE,
-        # A round's limit is for one client; here a node may do AT_ONCE clients one after another.
+        # `round_timeout` is for a round; here a node does up to AT_ONCE clients, each of whom takes longer.
         timeout=None if timeout is None else timeout * stretch * AT_ONCE,
         patience=stretch,
         reason_of=reason_of,

@@ -13,7 +13,7 @@ def describe_stuck(name: str, report: EpochReport, config: Config) -> str:
     """What to change, the most likely first; empty if there is no dev WER, or one was below the annealing's
     ceiling.
 
-    `name` is warm_start or central, `report` of the last epoch so far.
+    `name` is warm_start, central or fine_tune, `report` of the last epoch so far.
     """
     settings = getattr(config, name)
     if report.best_wer is None or report.best_wer < settings.annealing.ceiling:
@@ -31,9 +31,10 @@ def describe_stuck(name: str, report: EpochReport, config: Config) -> str:
     if name == "warm_start":
         tries.append("more speech (a larger data.parts.warm_up_speakers)")
     tries.append(f"another {name}.lr")
+    lost = ", and rounds of federation do not repair that" if name == "warm_start" else ""
     return (
-        f"{name}: next to nothing is recognised after {report.epoch} epochs (dev WER {report.best_wer:.1f} at best), "
-        f"and rounds of federation do not repair that. Try, in this order: {'; '.join(tries)}. See docs/own_corpus.md."
+        f"{name}: next to nothing is recognised after {report.epoch} epochs (dev WER {report.best_wer:.1f} at best)"
+        f"{lost}. Try, in this order: {'; '.join(tries)}. See docs/own_corpus.md."
     )
 
 

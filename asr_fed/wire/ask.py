@@ -83,7 +83,7 @@ class Asked(Generic[T]):
     waited: float = 0.0
 
     def timing(self, node: int) -> Timing:
-        """None for a node that did not answer."""
+        """Zeros for a node that did not answer."""
         answer = self.answers.get(node)
         return Timing() if answer is None else answer.timing
 

@@ -11,7 +11,7 @@ PAUSE = 0.1  # seconds between two polls of hosts whose `receive` does not wait
 
 
 class Hosts(Protocol):
-    """Two implementations: `asr_fed.engines.worker_grid.WorkerGrid` and `RemoteNodes`."""
+    """Two implementations: `asr_fed.engines.workers.Workers` and `RemoteNodes`."""
 
     @property
     def expected(self) -> int | None:

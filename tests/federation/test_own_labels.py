@@ -178,7 +178,8 @@ def test_hypotheses_of_each_round_are_others_than_those_of_some_rounds(make: Cal
 
 
 def test_the_central_reference_is_trained_on_transcripts_alone(make: Callable[..., Experiment]) -> None:
-    assert all(utterance.text for utterance in pooled_speech(make()))
+    speech = pooled_speech(make())
+    assert speech and all(utterance.text for utterance in speech)
 
 
 def test_a_weight_is_bounded_by_what_all_utterances_would_give() -> None:

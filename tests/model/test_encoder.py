@@ -76,7 +76,7 @@ def test_a_batch_of_one_short_utterance_can_be_trained_on() -> None:
     model = encoder(pool_2d=True).train()
     states, _ = model(padded([5]), torch.tensor([5]))
     states.sum().backward()
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, {"cnn_kernel": [3, 5]}, {"cnn_kernel": [5, 3], "pool_2d": True}], ids=str)

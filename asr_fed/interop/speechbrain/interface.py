@@ -1,7 +1,7 @@
 """The two modules that SpeechBrain's EncoderDecoderASR asks for, computing what our decoder computes.
 
-An exported folder contains the source of this file after those of log_mel.py and encoder.py, in one module. So their
-names are defined when it runs, and nothing of asr_fed is imported.
+An exported folder contains the source of this file after those of log_mel.py, encoder.py and beam.py, in one module. So
+their names are defined when it runs, and nothing of asr_fed is imported.
 """
 
 from collections.abc import Callable
