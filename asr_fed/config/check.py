@@ -13,7 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from asr_fed.config.check_engine import check_engine, check_simulation
 from asr_fed.config.check_learning import (
     check_decoder,
+    check_fed_vssl,
     check_head,
+    check_held_out,
     check_personalise,
     check_pretraining,
     check_pseudo_labels,
@@ -69,6 +71,9 @@ def check_config(config: DictConfig) -> None:
         )
     if settings.mode is Mode.federated:
         check_engine(settings)
+        check_held_out(settings)
+        if settings.task.kind.pretrains and settings.algorithm["_target_"].endswith("FedVssl"):
+            check_fed_vssl(settings)
     if settings.simulation is not None:
         check_simulation(settings.simulation, settings.federation)
 

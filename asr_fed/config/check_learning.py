@@ -4,6 +4,7 @@ from asr_fed.config.schema import (
     Config,
     Decoder,
     EncoderKind,
+    Late,
     Mode,
     ModelConfig,
     TaskKind,
@@ -67,6 +68,44 @@ def check_pretraining(settings: Config) -> None:
         )
     if settings.task.level_codes and settings.task.kind is not TaskKind.best_rq:
         raise UserError(f"task.level_codes=true is of BEST-RQ's codes, and {told} has none: set it to false.")
+
+
+def trains_held_out(settings: Config) -> bool:
+    """Whether the server trains on speech of its own after each aggregation."""
+    held_out = settings.federation.held_out
+    return held_out.epochs > 0 and (held_out.replay_warm_up or settings.data.parts.held_out_speakers > 0)
+
+
+def check_fed_vssl(settings: Config) -> None:
+    """Its head is in no update: the server's own is trained on the server's speech, or stays random."""
+    if not trains_held_out(settings):
+        raise UserError(
+            "algorithm=fed_vssl leaves the prediction head with each client, and the server's is trained on the "
+            "server's own speech alone: without it neither the loss nor the best round means anything. Set "
+            "federation.held_out.epochs=1, with federation.held_out.replay_warm_up or data.parts.held_out_speakers."
+        )
+    simulation = settings.simulation
+    if settings.federation.buffer is not None or (
+        simulation is not None and (simulation.buffer is not None or simulation.late is Late.partial)
+    ):
+        raise UserError(
+            "algorithm=fed_vssl has no rule for updates that are old or of part of a round: choose another algorithm, "
+            "or leave out federation.buffer, simulation.buffer and simulation.late=partial."
+        )
+
+
+def check_held_out(settings: Config) -> None:
+    """The rate of the server's own training is seldom right for another optimizer than the file's, which it takes over
+    from the clients."""
+    federation, held_out = settings.federation, settings.federation.held_out
+    name = federation.optimizer["_target_"].rpartition(".")[2]
+    inherited = trains_held_out(settings) and held_out.optimizer is None
+    if inherited and name != "SGD" and held_out.lr > federation.lr:
+        raise UserError(
+            f"federation.held_out.lr={held_out.lr:g} is larger than the clients' {federation.lr:g}, and the server "
+            f"trains with their {name} on its own speech after each round: set federation.held_out.lr, such as "
+            f"{federation.lr / 2:g}, or federation.held_out.epochs=0."
+        )
 
 
 def check_head(settings: Config) -> None:

@@ -26,6 +26,9 @@ data: {{name: mine, language: en, root: {folder}/nothing, parts: {{warm_up_speak
 """
 
 
+VSSL = "task.kind=best_rq weighting=num_examples algorithm._target_=asr_fed.algorithms.fed_vssl.FedVssl"
+
+
 class Outcome:
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, err
@@ -186,6 +189,16 @@ def test_an_impossible_value_names_the_key(run, argument: str) -> None:
         ("loss.ctc_weight=1 evaluation.test_decoder=ctc_greedy warm_start.ctc_epochs=2", "warm_start.ctc_epochs=2"),
         ("model.folder=encoder", "set model=pretrained, or model.folder=null"),
         ("algorithm._target_=asr_fed.algorithms.fed_vssl.FedVssl", "algorithm=fed_vssl is for a pre-training"),
+        (
+            "+client=adam federation.lr=0.001 federation.held_out.lr=0.01 data.parts.held_out_speakers=1",
+            "set federation.held_out.lr, such as 0.0005",
+        ),
+        (f"{VSSL} federation.held_out.epochs=0", "federation.held_out.epochs=1, with"),
+        (f"{VSSL} data.parts.held_out_speakers=0", "federation.held_out.replay_warm_up or"),
+        (
+            f"{VSSL} data.parts.held_out_speakers=1 +simulation=phones simulation.buffer=2",
+            "leave out federation.buffer",
+        ),
         ("mode=central central.start=scratch warm_start.encoder=run", "set central.start=warm_start"),
         ("engine=deployment engine.address=null", "engine.address"),
         ("federation.robust.clip=1.0", "federation.robust"),
