@@ -54,8 +54,11 @@ def own_labels(
 ) -> OwnLabels:
     """`kept` is what the client's owner keeps since an earlier round; hypotheses in it are used until they are due."""
     silent = [utterance for utterance in client.train if not utterance.text]
-    if not silent or settings.every is None or not isinstance(training, Recognition):
+    if settings.every is None or not isinstance(training, Recognition):
         return OwnLabels(client, training)
+    measured_on = transcribed(client.dev) or transcribed(client.train)
+    if not silent:
+        return OwnLabels(client, training, None if all(each.text for each in client.dev) else measured_on)
     due = (order.server_round - 1) // settings.every  # all clients make new ones in the same rounds
     labels = kept.get(LABELS)
     if labels is None or labels["due"] < due:
@@ -72,7 +75,7 @@ def own_labels(
     return OwnLabels(
         replace(client, train=train),
         replace(training, augment=with_more_drops(training.augment, settings.drops)),
-        transcribed(client.dev) or transcribed(client.train),
+        measured_on,
         {LABELS: labels},
         len(silent),
         sum(each.id in made for each in train),

@@ -109,6 +109,16 @@ def test_only_what_has_a_transcript_is_measured_on_where_a_client_has_some(make:
     assert own.untranscribed == len(whole.train) - 2
 
 
+def test_own_dev_speech_without_transcripts_is_not_measured_on(make: Callable[..., Experiment]) -> None:
+    """Against an empty transcript each word would be an insertion."""
+    experiment = make()
+    node, labels = PlainNode.of(experiment), experiment.config.federation.pseudo_labels
+    whole = next(c for c in experiment.partition.clients if c.id not in silent(experiment.partition))
+    unheard = replace(whole, train=whole.train[1:], dev=(replace(whole.train[0], text=""),))
+    own = own_labels(node.training, unheard, order(node, 1), {}, labels)
+    assert own.measured_on == own.client.train == whole.train[1:]
+
+
 def test_an_update_counts_them_and_holds_no_text(make: Callable[..., Experiment]) -> None:
     experiment = make()
     node = PlainNode.of(experiment, NumExamples())
