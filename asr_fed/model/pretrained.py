@@ -7,6 +7,7 @@ utterance's samples are normalised by whoever calls. Masks of SpecAugment are le
 random state, and refuse short utterances. asr_fed.training.augment has its own.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -95,6 +96,8 @@ def create_pretrained(shape: PretrainedConfig | None, adapters: int = 0) -> "Sam
     """
     if shape is None:
         raise UserError("model.encoder=pretrained needs model.folder, the encoder's folder in Hugging Face format.")
+    if adapters:  # a layer that is dropped takes its adapter with it, and of few layers all may be dropped at once
+        shape = replace(shape, layerdrop=0.0)
     encoder = SampleEncoder(shape) if shape.reads_samples else WhisperEncoder(shape)
     layers = encoder.transformer.encoder.layers if shape.reads_samples else encoder.transformer.layers
     add_adapters(layers, shape.hidden_size, adapters)

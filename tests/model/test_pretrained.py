@@ -65,6 +65,19 @@ def test_states_are_those_that_transformers_computes_for_each_alone(
         assert not states[row, len(expected) :].any()
 
 
+@pytest.mark.parametrize("name", ["wav2vec2 base", "whisper"])
+def test_adapters_are_trained_on_every_batch(name: str, tmp_path: Path) -> None:
+    """A layer that layerdrop leaves out takes its adapter with it, and of two layers both often go."""
+    shape = replace(read_encoder(write_encoder(tmp_path, name)), layerdrop=0.9)
+    encoder = create_pretrained(shape, adapters=2).train()
+    samples, frames = torch.randn(1, 4000, 1), torch.tensor([4000])
+    alike = [encoder(samples, frames)[0].sum() for _ in range(8)]
+    for total in alike:
+        encoder.zero_grad()
+        total.backward()
+        assert all(p.grad is not None for name, p in encoder.named_parameters() if ".adapter." in name)
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_bf16_computes_nearly_the_same_and_has_gradients(name: str, tmp_path: Path) -> None:
     encoder = opened(write_encoder(tmp_path, name))
