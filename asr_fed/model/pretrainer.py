@@ -8,6 +8,8 @@ from asr_fed.model.best_rq import BestRq
 from asr_fed.model.contrastive import Contrastive
 from asr_fed.model.typed import plain, typed
 
+KEY = "pretrainer"  # of a checkpoint
+
 
 @dataclass(frozen=True)
 class Pretrainer:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from asr_fed.config.schema import FeatureConfig, LossConfig, ModelConfig
 from asr_fed.data.batching import Batch
 from asr_fed.data.tokenizer import BLANK, BOS, EOS, Tokenizer
+from asr_fed.model import pretrainer
 from asr_fed.model.adapters import is_of_adapter
 from asr_fed.model.backbone import Backbone
 from asr_fed.model.teacher_forcing import teacher_forced
@@ -175,6 +176,14 @@ def load_recogniser(path: str | Path) -> Recogniser:
     if not path.is_file():
         raise UserError(f"There is no checkpoint at {path}.")
     try:
-        return Recogniser.from_dict(load_checkpoint(path)["recogniser"])
+        content = load_checkpoint(path)
+        if pretrainer.KEY in content:
+            raise UserError(
+                f"{path} is of a pre-training, which recognises nothing: give checkpoints/fine_tuned.pt of its run, or "
+                "fine-tune its encoder (warm_start.encoder=RUN, docs/self_supervised.md)."
+            )
+        return Recogniser.from_dict(content["recogniser"])
+    except UserError:
+        raise
     except Exception as error:  # a foreign file can fail in many ways
         raise UserError(f"{path} does not hold a recogniser of asr_fed: {error}") from error

@@ -8,6 +8,7 @@ import torch
 from asr_fed.config.schema import Config
 from asr_fed.data.features import FeatureCache
 from asr_fed.data.tokenizer import Tokenizer
+from asr_fed.model import pretrainer
 from asr_fed.model.pretrainer import Pretrainer
 from asr_fed.model.recogniser import Recogniser, config_keys, load_recogniser
 from asr_fed.system.checkpoint import load_checkpoint, save_checkpoint
@@ -16,7 +17,6 @@ from asr_fed.tasks.masked_speech import MaskedSpeech
 from asr_fed.tasks.recognition import Recognition
 
 Learner = Recogniser | Pretrainer
-PRETRAINER = "pretrainer"  # its key in a checkpoint
 
 
 def create_learner(config: Config, tokenizer: Tokenizer) -> Learner:
@@ -37,7 +37,7 @@ def task_of(learner: Learner, config: Config, cache: FeatureCache, device: torch
 def save_learner(learner: Learner, config: Config, path: Path) -> None:
     """A recogniser's checkpoint notes the loss that has trained it."""
     if isinstance(learner, Pretrainer):
-        save_checkpoint({PRETRAINER: learner.to_dict()}, path)
+        save_checkpoint({pretrainer.KEY: learner.to_dict()}, path)
     else:
         save_checkpoint({"recogniser": learner.trained_by(config.loss).to_dict()}, path)
 
@@ -56,7 +56,7 @@ def load_pretrainer(path: Path) -> Pretrainer:
     if not path.is_file():
         raise UserError(f"There is no pre-trained encoder at {path}: give the run directory of a pre-training.")
     try:
-        return Pretrainer.from_dict(load_checkpoint(path)[PRETRAINER])
+        return Pretrainer.from_dict(load_checkpoint(path)[pretrainer.KEY])
     except Exception as error:  # a foreign file can fail in many ways
         raise UserError(f"{path} holds no pre-training of asr_fed: {error!r}") from error
 

@@ -293,6 +293,8 @@ def test_a_linear_probe_trains_the_ctc_head_on_the_encoder_as_it_is(make: Callab
         for tensor in pretrained.model.encoder.state_dict().values():
             tensor.add_(1)
     save_learner(pretrained, given.config, given.checkpoints / "federated.pt")
+    with pytest.raises(UserError, match=r"is of a pre-training, .* give checkpoints/fine_tuned\.pt"):
+        load_recogniser(given.checkpoints / "federated.pt")
     encoder = f"warm_start.encoder={given.checkpoints / 'federated.pt'}"
     probe = ("task.kind=recognition", "loss.ctc_weight=1.0", encoder, "warm_start.frozen=[encoder]")
 
