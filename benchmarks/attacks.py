@@ -44,7 +44,7 @@ from asr_fed.federation.client_store import ClientStore
 from asr_fed.federation.rounds import run_federation
 from asr_fed.federation.shared_config import shared_config
 from asr_fed.federation.state import FederationState, begin, save_federation
-from asr_fed.model.state import frozen_sha256, layout, load_state, read_state
+from asr_fed.model.state import layout, load_state, read_state
 from asr_fed.runs.experiment import Experiment, open_experiment
 from asr_fed.system.errors import UserError
 from asr_fed.system.randomness import generator
@@ -134,7 +134,7 @@ class Nodes:
             delta[:parameters] = lie(cell, delta[:parameters], len(clean), seed, name, order.server_round)
             return replace(own, delta=delta, weight=weight_bounds(silos.weighting, len(clean[name].train))[1])
 
-        setup = shared_config(experiment, frozen_sha256(silos.training.model)).sha256
+        setup = shared_config(experiment, silos.training.model).sha256
         shape = shape_of(silos.algorithm, silos.training.model)
         self.apps = {
             node: build_client_app(train, Report(name, True, setup, {name: client_size(client)}), shape)

@@ -28,7 +28,7 @@ from asr_fed.federation.own_labels import LABELS, nothing_learned, own_labels
 from asr_fed.federation.shared_config import shared_config
 from asr_fed.federation.totals import client_totals
 from asr_fed.federation.upload import UNSENT, to_send
-from asr_fed.model.state import frozen_sha256, layout, load_frozen
+from asr_fed.model.state import frozen_base, layout, load_frozen
 from asr_fed.model.tuning import is_partial, train_only
 from asr_fed.runs.experiment import OpenRun, open_run, pick_device
 from asr_fed.tasks.learners import Learner, create_learner, load_learner
@@ -82,7 +82,7 @@ def open_worker(
     weighting: Weighting = instantiate(config.weighting)
     kept = run.run_dir / "clients"
     sizes = {name: ClientSize(own.examples, own.train_seconds, own.dev_seconds) for name, own in clients.items()}
-    setup = shared_config(run, frozen_sha256(learner.model))
+    setup = shared_config(run, learner.model)
     report = Report(f"worker {worker + 1}", own=False, setup=setup.sha256, clients=sizes)
 
     def train(name: str, order: Order) -> Contribution:
@@ -103,7 +103,7 @@ def without_weights(run: OpenRun) -> Learner:
     """What is to be trained. Its trainable weights come with orders; its frozen ones are those of the warm start."""
     config = run.config
     learner = create_learner(config, run.tokenizer)
-    if is_partial(config.federation):
+    if is_partial(config.federation) or frozen_base(learner.model):
         base = load_learner(run.checkpoints / "warm_start.pt", config)
         for model in (learner.model, base.model):
             train_only(model, config.federation)

@@ -26,7 +26,7 @@ from asr_fed.federation.round import (
 )
 from asr_fed.federation.state import FederationState
 from asr_fed.federation.virtual import VirtualTime
-from asr_fed.model.state import StateLayout, frozen_sha256, layout
+from asr_fed.model.state import StateLayout, layout
 from asr_fed.runs.experiment import Experiment
 from asr_fed.simulation.oort import Memory
 from asr_fed.simulation.timetable import Timetable
@@ -103,7 +103,7 @@ class Federation:
     ) -> "Federation":
         """Wait for the nodes; `on_wait` is told who is there. Raises UserError where too few join."""
         config = experiment.config
-        roster, parts = join(experiment, hosts, frozen_sha256(model), on_wait), layout(model)
+        roster, parts = join(experiment, hosts, model, on_wait), layout(model)
         algorithm = instantiate(config.algorithm)
         bounds = weight_bounds_up_to if config.federation.pseudo_labels.on else weight_bounds
         return cls(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Message, MessageType
 from omegaconf import OmegaConf
+from torch import nn
 
 from asr_fed.config.schema import SEARCH, Config, Decoder
 from asr_fed.federation.client_app import TOO_LITTLE
@@ -50,7 +51,7 @@ def personalise_clients(
     weights: np.ndarray,
     roster: Roster | None = None,
     on_total: Callable[[int], None] = lambda clients: None,
-    base: str = "",
+    model: nn.Module | None = None,
 ) -> Personalisation:
     """Have every client of the nodes personalise `weights` (float32 [state]), once.
 
@@ -59,7 +60,7 @@ def personalise_clients(
 
     Args:
         roster: the nodes that have joined; None: wait for them.
-        base: hash of what is frozen in the model.
+        model: of the experiment; it may have frozen parts.
 
     Raises UserError where too few nodes join.
     """
@@ -67,7 +68,7 @@ def personalise_clients(
     state = _begin(path, _subject(state_sha256(weights), experiment.config))
     if not state.finished or any(reason != TOO_LITTLE for reason in state.failures.values()):
         state.finished, state.failures = False, {}
-        roster = roster or join(experiment, hosts, base)
+        roster = roster or join(experiment, hosts, model)
         on_total(len(roster.clients.keys() - state.gains.keys()))
         while True:
             roster.refresh(hosts)  # nodes that have joined since are asked too

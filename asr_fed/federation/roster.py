@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from flwr.app import Message
+from torch import nn
 
 from asr_fed.federation.shared_config import shared_config
 from asr_fed.runs.experiment import Experiment
@@ -120,13 +121,13 @@ class Roster:
 
 
 def join(
-    experiment: Experiment, hosts: Hosts, base: str = "", say: Callable[[str], None] = lambda text: None
+    experiment: Experiment, hosts: Hosts, model: nn.Module | None = None, say: Callable[[str], None] = lambda text: None
 ) -> Roster:
     """Wait for all expected nodes; where nodes come and go, for the number in the config.
 
-    `base` is the hash of what is frozen in the model. `say` is called with who is there, whenever that changes.
+    `model` may have frozen parts. `say` is called with who is there, whenever that changes.
     """
-    engine, setup = experiment.config.engine, shared_config(experiment, base)
+    engine, setup = experiment.config.engine, shared_config(experiment, model)
     if hosts.expected is not None:
         return wait_for_nodes(hosts, setup, hosts.expected, seconds=None)
     members = (lambda: None) if engine.certificates is None else partial(read_members, Path(engine.certificates))

@@ -31,7 +31,7 @@ from asr_fed.federation.round import (
 from asr_fed.federation.round_numbers import exchanged, mean_client_loss, sums
 from asr_fed.federation.state import FederationState, begin, load_federation, save_federation, steer
 from asr_fed.federation.virtual import past_weights, remember
-from asr_fed.model.state import frozen_sha256, load_state, read_state
+from asr_fed.model.state import load_state, read_state
 from asr_fed.model.tuning import train_only
 from asr_fed.runs.experiment import Experiment, pick_device
 from asr_fed.runs.records import RoundRecord
@@ -139,7 +139,7 @@ def run_federation(
     save_learner(learner, config, experiment.checkpoints / "federated.pt")
     if config.personalise:
         roster = None if federation is None else federation.roster
-        personalise_clients(experiment, hosts, state.result, roster, on_personalise, frozen_sha256(model))
+        personalise_clients(experiment, hosts, state.result, roster, on_personalise, model)
     return state
 
 

@@ -1,7 +1,7 @@
 """BEST-RQ (arXiv 2202.01855): an encoder learns to predict random codes of the speech that it is not shown.
 
 A frame's code is the entry of a random codebook that is nearest to a random projection of its features. Both are drawn
-once, from the run's seed, and never trained: they do not travel, and whoever trains compares their hash.
+once, by the server from the run's seed, and never trained. They travel once, with the setup.
 """
 
 import math

@@ -102,8 +102,29 @@ def frozen_sha256(model: nn.Module) -> str:
     content = hashlib.sha256()
     for name, tensor in sorted(base.items()):
         content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        content.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        content.update(_bytes(tensor))
     return content.hexdigest() if base else ""
+
+
+def pack_frozen(model: nn.Module) -> bytes:
+    """The frozen tensors' bytes, one after another by name; empty if nothing is frozen."""
+    return b"".join(_bytes(tensor) for _, tensor in sorted(frozen_base(model).items()))
+
+
+def unpack_frozen(model: nn.Module, content: bytes) -> None:
+    """Load what `pack_frozen` made of a model of the same shape, in place. Raises UserError for another size."""
+    base = sorted(frozen_base(model).items())
+    sizes = [tensor.numel() * tensor.element_size() for _, tensor in base]
+    if sum(sizes) != len(content):
+        raise UserError(f"{len(content)} bytes for the frozen part of the model, which has {sum(sizes)}.")
+    rest = bytearray(content)
+    for (_, tensor), size in zip(base, sizes, strict=True):
+        own, rest = rest[:size], rest[size:]
+        tensor.copy_(torch.frombuffer(own, dtype=tensor.dtype).reshape(tensor.shape))
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:

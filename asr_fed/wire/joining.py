@@ -8,11 +8,13 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from asr_fed.wire.messages import ClientSize, Refused, Report, SharedConfig
 from asr_fed.wire.records import is_amount, is_count, is_id, named_record, only_records, read_columns, told
 
-LARGEST_SETUP = 32 << 20  # bytes of config and tokenizer
+LARGEST_SETUP = 32 << 20  # bytes of config, tokenizer and codebook
 
 
 def query_message(node: int, setup: SharedConfig) -> Message:
-    content = ConfigRecord({"config": setup.config, "tokenizer": setup.tokenizer, "base": setup.base})
+    content = ConfigRecord(
+        {"config": setup.config, "tokenizer": setup.tokenizer, "base": setup.base, "drawn": setup.drawn}
+    )
     return Message(RecordDict({"setup": content}), node, MessageType.QUERY, group_id="join")
 
 
@@ -20,13 +22,16 @@ def read_query(message: Message) -> SharedConfig:
     """Raises Refused."""
     record = named_record(message, "setup", ConfigRecord)
     config, tokenizer, base = record.get("config"), record.get("tokenizer"), record.get("base")
+    drawn = record.get("drawn")
     if not isinstance(config, str) or not isinstance(tokenizer, bytes):
         raise Refused("a setup without config or tokenizer")
     if not isinstance(base, str) or not re.fullmatch(r"([0-9a-f]{64})?", base):
         raise Refused("a setup without the hash of the frozen base")
-    if len(config) + len(tokenizer) > LARGEST_SETUP:
-        raise Refused(f"a setup of {len(config) + len(tokenizer)} bytes")
-    return SharedConfig(config, tokenizer, base)
+    if not isinstance(drawn, bytes):
+        raise Refused("a setup whose frozen part is no bytes")
+    if (size := len(config) + len(tokenizer) + len(drawn)) > LARGEST_SETUP:
+        raise Refused(f"a setup of {size} bytes")
+    return SharedConfig(config, tokenizer, base, drawn)
 
 
 def report_message(query: Message, report: Report) -> Message:

@@ -34,11 +34,14 @@ class SharedConfig:
 
     base: hash of the model's frozen part (`asr_fed.model.state.frozen_sha256`), which the node needs to have already;
         empty if nothing is frozen.
+    drawn: that part itself (`asr_fed.model.state.pack_frozen`) where the server has drawn it at random, such as
+        BEST-RQ's codebook: another processor would draw it with other last bits. Empty otherwise. `base` is its hash.
     """
 
     config: str
     tokenizer: bytes
     base: str = ""
+    drawn: bytes = b""
 
     @property
     def sha256(self) -> str:

@@ -20,7 +20,7 @@ from asr_fed.federation.rounds import run_federation
 from asr_fed.federation.shared_config import shared_config
 from asr_fed.federation.state import FederationState, load_federation
 from asr_fed.model.recogniser import load_recogniser, save_recogniser
-from asr_fed.model.state import frozen_sha256, read_state
+from asr_fed.model.state import read_state
 from asr_fed.runs.experiment import Experiment
 from asr_fed.runs.records import RoundRecord
 from asr_fed.system.errors import UserError
@@ -54,7 +54,7 @@ class InProcess:
     ) -> None:
         identify_process(run_id=1, node_id=0)
         self.plain = PlainNode.of(experiment, weighting or Uniform())
-        setup = shared_config(experiment, frozen_sha256(self.plain.training.model)).sha256
+        setup = shared_config(experiment, self.plain.training.model).sha256
         every = {name: client_size(client) for name, client in self.plain.clients.items()}
         self.apps = {}
         for node in range(1, nodes + 1):

@@ -48,7 +48,7 @@ CONTROL = np.array([0.5, -0.5], np.float32)
 OTHERS = {"control": 2}
 CLIENTS = ("client_0002", "client_0000")
 BASE = "5e" * 32
-SETUP = SharedConfig("seed: 1\n", b"tokens", BASE)
+SETUP = SharedConfig("seed: 1\n", b"tokens", BASE, b"codebook")
 
 
 @pytest.fixture(autouse=True)
@@ -409,6 +409,10 @@ def test_an_odd_setup_is_refused() -> None:
         query.content["setup"]["base"] = base  # type: ignore[index]
         with pytest.raises(Refused, match="hash of the frozen base"):
             read_query(query)
+    query = query_message(4, SETUP)
+    query.content["setup"]["drawn"] = "codebook"  # type: ignore[index]
+    with pytest.raises(Refused, match="no bytes"):
+        read_query(query)
     with pytest.raises(Refused, match="bytes"):
         read_query(query_message(4, SharedConfig("a", bytes(LARGEST_SETUP))))
 

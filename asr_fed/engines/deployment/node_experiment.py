@@ -29,7 +29,7 @@ from asr_fed.engines.deployment.settings import Clients, NodeSettings
 from asr_fed.federation.client_app import Shape, shape_of
 from asr_fed.federation.shared_config import SHARED
 from asr_fed.model.encoder import stride
-from asr_fed.model.state import frozen_sha256, load_frozen
+from asr_fed.model.state import frozen_sha256, load_frozen, unpack_frozen
 from asr_fed.model.tuning import is_partial, train_only
 from asr_fed.runs.experiment import prepare_features, trains_without_transcripts
 from asr_fed.system.errors import UserError
@@ -94,6 +94,7 @@ def prepare(setup: SharedConfig, settings: NodeSettings) -> NodeExperiment:
     # The setup is written last: it marks the folder as complete.
     write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True))
     write_text(run_dir / "base.sha256", setup.base)
+    (run_dir / "drawn.bin").write_bytes(setup.drawn)
     write_text(run_dir / "setup.yaml", setup.config)
     return experiment
 
@@ -107,6 +108,7 @@ def reopen(sha256: str, settings: NodeSettings) -> NodeExperiment:
         (run_dir / "setup.yaml").read_text(encoding="utf-8"),
         (run_dir / "tokenizer.model").read_bytes(),
         (run_dir / "base.sha256").read_text(encoding="utf-8"),
+        (run_dir / "drawn.bin").read_bytes(),
     )
     if setup.sha256 != sha256:
         raise Refused("an order for an experiment that this node no longer has")
@@ -197,7 +199,12 @@ def _learner(config: Config, tokenizer: Tokenizer, setup: SharedConfig, settings
         train_only(learner.model, config.federation)
     except UserError as error:
         raise Refused(f"a config that this node does not take: {error}") from error
-    if is_partial(config.federation):
+    if config.task.kind.pretrains:
+        try:
+            unpack_frozen(learner.model, setup.drawn)
+        except UserError as error:
+            raise Refused(f"a setup with {error}") from error
+    elif is_partial(config.federation):
         if settings.base is None:
             raise Refused("a model that is frozen in part, and the node has no base for it (base: in its settings)")
         base = load_learner(Path(settings.base), config)

@@ -36,7 +36,7 @@ from asr_fed.federation.client_app import Shape, without_weights
 from asr_fed.federation.client_store import ClientStore
 from asr_fed.federation.shared_config import shared_config
 from asr_fed.model.recogniser import Recogniser, load_recogniser, save_recogniser
-from asr_fed.model.state import freeze, frozen_sha256, layout, read_state
+from asr_fed.model.state import freeze, frozen_sha256, layout, pack_frozen, read_state
 from asr_fed.runs.experiment import Experiment, open_experiment
 from asr_fed.system.errors import UserError
 from asr_fed.tasks.learners import create_learner
@@ -143,19 +143,24 @@ def test_a_node_with_another_frozen_base_is_refused_in_words(
     refuse(replace(frozen, config=unknown), silo, "the model has no part 'nothing'")
 
 
-def test_a_node_draws_the_codebook_of_a_pretraining_from_the_seed_and_it_has_to_be_the_servers(
+def test_a_node_takes_the_codebook_of_a_pretraining_from_the_server(
     experiment: Experiment, setup: SharedConfig, silo: NodeSettings
 ) -> None:
+    """A server with another processor has drawn it with other last bits."""
     content = yaml.safe_load(setup.config)
     content["task"] |= {"kind": "best_rq", "codebook_size": 12, "code_dim": 4}
     content["weighting"] = {"_target_": "asr_fed.aggregation.weighting.NumExamples"}
     config = replace(experiment.config, task=TaskConfig(TaskKind.best_rq, codebook_size=12, code_dim=4))
     server = create_learner(config, experiment.tokenizer).model
-    ours = SharedConfig(yaml.safe_dump(content), setup.tokenizer, frozen_sha256(server))
-    reseeded = replace(ours, config=yaml.safe_dump(content | {"seed": content["seed"] + 1}))
-    refuse(reseeded, silo, f"base is {ours.base[:8]}, and that of the node is")
+    with torch.no_grad():
+        server.quantiser.codebook.mul_(1 + 1e-6)  # type: ignore[union-attr, operator]
+    ours = SharedConfig(yaml.safe_dump(content), setup.tokenizer, frozen_sha256(server), pack_frozen(server))
+    refuse(
+        replace(ours, drawn=ours.drawn[4:] + ours.drawn[:4]), silo, f"base is {ours.base[:8]}, and that of the node is"
+    )
+    refuse(replace(ours, drawn=b"1234"), silo, "a setup with 4 bytes for the frozen part of the model")
     prepared = prepare(ours, silo)
-    assert prepared.shape.state == layout(server).length
+    assert reopen(ours.sha256, silo) == prepared and prepared.shape.state == layout(server).length
     assert frozen_sha256(without_weights(open_experiment(prepared.run_dir)).model) == ours.base
 
 

@@ -38,7 +38,7 @@ def experiment(corpus: Corpus, prepared: Path, tmp_path: Path) -> Experiment:
 
 @pytest.fixture
 def setup(experiment: Experiment) -> SharedConfig:
-    return shared_config(experiment, frozen_sha256(without_weights(experiment).model))
+    return shared_config(experiment, without_weights(experiment).model)
 
 
 def test_a_node_joins_with_the_base_alone_and_not_with_another(
