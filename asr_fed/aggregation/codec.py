@@ -63,7 +63,7 @@ def encode(
 
 
 def left_over(delta: np.ndarray, coded: np.ndarray, weight: float) -> np.ndarray:
-    """What of a delta was not sent, float32 [state]."""
+    """The part of a delta that was not sent, float32 [state]."""
     return (delta - coded / fixed(weight)).astype(np.float32)
 
 

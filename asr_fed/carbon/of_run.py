@@ -56,7 +56,7 @@ class Assumptions:
 
 
 def check_carbon(config: Config) -> None:
-    """Raises UserError where `carbon` cannot be meant."""
+    """Raises UserError where `carbon` makes no sense."""
     if config.carbon is not None:
         if config.mode is Mode.central:
             raise UserError("carbon=... is the account of a federation: use mode=federated.")

@@ -68,7 +68,7 @@ class Scenario:
 def read_scenario(path: Path, changes: Sequence[str] = ()) -> Account:
     """The scenario of a file, with `changes` such as `federated.up_mbps=20`.
 
-    Raises UserError, naming file and key, for what cannot be meant.
+    Raises UserError, naming file and key, for what makes no sense.
     """
     scenario = read_settings_file(path, Scenario, changes)
     try:

@@ -49,7 +49,7 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
 
 
 def plan_rounds(run_dir: Path, changes: Sequence[str]) -> None:
-    """Raises UserError for changes that cannot be meant, and as `plan` does."""
+    """Raises UserError for changes that make no sense, and as `plan` does."""
     config = with_changes(run_dir, run_dir, changes, PLANNED)
     from asr_fed.pipeline.other_fleet import plan  # torch takes seconds
     from asr_fed.reporting.simulation import describe_fleet
@@ -65,7 +65,7 @@ def add_account(parser: argparse.ArgumentParser) -> None:
 
 
 def account(run_dir: Path, folder: Path, changes: Sequence[str]) -> None:
-    """Raises UserError for changes that cannot be meant, and as `account_again` does."""
+    """Raises UserError for changes that make no sense, and as `account_again` does."""
     if not changes:
         raise UserError("Nothing to change: give simulation=phones, simulation.network=20 or the like.")
     config = with_changes(run_dir, folder, changes)

@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from asr_fed.config.check_encoder import check_encoder
 from asr_fed.config.check_engine import check_engine, check_simulation
 from asr_fed.config.check_learning import (
     check_decoder,
@@ -21,7 +22,6 @@ from asr_fed.config.check_learning import (
     check_pseudo_labels,
     check_tune,
 )
-from asr_fed.config.encoders import check_encoder
 from asr_fed.config.explain import no_such_key
 from asr_fed.config.schema import (
     AugmentConfig,

@@ -6,7 +6,7 @@ from asr_fed.config.schema import Config, EngineConfig, EngineKind, Mode
 from asr_fed.system.processes import available_cores
 
 
-def check_engine(config: Config) -> None:
+def check_reachable(config: Config) -> None:
     """Raises UserError if the engine of `config` is not installed, cannot be reached, or has no room for its workers.
 
     The local engine always works. A running Ray cluster is asked for its free room; the run's own cluster is not

@@ -75,7 +75,7 @@ class Arrivals:
 
     @classmethod
     def begin(cls, federation: Federation, state: FederationState) -> "Arrivals":
-        """With nobody at work. Raises UserError for a buffer that cannot be meant."""
+        """With nobody at work. Raises UserError for a buffer that makes no sense here."""
         config, clients = federation.experiment.config, len(federation.roster.clients)
         size = config.federation.buffer
         assert size is not None
@@ -84,7 +84,7 @@ class Arrivals:
         return cls(federation, Buffer(size, 0, config.seed, state.round, asked))
 
     def next_step(self, state: FederationState, lr: float) -> RoundResult:
-        """Have nodes at work until the buffer is full; the sum of what is in it, each update by its age.
+        """Keep nodes at work until the buffer is full; the sum of what is in it, each update by its age.
 
         Raises UserError where nobody is there to be asked, or nothing but failures comes.
         """

@@ -56,7 +56,7 @@ class VirtualTime:
     ) -> "VirtualTime | None":
         """None where the config has no simulation.
 
-        Raises UserError for a table that cannot be meant, and a tau below every client's time.
+        Raises UserError for a table that is wrong, and a tau below every client's time.
         """
         if config.simulation is None:
             return None
@@ -130,7 +130,7 @@ def past_weights(state: FederationState, timetable: Timetable | None) -> dict[in
 def virtual_time(experiment: Experiment) -> VirtualTime | None:
     """Of an experiment whose clients are on this machine. None where its config has no simulation.
 
-    Raises UserError where the simulation cannot be meant for its clients and its model.
+    Raises UserError where the simulation does not fit its clients and its model.
     """
     config = experiment.config
     if config.simulation is None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from omegaconf.errors import OmegaConfBaseException
 
-from asr_fed.config.encoders import check_shape
+from asr_fed.config.check_encoder import check_shape
 from asr_fed.config.explain import explain, nearest
 from asr_fed.config.pretrained import PretrainedConfig, PretrainedKind
 from asr_fed.model.adapters import is_of_adapter

@@ -17,7 +17,7 @@ from asr_fed.data.alignable import alignable, describe_impossible, keep_alignabl
 from asr_fed.data.manifest import Utterance
 from asr_fed.data.partition import Partition, describe
 from asr_fed.data.tokenizer import describe_unknown
-from asr_fed.engines.check import check_engine
+from asr_fed.engines.check import check_reachable
 from asr_fed.engines.open_workers import open_workers
 from asr_fed.federation.rounds import run_federation
 from asr_fed.federation.sampling import cohort_size
@@ -27,7 +27,7 @@ from asr_fed.interop.open_recogniser import open_recogniser
 from asr_fed.model.backbone import count_states
 from asr_fed.model.recogniser import Recogniser, save_recogniser
 from asr_fed.model.state import freeze
-from asr_fed.pipeline.pretrained import (
+from asr_fed.pipeline.pretraining import (
     as_recognition,
     evaluate_pretraining,
     evaluate_recognition,
@@ -80,7 +80,7 @@ def train(config: Config, command: str = "") -> RunSummary | PretrainingSummary:
     settle_encoder(config)
     pick_device(config.device)  # fails before any work if it is not there
     check_tracking(config)
-    check_engine(config)
+    check_reachable(config)
     if config.simulation is not None:
         Fleet.read(config.simulation, config.seed)
     check_carbon(config)

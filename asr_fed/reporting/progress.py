@@ -10,7 +10,7 @@ from rich.text import Text
 from asr_fed.evaluation.statistics import describe_pair
 from asr_fed.reporting.tracking import Track
 from asr_fed.runs.records import RoundRecord
-from asr_fed.runs.summary import PretrainedResult, RunSummary, SystemResult
+from asr_fed.runs.summary import PretrainingResult, RunSummary, SystemResult
 from asr_fed.training.central import EpochReport
 
 
@@ -78,7 +78,7 @@ class RunProgress:
             self._track(f"test/{name}_cer", system.cer, summary.rounds)
 
 
-def pretraining_table(systems: Mapping[str, PretrainedResult]) -> Table:
+def pretraining_table(systems: Mapping[str, PretrainingResult]) -> Table:
     """Of each model on the test speakers: loss, accuracy, and how its encoder's states vary."""
     table = Table(title="unseen test speakers, masked states")
     for column in ("", "loss", "right %", "masked", "between utterances %", "effective rank"):

@@ -15,8 +15,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from asr_fed.config.check_encoder import check_encoder
 from asr_fed.config.check_learning import check_decoder
-from asr_fed.config.encoders import check_encoder
 from asr_fed.config.schema import Config, Decoder, EngineKind, Mode, Start, TokenizerConfig, TokenizerKind
 from asr_fed.data.alignable import MOST, alignable, keep_alignable, speech_to_examine
 from asr_fed.data.features import FeatureCache, add_speeds, build_features, feature_statistics, open_features

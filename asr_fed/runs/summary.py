@@ -62,7 +62,7 @@ class GainsSummary:
 
 
 @dataclass(frozen=True)
-class PretrainedResult:
+class PretrainingResult:
     """One pre-trained model on the test speakers: loss, and accuracy in percent, over so many masked states.
 
     between, effective_rank: how the encoder's states vary (`StateVariance`); None where an older version wrote none.
@@ -122,7 +122,7 @@ class PretrainingSummary(Facts):
     task: str
     test_loss: float
     test_accuracy: float
-    systems: dict[str, PretrainedResult]
+    systems: dict[str, PretrainingResult]
     recognition: dict[str, SystemResult] = field(default_factory=dict)
     difference: "Paired | None" = None
 
@@ -136,7 +136,7 @@ class PretrainingSummary(Facts):
         try:
             from asr_fed.evaluation.statistics import read_paired
 
-            systems = {name: PretrainedResult(**found) for name, found in content["systems"].items()}
+            systems = {name: PretrainingResult(**found) for name, found in content["systems"].items()}
             recognition = {name: SystemResult(**found) for name, found in content.get("recognition", {}).items()}
             difference = content.get("difference") and read_paired(content["difference"])
             typed = {"systems": systems, "recognition": recognition, "difference": difference}

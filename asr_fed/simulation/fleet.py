@@ -35,7 +35,7 @@ class Fleet:
 
     @classmethod
     def read(cls, settings: SimulationConfig, seed: int) -> "Fleet":
-        """Raises UserError for a table that is missing or cannot be meant."""
+        """Raises UserError for a table that is missing or makes no sense."""
         availability = None if settings.availability is None else read_availability(settings.availability)
         zones = tuple(settings.zones)
         return cls(read_devices(settings.devices), read_network(settings.network), availability, zones, seed)

@@ -14,7 +14,7 @@ from asr_fed.evaluation.wer import score
 from asr_fed.reporting.dev_curves import dev_curves
 from asr_fed.reporting.evaluation_files import numbers, write_evaluation
 from asr_fed.runs.records import write_history
-from asr_fed.runs.summary import PretrainedResult, PretrainingSummary, SystemResult, write_summary
+from asr_fed.runs.summary import PretrainingResult, PretrainingSummary, SystemResult, write_summary
 from tests.runs.test_records import record
 
 SAID = [Utterance(f"u{n}", 1.0, "", f"s{n % 3}", "one two three four five six") for n in range(9)]
@@ -56,7 +56,7 @@ def finish_pretraining(run_dir: Path, federation: str, wrong: int | None, loss: 
         task="best_rq",
         test_loss=loss,
         test_accuracy=27.25,
-        systems={"federated": PretrainedResult(loss, 27.25, 100, 41.25, 8.5)},
+        systems={"federated": PretrainingResult(loss, 27.25, 100, 41.25, 8.5)},
         recognition={name: SystemResult(**numbers(evaluation)) for name, evaluation in found.items()},
         difference=paired_test(found["fine_tuned"], found["from_scratch"]) if found else None,
         command=f"python train_fed.py hparams/ssl_an4.yaml federation={federation}",

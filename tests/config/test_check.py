@@ -1,4 +1,4 @@
-"""A config that cannot be meant is refused before any work, naming the key and the nearest valid one."""
+"""A config that makes no sense is refused before any work, naming the key and the nearest valid one."""
 
 import re
 from pathlib import Path

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from asr_fed.engines.check import check_engine
+from asr_fed.engines.check import check_reachable
 from asr_fed.pipeline.train import train
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import available_cores
@@ -16,7 +16,7 @@ RAY = ["engine.kind=ray", "engine.workers=1"]
 
 
 def check(*changes: str) -> None:
-    check_engine(typed_config({}, *changes))
+    check_reachable(typed_config({}, *changes))
 
 
 def test_engines_that_can_work_pass() -> None:

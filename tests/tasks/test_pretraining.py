@@ -25,7 +25,7 @@ from asr_fed.model.best_rq import BestRq, RandomProjectionQuantiser, level
 from asr_fed.model.contrastive import Contrastive
 from asr_fed.model.recogniser import load_recogniser
 from asr_fed.model.state import frozen_sha256, layout, read_state
-from asr_fed.pipeline.pretrained import evaluate_pretraining, evaluate_recognition, write_pretraining
+from asr_fed.pipeline.pretraining import evaluate_pretraining, evaluate_recognition, write_pretraining
 from asr_fed.pipeline.results import made_by
 from asr_fed.pipeline.train import fine_tune, reference, train, warm_start
 from asr_fed.reporting.compare import describe_run

@@ -1,4 +1,4 @@
-"""What a pre-training found out, on paper: its models on the test speakers, and recognisers that begin with it."""
+"""The results of a pre-training: its models on the test speakers, and recognisers that begin with its encoder."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,7 +24,7 @@ from asr_fed.runs.summary import (
     FINE_TUNED,
     FROM_SCRATCH,
     RECOGNISERS,
-    PretrainedResult,
+    PretrainingResult,
     PretrainingSummary,
     SystemResult,
     write_summary,
@@ -33,7 +33,7 @@ from asr_fed.system.files import write_text
 from asr_fed.tasks.learners import load_pretrainer
 
 
-def evaluate_pretraining(experiment: Experiment, progress: RunProgress) -> dict[str, PretrainedResult]:
+def evaluate_pretraining(experiment: Experiment, progress: RunProgress) -> dict[str, PretrainingResult]:
     """By system: how well it guesses what is masked, and how its encoder's states vary, on the test speakers.
 
     The warm start is that of random weights.
@@ -43,7 +43,7 @@ def evaluate_pretraining(experiment: Experiment, progress: RunProgress) -> dict[
         pretrainer = load_pretrainer(experiment.checkpoints / f"{name}.pt")
         task = experiment.pretraining(pretrainer, pick_device(experiment.config.device))
         guessed, variance = task.evaluate(speech, "dev"), task.state_variance(speech)
-        found[name] = PretrainedResult(
+        found[name] = PretrainingResult(
             guessed.loss, guessed.accuracy, guessed.masked, variance.between, variance.effective_rank
         )
     progress.say(pretraining_table(found))
@@ -76,7 +76,7 @@ def evaluate_recognition(experiment: Experiment, progress: RunProgress) -> dict[
 def write_pretraining(
     experiment: Experiment,
     federation: FederationState | None,
-    tests: Mapping[str, PretrainedResult],
+    tests: Mapping[str, PretrainingResult],
     made: Mapping[str, Any],
     recognised: Mapping[str, Evaluation] | None = None,
 ) -> PretrainingSummary:
