@@ -83,8 +83,19 @@ def check(chosen: argparse.Namespace) -> list[str]:
 
 
 def _among_earlier(recipe: Recipe, rows: list[Measured]) -> list[Measured]:
-    """The recipe's rows in their order: `rows`, and of measured.csv those that are not among them."""
-    known = {row.name: row for row in [*read_measured(recipe), *rows]}
+    """The recipe's rows in their order: `rows`, and of measured.csv those that are not among them.
+
+    Raises UserError where one of those was compared with another measurement of one of `rows`.
+    """
+    earlier = {row.name: row for row in (read_measured(recipe) if (recipe.folder / "measured.csv").is_file() else ())}
+    known = earlier | {row.name: row for row in rows}
+    other = {row.name for row in rows if row.name in earlier and earlier[row.name].speakers != row.speakers}
+    new = {row.name for row in rows}
+    if stale := [row.name for row in recipe.rows if row.name not in new and row.name in known and row.against in other]:
+        raise UserError(
+            f"{recipe.folder.name}: these rows are compared with some that came out differently now. Name them in "
+            f"--only, too: {', '.join(stale)}."
+        )
     return [known[row.name] for row in recipe.rows if row.name in known]
 
 

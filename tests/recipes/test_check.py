@@ -1,5 +1,6 @@
 """Recipes: their commands are valid, and their tables are compared with what runs give now."""
 
+import argparse
 import dataclasses
 import re
 from pathlib import Path
@@ -10,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
 from asr_fed.commands.experiment_file import register_config_files
-from asr_fed.config.check import check_config
+from asr_fed.config.check import check_config, check_new_run
 from asr_fed.config.schema import Config
 from asr_fed.data.manifest import Utterance
 from asr_fed.evaluation.evaluate import Evaluation
@@ -84,6 +85,7 @@ def compose_and_check(experiment: str, overrides: list[str]) -> DictConfig:
     with initialize_config_dir(str(folder), version_base="1.3"):
         config = compose(Path(experiment).stem, overrides)
     check_config(config)
+    check_new_run(config)
     return config
 
 
@@ -255,6 +257,9 @@ def test_writing_some_rows_leaves_the_others_as_they_were(
     after = read_measured(recipe)
     assert [row.name for row in after] == ["start", "both", "again", "first"]
     assert after[1:3] == before[1:3] and before[3].wer == 25 and after[3].wer == 5
+    stale = argparse.Namespace(recipes=["recipe"], folder=tmp_path, jobs=1, only="^both", recount=False, write=True)
+    with pytest.raises(UserError, match="Name them in --only, too: again"):
+        check.check(stale)
     assert "2 runs of 3 minutes together, for 2 of 4 rows; the others earlier." in (
         recipe.folder / "README.md"
     ).read_text(encoding="utf-8")
