@@ -33,13 +33,14 @@ from asr_fed.model.state import frozen_sha256, load_frozen, unpack_frozen
 from asr_fed.model.tuning import is_partial, train_only
 from asr_fed.runs.experiment import prepare_features, trains_without_transcripts
 from asr_fed.system.errors import UserError
-from asr_fed.system.files import write_text
+from asr_fed.system.files import replacing, write_text
 from asr_fed.system.processes import available_cores
 from asr_fed.tasks.learners import Learner, create_learner, load_learner, save_learner
 from asr_fed.wire.messages import Refused, SharedConfig
 
 LARGEST_CONFIG = 1 << 16  # characters
 MOST_SPEEDS = 8
+DRAWN = "drawn.bin"
 LARGEST_MODEL = 2_000_000_000  # numbers in its state
 WIDEST, MOST_BLOCKS = 8192, 8  # neurons of any layer; blocks of convolutions
 
@@ -94,7 +95,8 @@ def prepare(setup: SharedConfig, settings: NodeSettings) -> NodeExperiment:
     # The setup is written last: it marks the folder as complete.
     write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True))
     write_text(run_dir / "base.sha256", setup.base)
-    (run_dir / "drawn.bin").write_bytes(setup.drawn)
+    with replacing(run_dir / DRAWN) as path:
+        path.write_bytes(setup.drawn)
     write_text(run_dir / "setup.yaml", setup.config)
     return experiment
 
@@ -108,7 +110,7 @@ def reopen(sha256: str, settings: NodeSettings) -> NodeExperiment:
         (run_dir / "setup.yaml").read_text(encoding="utf-8"),
         (run_dir / "tokenizer.model").read_bytes(),
         (run_dir / "base.sha256").read_text(encoding="utf-8"),
-        (run_dir / "drawn.bin").read_bytes(),
+        drawn.read_bytes() if (drawn := run_dir / DRAWN).is_file() else b"",  # of an earlier version: its base tells
     )
     if setup.sha256 != sha256:
         raise Refused("an order for an experiment that this node no longer has")

@@ -137,7 +137,8 @@ def check_disk(policy: Policy, folder: Path) -> None:
     held = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
     if held > policy.gigabytes * 1e9:
         raise UserError(
-            f"{folder} holds {held / 1e9:.1f} GB, policy.gigabytes is {policy.gigabytes:g}: remove features/."
+            f"{folder} holds {held / 1e9:.1f} GB, policy.gigabytes is {policy.gigabytes:g}: remove "
+            "features/, and experiments/ of runs that have ended (in them clients/, what clients keep between rounds)."
         )
 
 

@@ -97,11 +97,7 @@ class Resident:
                 raise Refused("the policy of this node's owner: no more setups today")
             self.journal.add("preparing", setup=setup.sha256)
             self.say(f"preparing: features for experiment {setup.sha256[:8]}")
-            started = time.perf_counter()
-            try:
-                self._enter(prepare(setup, self.settings))
-            finally:
-                self.journal.add("prepared", setup=setup.sha256, seconds=round(time.perf_counter() - started, 3))
+            self._prepare(setup.sha256, lambda: prepare(setup, self.settings))
         assert self._experiment is not None
         clients = self._sizes()
         seconds = sum(client.train_seconds for client in clients.values())
@@ -174,7 +170,9 @@ class Resident:
         """An order for clients of this node; opens its experiment. Raises Refused."""
         setup = order_setup(message)
         if self._experiment is None or self._experiment.setup.sha256 != setup or not self._can_work:
-            self._enter(reopen(setup, self.settings))  # joined before this node or its workers were last started
+            check_hours(self.settings.policy, self._worked())
+            # It has joined before this node or its workers were last started.
+            self._prepare(setup, lambda: reopen(setup, self.settings))
         assert self._experiment is not None
         order = read_order(message, self._experiment.shape.sent)
         if len(order.weights) != self._experiment.shape.state:
@@ -227,6 +225,14 @@ class Resident:
             timeout=settings.round_timeout,
             reason_of=lambda reply: LOST,  # its text may name files
         )
+
+    def _prepare(self, setup: str, make: Callable[[], NodeExperiment]) -> None:
+        """Enter what `make` prepares; the journal has how long that took, which is work."""
+        started = time.perf_counter()
+        try:
+            self._enter(make())
+        finally:
+            self.journal.add("prepared", setup=setup, seconds=round(time.perf_counter() - started, 3))
 
     def _enter(self, experiment: NodeExperiment) -> None:
         """Start workers on an experiment; the workers of the previous one end."""
