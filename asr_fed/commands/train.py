@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from asr_fed.commands.experiment_file import find_experiment, register_config_files
 from asr_fed.commands.overrides import hydra_words
-from asr_fed.config.check import check_config
+from asr_fed.config.check import check_config, check_new_run
 from asr_fed.config.explain import explain
 from asr_fed.config.files import choices, experiments_folder
 from asr_fed.config.paths import settle_paths
@@ -154,6 +154,8 @@ def _train(config: DictConfig, suffix: str = "") -> "Summary":
         check_config(config)
         config.run_dir = _run_dir(config, suffix)
         resumed = config.resume and has_begun(Path(config.run_dir))
+        if not resumed:
+            check_new_run(config)
         settle_paths(config, load_config(Path(config.run_dir) / CONFIG) if resumed else None)
         settings: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
     from asr_fed.pipeline.train import train  # torch, SpeechBrain and Flower take seconds: not for --help

@@ -71,11 +71,17 @@ def check_config(config: DictConfig) -> None:
         )
     if settings.mode is Mode.federated:
         check_engine(settings)
+    if settings.simulation is not None:
+        check_simulation(settings.simulation, settings.federation)
+
+
+def check_new_run(config: DictConfig) -> None:
+    """What is refused where a run begins, and not where one that has begun is resumed, which could not change it."""
+    settings: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
+    if settings.mode is Mode.federated:
         check_held_out(settings)
         if settings.task.kind.pretrains and settings.algorithm["_target_"].endswith("FedVssl"):
             check_fed_vssl(settings)
-    if settings.simulation is not None:
-        check_simulation(settings.simulation, settings.federation)
 
 
 def check_shared(config: DictConfig) -> None:

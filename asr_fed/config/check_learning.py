@@ -95,8 +95,8 @@ def check_fed_vssl(settings: Config) -> None:
 
 
 def check_held_out(settings: Config) -> None:
-    """The rate of the server's own training is seldom right for another optimizer than the file's, which it takes over
-    from the clients."""
+    """The server trains with the clients' optimizer where it has none of its own. A file's rate for it is then seldom
+    right where the clients' optimizer was changed. Of SGD, for which most files are written, any rate is taken."""
     federation, held_out = settings.federation, settings.federation.held_out
     name = federation.optimizer["_target_"].rpartition(".")[2]
     inherited = trains_held_out(settings) and held_out.optimizer is None
@@ -104,7 +104,7 @@ def check_held_out(settings: Config) -> None:
         raise UserError(
             f"federation.held_out.lr={held_out.lr:g} is larger than the clients' {federation.lr:g}, and the server "
             f"trains with their {name} on its own speech after each round: set federation.held_out.lr, such as "
-            f"{federation.lr / 2:g}, or federation.held_out.epochs=0."
+            f"{federation.lr / 2:g}, or federation.held_out.optimizer, or federation.held_out.epochs=0."
         )
 
 
