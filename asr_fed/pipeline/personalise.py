@@ -86,7 +86,7 @@ def personalise_speakers(
     speech = [utterance for client in clients for utterance in client.utterances]
     cores = available_cores()
     cache = build_features(speech, recogniser.features, features, processes=cores)
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if config.loss.ctc_weight > 0:  # training speech only; held-back speech stays complete
         speakers = Partition((), (), (), (), tuple(replace(client, dev=()) for client in clients))
         fits = alignable(cache, recogniser.tokenizer, partial(count_states, recogniser.model_config))

@@ -13,7 +13,7 @@ from asr_fed.aggregation.robust import describe_unbounded
 from asr_fed.carbon.measure import check_measure, measured
 from asr_fed.carbon.of_run import check_carbon
 from asr_fed.config.schema import CentralConfig, Config, EngineKind, Start
-from asr_fed.data.alignable import alignable, describe_impossible, keep_alignable
+from asr_fed.data.alignable import MOST, alignable, describe_impossible, keep_alignable
 from asr_fed.data.manifest import Utterance
 from asr_fed.data.partition import Partition, describe
 from asr_fed.data.tokenizer import describe_unknown
@@ -52,7 +52,7 @@ from asr_fed.runs.experiment import (
     systems,
 )
 from asr_fed.runs.records import RoundRecord, write_epochs, write_history
-from asr_fed.runs.run_dir import begin_run, claim_run_dir
+from asr_fed.runs.run_dir import begin_run, claim_run_dir, has_begun
 from asr_fed.runs.summary import FINE_TUNED, RECOGNISERS, PretrainingSummary, RunSummary
 from asr_fed.simulation.fleet import Fleet
 from asr_fed.system.errors import UserError
@@ -100,6 +100,8 @@ def train(config: Config, command: str = "") -> RunSummary | PretrainingSummary:
                     "personalise=true, but no client has enough utterances to hold some back: lower "
                     "federation.clients.dev_min_utterances or raise federation.clients.dev_fraction."
                 )
+        if config.task.kind.pretrains and config.fine_tune.epochs and not has_begun(experiment.run_dir):
+            to_fine_tune_on(experiment)
         begin_run(config)
         with open_tracking(config) as track, RunProgress(track) as progress:
             progress.say(f"{experiment.run_dir}: {describe(experiment.partition)}")
@@ -193,12 +195,9 @@ def fine_tune(experiment: Experiment, progress: RunProgress) -> None:
     settings, speech = experiment.config.fine_tune, as_recognition(experiment)
     if not settings.epochs:
         return
-    transcribed = Partition(experiment.partition.warm_up, (), (), (), ())
-    if experiment.config.loss.ctc_weight > 0:  # pre-training itself takes any speech
-        fits = alignable(experiment.cache, experiment.tokenizer, partial(count_states, experiment.config.model))
-        transcribed = keep_alignable(transcribed, fits)
-        if impossible := describe_impossible(transcribed):
-            progress.say(impossible)
+    transcribed = to_fine_tune_on(experiment, most=1.0)  # more than that was refused before the run began
+    if impossible := describe_impossible(transcribed):
+        progress.say(impossible)
     for name in RECOGNISERS:
         if (experiment.checkpoints / f"{name}.pt").is_file():
             continue
@@ -206,6 +205,18 @@ def fine_tune(experiment: Experiment, progress: RunProgress) -> None:
         if name == FINE_TUNED:
             adopt_encoder(recogniser, load_pretrainer(path), path)
         centrally(speech, recogniser, transcribed.warm_up, settings, name, progress)
+
+
+def to_fine_tune_on(experiment: Experiment, most: float = MOST) -> Partition:
+    """The warm-up speech, without what CTC cannot align; the pre-training itself takes any speech.
+
+    Raises UserError where that is more than the share `most`, or all.
+    """
+    warm_up = Partition(experiment.partition.warm_up, (), (), (), ())
+    if experiment.config.loss.ctc_weight == 0:
+        return warm_up
+    fits = alignable(experiment.cache, experiment.tokenizer, partial(count_states, experiment.config.model))
+    return keep_alignable(warm_up, fits, most)
 
 
 def centrally(

@@ -124,7 +124,7 @@ def test_level_codes_are_those_of_each_utterance_by_itself_whatever_its_channel(
     torch.testing.assert_close(level(features, frames)[1, :8], short)
 
 
-def test_projection_and_codebook_come_of_the_seed_do_not_travel_and_are_compared(
+def test_projection_and_codebook_come_of_the_seed_are_in_no_update_and_are_compared(
     make: Callable[..., Experiment], task: MaskedSpeech
 ) -> None:
     model = task.model
