@@ -70,8 +70,13 @@ def test_text_for_the_terminal_is_printed_as_it_is() -> None:
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Console":
-                plain = any(word.arg == "markup" for word in node.keywords)
-                assert plain, f"{path.relative_to(PACKAGE)}:{node.lineno}: Console(..., markup=False)"
+                off = {
+                    word.arg
+                    for word in node.keywords
+                    if isinstance(word.value, ast.Constant) and word.value.value is False
+                }
+                where = f"{path.relative_to(PACKAGE)}:{node.lineno}"
+                assert {"markup", "emoji"} <= off, f"{where}: Console(..., markup=False, emoji=False)"
 
 
 def test_no_page_holds_the_marks_of_an_unsolved_merge() -> None:

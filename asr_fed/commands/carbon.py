@@ -45,7 +45,7 @@ def account_for(scenario: Path, changes: Sequence[str], output: Path) -> None:
     write_account(output, account)
     with replacing(output / "carbon.png") as path:
         carbon_figure(account).savefig(path, format="png", dpi=120)
-    show(account, Console(highlight=False, markup=False))
+    show(account, Console(highlight=False, markup=False, emoji=False))
     print(f"This account is in {output}.")
 
 

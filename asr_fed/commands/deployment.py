@@ -148,7 +148,7 @@ def _check(path: Path) -> int:
     from asr_fed.engines.deployment.node_check import check_node
     from asr_fed.wire.records import readable
 
-    console, faults = Console(highlight=False, markup=False, soft_wrap=True), 0
+    console, faults = Console(highlight=False, markup=False, emoji=False, soft_wrap=True), 0
     for found in check_node(path):
         word, style = {True: ("ok", "green"), False: ("FAULT", "bold red"), None: ("-", "dim")}[found.well]
         console.print(Text.assemble((f"{word:7}", style), f"{found.what:10}{readable(found.told)}"))

@@ -97,7 +97,7 @@ def _on_manifest(
         Path(config.data.prepared) / "features" if config else chosen.manifest.parent / "features"
     )
     features = build_features(speech, recogniser.features, cache, processes=available_cores())
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if remark := describe_unknown(recogniser.tokenizer, (utterance.text for utterance in speech)):
         console.print(remark, soft_wrap=True)
     with Progress(console=console, transient=True) as progress:

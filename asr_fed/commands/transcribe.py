@@ -149,7 +149,7 @@ def _progress(recordings: list[Path]) -> Iterator[tuple[Callable[[Path], None], 
         *columns,
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True, markup=False),
+        console=Console(stderr=True, markup=False, emoji=False),
         transient=True,
         redirect_stdout=sys.stdout.isatty(),  # printed lines go above the bar; into a file they go unchanged
     ) as bars:

@@ -49,7 +49,7 @@ def measure(files: Sequence[File], cache_path: Path, workers: int) -> dict[str, 
     if not todo:
         return probes
     columns = TextColumn("measuring clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console(markup=False)  # standard output: quiet_stderr would hide a bar on the other one
+    console = Console(markup=False, emoji=False)  # standard output: quiet_stderr would hide a bar on the other one
     # Each finished chunk is appended at once, so that a killed preparation loses only unfinished chunks.
     with Progress(*columns, console=console) as bar, cache_path.open("a", encoding="utf-8") as log:
         task = bar.add_task("", total=len(todo))

@@ -33,7 +33,7 @@ def report(
         kind = "rule" if reason in RULES else "defect"
         reasons[reason] = {"kind": kind, "clips": len(names), "first": names[:SHOWN]}
         table.add_row(reason, kind, str(len(names)), Text(", ".join(names[:SHOWN])))
-    Console(markup=False).print(table if dropped else f"{title}; nothing dropped")
+    Console(markup=False, emoji=False).print(table if dropped else f"{title}; nothing dropped")
     summary = {
         "manifest": manifest.name,
         "manifest_written": written,

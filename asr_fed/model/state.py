@@ -5,8 +5,8 @@ buffer travels if its module has trainable parameters: BatchNorm's running mean 
 normaliser's statistics with the model. Only floating-point buffers travel; whole numbers are counters of one process.
 Server optimizers change the first `parameters` entries; buffers always take the plain mean.
 
-Everything else is the frozen base. It never changes, so all who train need the same base beforehand: they compare
-`frozen_sha256`.
+Everything else is the frozen base. It never changes, so all who train need the same base beforehand: they have it, or
+are sent it once (`pack_frozen`), and compare `frozen_sha256`.
 """
 
 import hashlib

@@ -142,7 +142,7 @@ def write_comparison(folder: Path, records: Sequence[dict[str, Any]]) -> None:
 
 
 def show_comparison(folder: Path, records: Sequence[dict[str, Any]], console: Console | None = None) -> None:
-    console = console or Console(highlight=False, markup=False)
+    console = console or Console(highlight=False, markup=False, emoji=False)
     comparison = lay_out(records)
     for cells in comparison.tables:
         console.print(terminal_table(cells))

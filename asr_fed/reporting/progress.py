@@ -18,7 +18,7 @@ class RunProgress:
     """Terminal output of one run; numbers also go to `track`. A context manager."""
 
     def __init__(self, track: Track = lambda name, value, step: None) -> None:
-        self.console = Console(highlight=False, markup=False)
+        self.console = Console(highlight=False, markup=False, emoji=False)
         self.bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

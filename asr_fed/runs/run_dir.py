@@ -26,7 +26,7 @@ MAY_CHANGE = (
     "run_dir",
     "engine.kind",
     "engine.workers",
-    "engine.gpus_per_worker",
+    "engine.gpus_per_worker",  # as with kind and nodes, the device may become another
     "engine.address",
     "engine.certificates",
     "engine.nodes",

@@ -1,7 +1,7 @@
 """The messages between server and node, as plain objects. `joining.py` and `rounds.py` turn them into Flower's records.
 
-Joining. Down: the shared config (without any path) and the tokenizer. Up: which clients the node hosts, and how much
-speech each has.
+Joining. Down: the shared config (without any path), the tokenizer, and what is frozen in the model where it was drawn
+at random. Up: which clients the node hosts, and how much speech each has.
 A round. Down: an order: the global weights, the algorithm's vectors, round, learning rate, client ids. Up: one update
 (sums and the numbers that were summed with them), the clients that failed, by name, and how long it took.
 Personalisation, where the config has it. Down: an order as in a round. Up: for each client its word errors before and
@@ -32,8 +32,8 @@ class Refused(ValueError):
 class SharedConfig:
     """What server and node have to agree on before training: YAML of the config, and the tokenizer.
 
-    base: hash of the model's frozen part (`asr_fed.model.state.frozen_sha256`), which the node needs to have already;
-        empty if nothing is frozen.
+    base: hash of the model's frozen part (`asr_fed.model.state.frozen_sha256`), which the node needs to have already
+        unless `drawn` has it; empty if nothing is frozen.
     drawn: that part itself (`asr_fed.model.state.pack_frozen`) where the server has drawn it at random, such as
         BEST-RQ's codebook: another processor would draw it with other last bits. Empty otherwise. `base` is its hash.
     """

@@ -59,6 +59,6 @@ def test_ids_of_clients_are_printed_as_they_are(capsys: pytest.CaptureFixture[st
     """Those of a node are its owner's choice; markup in them must not end the run."""
     with RunProgress() as progress:
         progress.round(record(3, failures={"clinic-b-[/x]": "no speech", "[bold]anne": "no speech"}))
-        progress.say("clips/[old] intro.wav")
+        progress.say("clips/[old] 1:a:2.wav")
     printed = capsys.readouterr().out
-    assert "failed: clinic-b-[/x], [bold]anne" in printed and "clips/[old] intro.wav" in printed
+    assert "failed: clinic-b-[/x], [bold]anne" in printed and "clips/[old] 1:a:2.wav" in printed
