@@ -175,15 +175,14 @@ def load_recogniser(path: str | Path) -> Recogniser:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"There is no checkpoint at {path}.")
+    content = None
     try:
         content = load_checkpoint(path)
-        if pretrainer.KEY in content:
+        return Recogniser.from_dict(content["recogniser"])
+    except Exception as error:  # a foreign file can fail in many ways
+        if isinstance(content, dict) and pretrainer.KEY in content:
             raise UserError(
                 f"{path} is of a pre-training, which recognises nothing: give checkpoints/fine_tuned.pt of its run, or "
                 "fine-tune its encoder (warm_start.encoder=RUN, docs/self_supervised.md)."
-            )
-        return Recogniser.from_dict(content["recogniser"])
-    except UserError:
-        raise
-    except Exception as error:  # a foreign file can fail in many ways
+            ) from error
         raise UserError(f"{path} does not hold a recogniser of asr_fed: {error}") from error

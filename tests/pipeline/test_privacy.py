@@ -27,7 +27,7 @@ def test_who_may_read_the_partition(
     def stop(*_: object) -> None:
         raise UserError("far enough")
 
-    monkeypatch.setattr(pipeline, "check_engine", lambda config: None)  # no SuperLink is there
+    monkeypatch.setattr(pipeline, "check_reachable", lambda config: None)  # no SuperLink is there
     monkeypatch.setattr(pipeline, "train_models", stop)
     config = typed_config(settings(corpus, prepared, tmp_path / "run"), f"engine.kind={engine}", *PORTS)
     with pytest.raises(UserError, match="far enough"):
