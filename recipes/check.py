@@ -89,7 +89,7 @@ def _among_earlier(recipe: Recipe, rows: list[Measured]) -> list[Measured]:
     """
     earlier = {row.name: row for row in (read_measured(recipe) if (recipe.folder / "measured.csv").is_file() else ())}
     known = earlier | {row.name: row for row in rows}
-    other = {row.name for row in rows if row.name in earlier and earlier[row.name].speakers != row.speakers}
+    other = {row.name for row in rows if row.name in earlier and _counts(earlier[row.name]) != _counts(row)}
     new = {row.name for row in rows}
     if stale := [row.name for row in recipe.rows if row.name not in new and row.name in known and row.against in other]:
         raise UserError(
@@ -97,6 +97,10 @@ def _among_earlier(recipe: Recipe, rows: list[Measured]) -> list[Measured]:
             f"--only, too: {', '.join(stale)}."
         )
     return [known[row.name] for row in recipe.rows if row.name in known]
+
+
+def _counts(row: Measured) -> list[tuple[int, int]]:
+    return [(each.errors, each.units) for each in row.speakers]
 
 
 def compare(recipe: Recipe, rows: list[Measured]) -> bool:
