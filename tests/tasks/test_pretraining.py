@@ -18,7 +18,7 @@ from asr_fed.commands.compare import compare
 from asr_fed.config.check import check_shared
 from asr_fed.config.schema import TaskConfig
 from asr_fed.data.batching import training_batches
-from asr_fed.data.manifest import read_manifest
+from asr_fed.data.manifest import Utterance, read_manifest
 from asr_fed.federation.rounds import run_federation
 from asr_fed.federation.shared_config import shared_config
 from asr_fed.model.best_rq import BestRq, RandomProjectionQuantiser, level
@@ -27,7 +27,7 @@ from asr_fed.model.recogniser import load_recogniser
 from asr_fed.model.state import frozen_sha256, layout, read_state
 from asr_fed.pipeline.pretraining import evaluate_pretraining, evaluate_recognition, write_pretraining
 from asr_fed.pipeline.results import made_by
-from asr_fed.pipeline.train import fine_tune, reference, train, warm_start
+from asr_fed.pipeline.train import fine_tune, reference, to_fine_tune_on, train, warm_start
 from asr_fed.reporting.compare import describe_run
 from asr_fed.reporting.evaluation_files import read_evaluation
 from asr_fed.reporting.progress import RunProgress
@@ -283,6 +283,23 @@ def test_two_workers_and_one_that_is_interrupted_end_in_the_same_bits_and_the_en
     wider = make("task.kind=recognition", f"warm_start.encoder={config.run_dir}", "model.rnn_neurons=9", name="wider")
     with RunProgress() as progress, pytest.raises(UserError, match="It needs model.rnn_neurons=8"):
         warm_start(wider, progress)
+
+
+def test_transcripts_that_fine_tuning_cannot_use_are_left_out_and_refused_where_they_are_many(
+    make: Callable[..., Experiment],
+) -> None:
+    experiment = make()
+    first, *others = experiment.partition.warm_up
+    assert len(others) > 4
+
+    def spoken(*warm_up: Utterance) -> Experiment:
+        return replace(experiment, partition=replace(experiment.partition, warm_up=warm_up))
+
+    long = [replace(each, text=" ".join([each.text] * 99)) for each in (first, *others)]
+    assert to_fine_tune_on(spoken(long[0], *others)).warm_up == tuple(others)
+    with pytest.raises(UserError, match="more tokens than the encoder has states"):
+        to_fine_tune_on(spoken(*long[:3], *others[2:]))
+    assert to_fine_tune_on(spoken(*long[:3], *others[2:]), most=1.0).warm_up == tuple(others[2:])
 
 
 def test_a_linear_probe_trains_the_ctc_head_on_the_encoder_as_it_is(make: Callable[..., Experiment]) -> None:

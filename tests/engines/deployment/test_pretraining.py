@@ -2,8 +2,6 @@
 
 import pytest
 
-from asr_fed.data.partition import Partition
-from asr_fed.data.partition_files import write_partition
 from tests.engines.deployment.machine import Machine
 from tests.tasks.test_pretraining import TASK
 
@@ -15,8 +13,7 @@ LOSS = ("weighting._target_=asr_fed.aggregation.weighting.LossSoftmax", "warm_st
 def test_a_node_pretrains_with_the_servers_codebook_and_ends_in_the_weights_of_local_workers(machine: Machine) -> None:
     changes = (*TASK, *LOSS)
     machine.run(*machine.train_command("local", *changes))
-    write_partition(Partition((), (), (), (), machine.clients("local")), machine.folder / "virtual" / "partition")
-    machine.describe_node("virtual", "virtual", partition="partition", workers=1)
+    machine.make_virtual_node("virtual", machine.clients("local"))
     machine.start_superlink()
     machine.register("virtual")
     machine.start_node("virtual")
