@@ -66,3 +66,25 @@ def test_the_latest_run_is_continued_with_the_places_it_was_begun_with(
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert command(monkeypatch, "../mine", "resume=true", "run_dir=../runs/tiny(1)/b") == 0
     assert started[-1].data.prepared == started[0].data.prepared == str(tmp_path / "prepared" / "tiny")
+
+
+def test_a_run_that_began_before_a_setting_was_refused_goes_on_with_it(
+    started: Started,
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    content = settings(corpus, tmp_path / "prepared", tmp_path / "run")
+    write_experiment_file(tmp_path / "mine.yaml", content)
+    high = ("+client=adam", "federation.held_out.epochs=1", "federation.held_out.lr=0.5")
+
+    assert command(monkeypatch, "mine", "federation.lr=0.1", *high) == 2
+    assert "set federation.held_out.lr, such as" in capsys.readouterr().err
+    assert command(monkeypatch, "mine", "federation.lr=1", *high) == 0
+    started[0].federation.lr = 0.1
+    Path(started[0].run_dir).mkdir()
+    begin_run(started[0])
+
+    assert command(monkeypatch, "mine", "resume=true", "federation.lr=0.1", *high) == 0
+    assert [config.federation.lr for config in started] == [0.1, 0.1]
