@@ -134,14 +134,14 @@ def build_client_app(
     @app.train()
     def train_order(message: Message, _context: Context) -> Message:
         started = time.perf_counter()
-        order = own_order(message)
+        order = own_order(message, shape.sent)
         update, failures = train_clients(train, order, shape, on_client, superseded)
         return reply_message(message, update, failures, Timing(busy=time.perf_counter() - started))
 
     @app.evaluate()
     def personalise_order(message: Message, _context: Context) -> Message:
         started = time.perf_counter()
-        order, gains = own_order(message), dict[str, Gained]()
+        order, gains = own_order(message, {}), dict[str, Gained]()
         if personalise is None:
             raise Refused("an order to personalise in an experiment that does not")
 
@@ -151,8 +151,8 @@ def build_client_app(
         failures = for_each_client(add, order, on_client, superseded)
         return gains_message(message, gains, failures, Timing(busy=time.perf_counter() - started))
 
-    def own_order(message: Message) -> Order:
-        order = read_order(message, shape.sent)
+    def own_order(message: Message, others: Mapping[str, int]) -> Order:
+        order = read_order(message, others)
         if order.setup != report.setup:
             raise Refused("an order for another setup than this node has")
         if order.weights.shape != (shape.state,):

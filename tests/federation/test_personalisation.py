@@ -83,6 +83,11 @@ def test_gains_are_those_of_the_plain_function_on_any_node(holding_back: Experim
     assert summarise_gains(holding_back, "0" * 64) is None, "these are other weights"
 
 
+def test_what_an_algorithm_sends_in_a_round_is_not_sent(holding_back: Experiment, weights: np.ndarray) -> None:
+    scaffold = replace(holding_back.config, algorithm={"_target_": "asr_fed.algorithms.scaffold.Scaffold"})
+    assert run(replace(holding_back, config=scaffold), weights).gains == expected(holding_back, weights)
+
+
 class Stops(InProcess):
     """The process ends when the second order comes."""
 

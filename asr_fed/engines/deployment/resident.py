@@ -116,7 +116,7 @@ class Resident:
 
     def _train(self, message: Message) -> Message:
         started = time.perf_counter()
-        order = self._own_order(message)
+        order = self._own_order(message, to_train=True)
         asked = self._on_workers(order)
         updates = [answer.update for _, answer in sorted(asked.answers.items()) if answer.update is not None]
         update = merge(updates) if updates else self._nothing()
@@ -146,7 +146,7 @@ class Resident:
 
     def _personalise(self, message: Message) -> Message:
         started = time.perf_counter()
-        order = self._own_order(message)
+        order = self._own_order(message, to_train=False)
         experiment, workers = self._opened()
         config = experiment.config
         if not config.personalise:
@@ -166,7 +166,7 @@ class Resident:
         self.say(DONE)
         return reply
 
-    def _own_order(self, message: Message) -> Order:
+    def _own_order(self, message: Message, *, to_train: bool) -> Order:
         """An order for clients of this node; opens its experiment. Raises Refused."""
         setup = order_setup(message)
         if self._experiment is None or self._experiment.setup.sha256 != setup or not self._can_work:
@@ -174,7 +174,7 @@ class Resident:
             # It has joined before this node or its workers were last started.
             self._prepare(setup, lambda: reopen(setup, self.settings))
         assert self._experiment is not None
-        order = read_order(message, self._experiment.shape.sent)
+        order = read_order(message, self._experiment.shape.sent if to_train else {})
         if len(order.weights) != self._experiment.shape.state:
             raise Refused(f"{len(order.weights)} weights for a model of {self._experiment.shape.state}")
         if strangers := set(order.clients) - {client.id for client in self._experiment.clients}:
