@@ -147,7 +147,7 @@ class Arrivals:
         own = ticket(order, assignment.node)
         message = order_message(assignment.node, replace(order, ticket=own), arrays)
         (message_id,) = federation.hosts.send([message])
-        read = partial(federation.read_update, {}, order.weights)
+        read = partial(federation.read_update, {}, order.weights, self.buffer.size + self.buffer.at_once)
         self.open[own] = _Sent(Question(assignment, read), message_id, version, order.weights, time.monotonic())
         step.bytes_down += record_bytes(message)
 

@@ -21,6 +21,7 @@ from asr_fed.federation.placement import CostModel
 from asr_fed.federation.roster import Roster, join
 from asr_fed.federation.round import (
     Bounds,
+    check_room,
     check_variances,
     check_weight,
 )
@@ -89,11 +90,18 @@ class Federation:
         return partial(aged, staleness=staleness, sent=sent, now=state.weights, parameters=parameters)
 
     def read_update(
-        self, terms: Mapping[str, Terms], weights: np.ndarray, message: Message, clients: tuple[str, ...]
+        self,
+        terms: Mapping[str, Terms],
+        weights: np.ndarray,
+        together: int,
+        message: Message,
+        clients: tuple[str, ...],
     ) -> Reply:
-        """An answer, to an order with these terms and weights, that has passed all checks. Raises Refused."""
+        """An answer, to an order with these terms and weights, that has passed all checks; `together`: of so many
+        clients at most the updates are added up. Raises Refused."""
         parts = self.layout
         reply = read_reply(message, clients, parts.length, self.algorithm.summed(parts))
+        check_room(reply, len(clients), together)
         check_variances(reply, weights, parts)
         return check_weight(reply, clients, self.roster.clients, self.bounds, terms)
 

@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 
 from asr_fed.aggregation.robust import Norms, combine
-from asr_fed.aggregation.update import DELTA, ONE, Sum, Update, UpdateRefused, check_range
+from asr_fed.aggregation.update import DELTA, LIMIT, ONE, Sum, Update, UpdateRefused
 from asr_fed.config.schema import FederationConfig
 from asr_fed.federation.placement import CostModel, place
 from asr_fed.federation.roster import Roster
 from asr_fed.federation.sampling import asked_and_wanted, capped_cohort, sample_cohort
 from asr_fed.model.state import StateLayout
-from asr_fed.system.errors import UserError
 from asr_fed.wire.ask import AWAY, Asked, Assignment
 from asr_fed.wire.messages import WHOLE, ClientSize, Refused, Reply, Terms
 
@@ -54,10 +53,11 @@ class RoundPlan:
 class Closed:
     """The result of a round.
 
-    update: the sum of all accepted answers; None if too little of the cohort arrived.
+    update: the sum of all accepted answers; None if too little of the cohort arrived, or if it could not be added.
     success: the share of the cohort's weight, or of its silos, that arrived: the larger one.
     failures: the reason for each client that is missing.
     norms, clipped: see `asr_fed.aggregation.robust.Combined`.
+    refused: why what arrived could not be added.
     """
 
     update: Update | None
@@ -65,6 +65,7 @@ class Closed:
     failures: dict[str, str]
     norms: Norms | None = None
     clipped: int = 0
+    refused: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,6 @@ def close_round(
 
     For success a client counts with what it is worth (see `worth`), or with its part of its silo's voice (`voices`),
     whichever makes more of what arrived: else one silo of three that claims a lot and does not deliver ends every run.
-
-    Raises UserError where the sums leave their range.
     """
     failures = dict.fromkeys(plan.away, AWAY) | asked.failures
     success = _share(plan, worth(plan, sizes, bounds), failures)
@@ -164,14 +163,14 @@ def close_round(
         combined = combine(updates, settings.robust, parameters, past)
         return Closed(combined.update, success, failures, combined.norms, combined.clipped)
     except UpdateRefused as refused:
-        raise UserError(f"The nodes' updates cannot be added: {refused}.") from refused
+        return Closed(None, success, failures, refused=str(refused))
 
 
 def older(asked: Asked[Reply], age: Callable[[Update], Update]) -> Asked[Reply]:
     """The answers of clients whose weights were of some server steps ago.
 
     Ageing rounds. So that the sum has the same bits however clients are grouped into answers, each becomes what it adds
-    to the aged sum of those before it. Raises UserError where the sums leave their range.
+    to the aged sum of those before it.
     """
     answers = dict(asked.answers)
     whole, before = Sum(np.zeros(1, dtype=np.int64)), np.zeros(1, dtype=np.int64)
@@ -181,10 +180,6 @@ def older(asked: Asked[Reply], age: Callable[[Update], Update]) -> Asked[Reply]:
         sums = reply.update.sums
         own = sums[DELTA]
         whole = Sum(whole.values + own.values, whole.weight + own.weight, whole.peak + own.peak)
-        try:
-            check_range(whole.peak, whole.weight)
-        except UpdateRefused as refused:
-            raise UserError(f"The nodes' updates cannot be added: {refused}.") from refused
         aged = age(replace(reply.update, sums={**sums, DELTA: whole})).sums[DELTA].values
         adds = aged - before
         before = aged
@@ -275,6 +270,21 @@ def check_weight(
     weight, slack = reply.update.weight / ONE, 1e-6 * len(trained)  # each weight was rounded
     if not least * (1 - 1e-9) - slack <= weight <= most * (1 + 1e-9) + slack:
         raise Refused(f"a weight of {weight:g} for {len(trained)} client(s), outside {least:g} to {most:g}")
+    return reply
+
+
+def check_room(reply: Reply, clients: int, together: int) -> Reply:
+    """The reply of so many of the clients whose updates are added together.
+
+    Raises Refused if its sums take more than these clients' part of the range that all have: else one node's sums, or
+    the peak that it states, would leave no room for the others', and end the run.
+    """
+    if reply.update is None:
+        return reply
+    room = LIMIT // together * clients
+    for name, each in reply.update.sums.items():
+        if each.peak >= room or each.weight >= room:
+            raise Refused(f"a sum of {name} too large to be added to those of {together} clients")
     return reply
 
 

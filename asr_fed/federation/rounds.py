@@ -160,6 +160,7 @@ def run_round(
     roster, dropped, parameters = federation.roster, 0, federation.layout.parameters
     groups: Mapping[int, list[str] | None] = {state.round: None} if timetable is None else timetable.by_version()
     terms = None if timetable is None else timetable.terms
+    arriving = sum(len(cohort) for cohort in groups.values() if cohort is not None)
     for attempt in range(1, ATTEMPTS + 1):
         roster.refresh(federation.hosts)
         parts: list[tuple[RoundPlan, Asked[Reply]]] = []
@@ -176,7 +177,7 @@ def run_round(
                 federation.hosts,
                 order,
                 plan.assignments,
-                partial(federation.read_update, plan.terms, order.weights),
+                partial(federation.read_update, plan.terms, order.weights, arriving or len(plan.cohort)),
                 enough=partial(enough, plan, settings=settings),
                 timeout=settings.round_timeout,
             )
@@ -197,11 +198,14 @@ def run_round(
             numbers = sums(closed.update) | times | age | exchanged(parts, closed)
             return RoundResult(closed.update, numbers, closed.norms)
     cohort_size = sum(len(plan.cohort) for plan, _ in parts)
-    reasons = "; ".join(f"{client}: {reason}" for client, reason in list(closed.failures.items())[:3])
+    first = "; ".join(f"{client}: {reason}" for client, reason in list(closed.failures.items())[:3])
+    reasons = f" First reasons: {first}." if first else ""
+    arrived = (
+        f"{closed.success:.0%} of the weight of {cohort_size} clients, or of their silos, arrived, "
+        f"federation.min_success is {settings.min_success:.0%}"
+    )
     raise UserError(
-        f"Round {server_round} failed {ATTEMPTS} times: {closed.success:.0%} of the weight of {cohort_size} "
-        f"clients, or of their silos, arrived, federation.min_success is {settings.min_success:.0%}. "
-        f"First reasons: {reasons}. The run can be resumed."
+        f"Round {server_round} failed {ATTEMPTS} times: {closed.refused or arrived}.{reasons} The run can be resumed."
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from asr_fed.aggregation.buffer import aged
 from asr_fed.aggregation.update import DELTA, add_client, empty, fixed, mean, merge
 from asr_fed.aggregation.weighting import NumExamples, weight_bounds
-from asr_fed.config.federation import RobustConfig
+from asr_fed.config.federation import RobustConfig, Rule
 from asr_fed.config.schema import FederationConfig
 from asr_fed.federation.client_app import client_size
 from asr_fed.federation.placement import CostModel
@@ -187,6 +187,13 @@ def test_too_little_of_the_cohort_is_no_update() -> None:
     half = answered(plan, lost=(2,))
     assert closed(plan, half, min_success=0.6).update is None
     assert closed(plan, half, min_success=0.5).update is not None
+
+
+def test_too_few_nodes_for_the_rule_are_no_update_and_end_no_run_at_once() -> None:
+    plan = planned()
+    result = closed(plan, answered(plan), robust=RobustConfig(rule=Rule.multi_krum, liars=1))
+    assert result.update is None and result.success == 1
+    assert result.refused == "multi_krum with liars=1 needs 5 nodes, and 2 have answered"
 
 
 def test_a_weight_that_its_clients_cannot_have_is_refused() -> None:

@@ -482,6 +482,7 @@ FORGERIES: dict[str, tuple[str, str, object, str]] = {
     "a weight beyond its bound": ("weights", "delta", 3 << 32, "a weight of 3 for 2 client"),
     "a weight below its bound": ("weights", "delta", 1 << 32, "a weight of 1 for 2 client"),
     "a peak that is too low": ("peaks", "delta", 0, "peak"),
+    "a peak that leaves no room for others": ("peaks", "delta", (1 << 62) - 1, "too large to be added to those of 5"),
     "more clients than it was asked for": ("totals", "clients", "3", "3 clients for 2"),
     "a WER that cannot be": ("totals", "word_errors", "-4", "word_errors"),
 }
