@@ -16,6 +16,8 @@ from asr_fed.config.explain import explain, nearest
 from asr_fed.config.files import choices, experiments_folder
 from asr_fed.config.paths import settle_paths
 from asr_fed.config.schema import Config
+from asr_fed.config.targets import targets
+from asr_fed.config.trust import check_run_trust
 from asr_fed.runs.run_dir import CONFIG, complete_config, has_begun
 from asr_fed.runs.summary import read_summary
 from asr_fed.system.errors import UserError
@@ -24,6 +26,8 @@ GROUPS = ("simulation", "carbon")
 PLANNED = ("simulation", "federation")  # sections that a plan may have other values of
 OF_THE_CLIENTS = "federation.clients"  # but not these: the clients are those of the run
 NONE = "none"
+SERVER = "asr_fed.aggregation.server_optimizer."
+NOT_MADE = "data.prepare"  # the clients are prepared already
 DESCRIPTION = """\
 Where another clock would have had the same clients do the same work, the same training takes another time. This writes
 RUN by that clock to the run directory NEW, without training; it refuses where the clock would have trained otherwise.
@@ -46,11 +50,23 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.formatter_class = PLAN, argparse.RawDescriptionHelpFormatter
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
     parser.add_argument("changes", nargs="*", metavar="key=value", help="of simulation and federation")
+    _add_trust(parser)
 
 
-def plan_rounds(run_dir: Path, changes: Sequence[str]) -> None:
-    """Raises UserError for changes that make no sense, and as `plan` does."""
-    config = with_changes(run_dir, run_dir, changes, PLANNED)
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="MODULE.",
+        help="a module whose classes the run's config may name, besides asr_fed's and torch.optim: naming one runs it",
+    )
+
+
+def plan_rounds(run_dir: Path, changes: Sequence[str], trust: Sequence[str] = ()) -> None:
+    """Raises UserError for changes that make no sense, for a config that names what is not trusted, and as `plan`
+    does."""
+    config = with_changes(run_dir, run_dir, changes, PLANNED, trust)
     from asr_fed.pipeline.other_fleet import plan  # torch takes seconds
     from asr_fed.reporting.simulation import describe_fleet
 
@@ -62,13 +78,15 @@ def add_account(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the directory of a run that has ended")
     parser.add_argument("new", type=Path, metavar="NEW", help="the run directory to write")
     parser.add_argument("changes", nargs="*", metavar="key=value", help="of simulation and carbon")
+    _add_trust(parser)
 
 
-def account(run_dir: Path, folder: Path, changes: Sequence[str]) -> None:
-    """Raises UserError for changes that make no sense, and as `account_again` does."""
+def account(run_dir: Path, folder: Path, changes: Sequence[str], trust: Sequence[str] = ()) -> None:
+    """Raises UserError for changes that make no sense, for a config that names what is not trusted, and as
+    `account_again` does."""
     if not changes:
         raise UserError("Nothing to change: give simulation=phones, simulation.network=20 or the like.")
-    config = with_changes(run_dir, folder, changes)
+    config = with_changes(run_dir, folder, changes, trust=trust)
     from asr_fed.pipeline.other_fleet import account_again  # torch takes seconds
     from asr_fed.reporting.carbon import describe_carbon
     from asr_fed.reporting.simulation import describe_fleet
@@ -77,15 +95,19 @@ def account(run_dir: Path, folder: Path, changes: Sequence[str]) -> None:
     print(*describe_fleet(summary.simulation), *describe_carbon(summary.carbon), f"Results are in {folder}.", sep="\n")
 
 
-def with_changes(run_dir: Path, folder: Path, changes: Sequence[str], sections: Sequence[str] = GROUPS) -> Config:
+def with_changes(
+    run_dir: Path, folder: Path, changes: Sequence[str], sections: Sequence[str] = GROUPS, trust: Sequence[str] = ()
+) -> Config:
     """The config of a run, with other choices of GROUPS and other values of `sections`.
 
-    Raises UserError, naming the key.
+    Raises UserError, naming the key, and for an object of the run's config that is not of TRUST, `trust` or ours.
     """
     if not has_begun(run_dir):
         raise UserError(f"{run_dir} is not a run directory: it has no {CONFIG}.")
     config: Any = complete_config(run_dir / CONFIG)
     config.run_dir = str(folder)
+    made = [OmegaConf.to_container(node) for path, node in targets(config) if path != NOT_MADE]
+    check_run_trust(made, [SERVER, *trust], run_dir)
     try:
         given = [_read(change, sections) for change in changes]
         for key, value in given:

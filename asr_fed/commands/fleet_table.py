@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         table.add_argument("table", type=Path, help="the CSV file to write")
     chosen = parser.parse_args(arguments)
     if chosen.kind == ACCOUNT:
-        return exit_status("asr_fed.simulation", lambda: account(chosen.run, chosen.new, chosen.changes))
+        return exit_status("asr_fed.simulation", lambda: account(chosen.run, chosen.new, chosen.changes, chosen.trust))
     if chosen.kind == PLAN:
-        return exit_status("asr_fed.simulation", lambda: plan_rounds(chosen.run, chosen.changes))
+        return exit_status("asr_fed.simulation", lambda: plan_rounds(chosen.run, chosen.changes, chosen.trust))
     return exit_status("asr_fed.simulation", lambda: convert(chosen.kind, chosen.file, chosen.table))

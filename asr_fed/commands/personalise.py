@@ -16,7 +16,7 @@ from asr_fed.config.schema import (
     PersonalisationConfig,
     Tune,
 )
-from asr_fed.config.trust import TRUST, check_trust
+from asr_fed.config.trust import check_run_trust
 from asr_fed.data.identity import identity
 from asr_fed.pipeline.personalise import Speech, personalise_speakers
 from asr_fed.runs.run_dir import run_of
@@ -97,7 +97,7 @@ def _personalise(chosen: argparse.Namespace) -> None:
     evaluation = config.evaluation
     check_decoder(evaluation.test_decoder, evaluation.beam_ctc_weight, config.loss.ctc_weight, "--decoder")
     config.personalisation = settings = _settings(chosen, config.personalisation)
-    _check_trust(settings, chosen.trust, run_dir)
+    check_run_trust(OmegaConf.to_container(OmegaConf.structured(settings)), chosen.trust, run_dir)
     output = chosen.output or (run_dir or chosen.model.parent) / "personalised" / (
         f"{chosen.manifest.stem}-{settings.part.name}"
     )
@@ -115,14 +115,6 @@ def _personalise(chosen: argparse.Namespace) -> None:
         device=chosen.device,
         threads=chosen.threads,
     )
-
-
-def _check_trust(settings: PersonalisationConfig, more: list[str], run_dir: Path | None) -> None:
-    """A run directory may come from anybody, and its optimizer is the one object of it that is made here."""
-    try:
-        check_trust(OmegaConf.to_container(OmegaConf.structured(settings)), [*TRUST, *more], "--trust")
-    except UserError as error:
-        raise UserError(f"{run_dir} has {error}. Add its module to --trust if you know it to do no harm.") from None
 
 
 def _settings(chosen: argparse.Namespace, settings: PersonalisationConfig) -> PersonalisationConfig:

@@ -26,7 +26,7 @@ def check_targets(config: DictConfig) -> None:
 
     Algorithm, weighting, server optimizer and the optimizers of local training are created once as a check.
     """
-    for path, node in _targets(config, ""):
+    for path, node in targets(config):
         _check_target(path, node)
         if path in METHODS:
             made = _make(path, node)
@@ -65,15 +65,16 @@ def _make(path: str, node: DictConfig, *arguments: Any, **more: Any) -> Any:
         raise UserError(f"{path}={shown} is not possible: {error.__cause__ or error}.") from error
 
 
-def _targets(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
+def targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """What has a `_target_`, and where it is in the config."""
     if isinstance(node, DictConfig) and not node._is_none():
         if "_target_" in node:
             yield path, node
         for key in map(str, node):
-            yield from _targets(node._get_node(key), f"{path}.{key}".lstrip("."))
+            yield from targets(node._get_node(key), f"{path}.{key}".lstrip("."))
     elif isinstance(node, ListConfig) and not node._is_none():
         for index in range(len(node)):
-            yield from _targets(node._get_node(index), f"{path}[{index}]")
+            yield from targets(node._get_node(index), f"{path}[{index}]")
 
 
 def _check_target(path: str, node: DictConfig) -> None:

@@ -4,6 +4,7 @@ It is read as data besides: no interpolation, which could read the environment, 
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object
@@ -35,6 +36,17 @@ def check_trust(value: Any, trust: Sequence[str], where: str) -> None:
             check_trust(inner, trust, where)
     elif isinstance(value, str) and "${" in value:
         raise UserError("a config with an interpolation")
+
+
+def check_run_trust(objects: Any, more: Sequence[str], run_dir: Path | None) -> None:
+    """A run directory may come from anybody: what of its config is made here, `objects`, has to be in TRUST or `more`.
+
+    Raises UserError.
+    """
+    try:
+        check_trust(objects, [*TRUST, *more], "--trust")
+    except UserError as error:
+        raise UserError(f"{run_dir} has {error}. Add its module to --trust if you know it to do no harm.") from None
 
 
 def _check_target(target: object, trust: Sequence[str], where: str) -> None:

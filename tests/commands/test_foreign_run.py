@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from asr_fed.commands import evaluate, export, personalise, transcribe
+from asr_fed.commands import evaluate, export, fleet_table, personalise, transcribe
 from asr_fed.data.manifest import write_manifest
 from asr_fed.model.recogniser import save_recogniser
 from asr_fed.runs.experiment import Experiment
@@ -51,6 +51,9 @@ def test_naming_an_object_does_not_run_it(
     assert evaluate.main([str(run_dir), *on, "--decoder", "ctc_greedy"]) == 0
     assert export.main([str(run_dir), str(tmp_path / "folder")]) == 0
     assert transcribe.main([str(run_dir), speech[0].wav]) == 0
+    for command in (["plan", str(run_dir)], ["account", str(run_dir), str(tmp_path / "new")]):
+        assert fleet_table.main([*command, "simulation=phones"]) == 2
+        assert "'os.mkdir', which is not in --trust" in capsys.readouterr().err.replace("\n", " ")
     assert not owned.exists()
 
 
