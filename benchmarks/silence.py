@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from asr_fed.config.schema import Decoder
+from asr_fed.config.schema import Decoder, EvaluationConfig
 from asr_fed.data.audio import read_audio
 from asr_fed.data.manifest import Utterance
 from asr_fed.model.recogniser import Recogniser
@@ -74,6 +74,7 @@ def word_error_rate(
     signals: Sequence[np.ndarray],
     texts: Sequence[str],
     decoder: Decoder,
+    evaluation: EvaluationConfig,
     window: float,
     title: str,
 ) -> float:
@@ -85,7 +86,7 @@ def word_error_rate(
         for signal in track(signals, title, transient=True):
             path = Path(folder) / "recording.wav"
             soundfile.write(path, signal, recogniser.features.sample_rate)
-            heard.append(transcribe(recogniser, path, decoder=decoder, window_seconds=window).text)
+            heard.append(transcribe(recogniser, path, decoder=decoder, config=evaluation, window_seconds=window).text)
     return 100 * jiwer.wer(list(texts), heard)
 
 
@@ -112,9 +113,10 @@ def main() -> None:
     import torch
 
     from asr_fed.interop.open_recogniser import open_recogniser
+    from asr_fed.runs.experiment import evaluation_of
 
     torch.set_num_threads(1)
-    recogniser = open_recogniser(arguments.model or arguments.run_dir)
+    recogniser, evaluation = open_recogniser(arguments.model or arguments.run_dir), evaluation_of(arguments.run_dir)
     rate = recogniser.features.sample_rate
     speech = test_clips(arguments.run_dir, arguments.clips, arguments.seed)
     clips = [read_audio(each.wav, rate).numpy() for each in speech]
@@ -144,7 +146,7 @@ def main() -> None:
         cells = []
         for name in arguments.decoders:
             spoken = texts if len(signals) == len(texts) else [" ".join(texts)]
-            wer = word_error_rate(recogniser, signals, spoken, Decoder[name], arguments.window, title)
+            wer = word_error_rate(recogniser, signals, spoken, Decoder[name], evaluation, arguments.window, title)
             cells += [f"{wer:.2f}", f"{wer - alone.setdefault(name, wer):+.2f}"]
         table.add_row(title, *cells)
     Console().print(table)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from asr_fed.config.schema import Decoder, EncoderKind, EvaluationConfig
+from asr_fed.config.schema import Decoder, EncoderKind
 from asr_fed.runs.run_dir import run_of
 from asr_fed.system.errors import UserError
 from asr_fed.system.exit_status import exit_status
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--decoder",
         choices=[decoder.name for decoder in Decoder],
-        help="what the folder transcribes with; default: test_decoder of the run, ctc_greedy for a checkpoint",
+        help="what the folder transcribes with; default: test_decoder of the run, ctc_greedy for a checkpoint alone",
     )
     chosen = parser.parse_args(arguments)
     return exit_status("asr_fed.export", lambda: _export(chosen.model, chosen.folder, chosen.decoder))
@@ -33,7 +33,7 @@ def _export(model: Path, folder: Path, decoder: str | None) -> None:
     from asr_fed.interop.huggingface_writer import export_to_huggingface
     from asr_fed.interop.open_recogniser import open_recogniser
     from asr_fed.interop.speechbrain.writer import export_recogniser
-    from asr_fed.runs.experiment import check_trained, read_config
+    from asr_fed.runs.experiment import check_trained, evaluation_of
     from asr_fed.runs.summary import SUMMARY, read_summary
 
     recogniser = open_recogniser(model)
@@ -47,14 +47,9 @@ def _export(model: Path, folder: Path, decoder: str | None) -> None:
         export_to_huggingface(recogniser, folder)
         print(f"{folder} is opened by transformers, and by asr_fed. Its README.md says how.")
         return
-    used = Decoder.ctc_greedy if decoder is None else Decoder[decoder]
-    evaluation, summary = EvaluationConfig(), None
-    if (model / "config.yaml").is_file():
-        config = read_config(model)
-        evaluation = config.evaluation
-        used = evaluation.test_decoder if decoder is None else used
+    evaluation = evaluation_of(model)
+    used = evaluation.test_decoder if decoder is None else Decoder[decoder]
     check_trained(recogniser, used, evaluation.beam_ctc_weight, run_of(model))
-    if (model / SUMMARY).is_file():
-        summary = vars(read_summary(model))
+    summary = vars(read_summary(model)) if (model / SUMMARY).is_file() else None
     export_recogniser(recogniser, folder, used, evaluation, summary)
     print(f"{folder} transcribes with {used.name}. Its README.md says how to open it.")

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(experiment: str, overrides: Sequence[str]) -> None:
     """Raises UserError for an experiment that cannot be composed, and a device that is not there."""
-    config = composed(experiment, overrides)
+    config = composed(experiment, ["data.root=none", *overrides])  # no corpus is read
     import torch  # seconds that --help need not wait for
 
     from asr_fed.runs.experiment import pick_device, settle_encoder

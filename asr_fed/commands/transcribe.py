@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from asr_fed.config.model import SEARCH
 from asr_fed.config.schema import Decoder, EvaluationConfig
 from asr_fed.system.errors import UserError
 from asr_fed.system.exit_status import exit_status
@@ -68,7 +69,7 @@ def _run(chosen: argparse.Namespace) -> int:
 
     from asr_fed.interop.open_recogniser import open_recogniser
     from asr_fed.model.state import read_state, state_sha256
-    from asr_fed.runs.experiment import check_trained, pick_device
+    from asr_fed.runs.experiment import check_trained, evaluation_of, pick_device
     from asr_fed.runs.run_dir import run_of
     from asr_fed.transcribe.output import as_json, json_lines_file
     from asr_fed.transcribe.transcript import Transcript, transcribe
@@ -77,12 +78,17 @@ def _run(chosen: argparse.Namespace) -> int:
         torch.set_num_threads(chosen.threads)
     device = pick_device(chosen.device)
     recogniser = open_recogniser(chosen.model)
-    check_trained(recogniser, Decoder[chosen.decoder], EvaluationConfig().beam_ctc_weight, run_of(chosen.model))
+    decoder, evaluation = Decoder[chosen.decoder], evaluation_of(chosen.model)
+    # How much is decoded at once was chosen for the machine that trained.
+    evaluation.max_seconds_per_batch = EvaluationConfig().max_seconds_per_batch
+    check_trained(recogniser, decoder, evaluation.beam_ctc_weight, run_of(chosen.model))
     settings = {
         "weights_sha256": state_sha256(read_state(recogniser.model)),
         "decoder": chosen.decoder,
         "window": chosen.window,
     }
+    if decoder is Decoder.beam:
+        settings |= {name: value for name, value in vars(evaluation).items() if name.startswith(SEARCH)}
     recogniser.model.to(device)
     alone = len(recordings) == 1 and chosen.audio == recordings
 
@@ -106,7 +112,8 @@ def _run(chosen: argparse.Namespace) -> int:
                     transcript = transcribe(
                         recogniser,
                         path,
-                        decoder=Decoder[chosen.decoder],
+                        decoder=decoder,
+                        config=evaluation,
                         window_seconds=chosen.window,
                         on_progress=advance,
                     )

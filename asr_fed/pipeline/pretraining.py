@@ -9,7 +9,7 @@ from asr_fed.config.schema import Mode, TaskKind
 from asr_fed.data.manifest import hours
 from asr_fed.data.partition_files import summarise
 from asr_fed.evaluation.evaluate import Evaluation, describe_decoder
-from asr_fed.evaluation.statistics import paired_test
+from asr_fed.evaluation.statistics import describe_pair, paired_test
 from asr_fed.federation.state import FederationState
 from asr_fed.model.state import read_state, state_sha256
 from asr_fed.pipeline.results import account_for, compare_with_others, test
@@ -70,6 +70,8 @@ def evaluate_recognition(experiment: Experiment, progress: RunProgress) -> dict[
     found = {name: test(as_recognition(experiment), name, decoder, progress) for name in RECOGNISERS}
     results = {name: SystemResult(**numbers(evaluation)) for name, evaluation in found.items()}
     progress.say(result_table(results, f"{len(found[FINE_TUNED].speakers)} unseen test speakers"))
+    own, scratch = found[FINE_TUNED], found[FROM_SCRATCH]
+    progress.say(f"{FINE_TUNED} against {FROM_SCRATCH}: {describe_pair(paired_test(own, scratch))}".replace("_", " "))
     return found
 
 

@@ -17,7 +17,16 @@ from omegaconf import OmegaConf
 
 from asr_fed.config.check_encoder import check_encoder
 from asr_fed.config.check_learning import check_decoder
-from asr_fed.config.schema import Config, Decoder, EngineKind, Mode, Start, TokenizerConfig, TokenizerKind
+from asr_fed.config.schema import (
+    Config,
+    Decoder,
+    EngineKind,
+    EvaluationConfig,
+    Mode,
+    Start,
+    TokenizerConfig,
+    TokenizerKind,
+)
 from asr_fed.data.alignable import MOST, alignable, keep_alignable, speech_to_examine
 from asr_fed.data.features import FeatureCache, add_speeds, build_features, feature_statistics, open_features
 from asr_fed.data.manifest import Utterance, read_manifest
@@ -35,7 +44,7 @@ from asr_fed.model.pretrainer import Pretrainer
 from asr_fed.model.recogniser import Recogniser, config_keys
 from asr_fed.model.state import freeze
 from asr_fed.model.tuning import is_partial, train_only
-from asr_fed.runs.run_dir import CONFIG, complete_config, has_begun
+from asr_fed.runs.run_dir import CONFIG, complete_config, has_begun, run_of
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import available_cores
 from asr_fed.system.randomness import repeatable, seed_everything
@@ -252,6 +261,12 @@ def read_config(run_dir: Path) -> Config:
     if not has_begun(run_dir):
         raise UserError(f"{run_dir} is not a run directory: it has no config.yaml.")
     return OmegaConf.to_object(complete_config(run_dir / CONFIG))  # type: ignore[return-value]
+
+
+def evaluation_of(model: Path) -> EvaluationConfig:
+    """How the run evaluates whose directory or checkpoint `model` is; without one the defaults, and CTC greedy."""
+    run_dir = run_of(model)
+    return EvaluationConfig(test_decoder=Decoder.ctc_greedy) if run_dir is None else read_config(run_dir).evaluation
 
 
 def check_trained(recogniser: Recogniser, decoder: Decoder, beam_ctc_weight: float, run_dir: Path | None) -> None:

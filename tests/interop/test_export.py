@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -148,7 +149,11 @@ def test_the_command_takes_decoder_and_word_error_rate_from_the_run(run_dir: Pat
     assert "S2SRNNBeamSearcher" in hyperparams and "beam_size: 7" in hyperparams
     assert main([str(run_dir), str(tmp_path / "greedy"), "--decoder", "ctc_greedy"]) == 0
     assert "beam_size:" not in (tmp_path / "greedy" / "hyperparams.yaml").read_text()
-    assert main([str(run_dir / "checkpoints" / "federated.pt"), str(tmp_path / "plain")]) == 0
+    own = run_dir / "checkpoints" / "federated.pt"
+    assert main([str(own), str(tmp_path / "own")]) == 0
+    assert "beam_size: 7" in (tmp_path / "own" / "hyperparams.yaml").read_text()
+    alone = shutil.copy(own, tmp_path / "alone.pt")
+    assert main([str(alone), str(tmp_path / "plain")]) == 0
     assert "CtcGreedy\n" in (tmp_path / "plain" / "hyperparams.yaml").read_text()
     assert "WER" not in (tmp_path / "plain" / "README.md").read_text()
 

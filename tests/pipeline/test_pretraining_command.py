@@ -27,6 +27,7 @@ def test_two_federations_end_in_one_table_with_the_recogniser_from_scratch(desk:
     swept = ("--multirun", "federation.clients.count=2,null", f"run_dir={desk.folder}/swept")
     completed = desk.run(str(desk.experiment), *swept)
     assert completed.returncode == 0, completed.stderr
+    assert completed.stdout.count("fine tuned against from scratch: ") == 2
     (compared,) = (desk.folder / "outputs" / "multirun").iterdir()
     rows = list(csv.DictReader((compared / "comparison.csv").open(encoding="utf-8", newline="")))
     assert len({row["run_dir"] for row in rows}) == 2

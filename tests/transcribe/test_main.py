@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from omegaconf import OmegaConf
 
 from asr_fed.commands.transcribe import main
+from asr_fed.config.schema import Config, Decoder
 from asr_fed.model.recogniser import Recogniser, save_recogniser
 from asr_fed.transcribe.transcript import transcribe
-from tests.tiny import RATE
+from tests.tiny import RATE, typed_config
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +64,23 @@ def test_options_reach_the_transcript(
     assert (
         len(lengths) == 2 and max(lengths) <= 1.2 and record["duration"] == pytest.approx(len(spoken) / RATE, abs=1e-3)
     )
+
+
+def test_the_search_is_that_of_the_run(
+    recogniser: Recogniser, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir, one = tmp_path / "run", recordings / "one.wav"
+    checkpoint = run_dir / "checkpoints" / "federated.pt"
+    save_recogniser(recogniser, checkpoint)
+    config: Config = typed_config({}, "evaluation.beam_size=2", "evaluation.beam_ctc_weight=1")
+    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True))
+    expected = transcribe(recogniser, one, decoder=Decoder.beam, config=config.evaluation).text
+    assert expected != transcribe(recogniser, one, decoder=Decoder.beam).text
+    for model in (run_dir, checkpoint):
+        assert main([str(model), str(one), "--decoder", "beam", "--json"]) == 0
+        record = json.loads(capsys.readouterr().out)
+        assert record["text"] == expected
+        assert (record["beam_size"], record["beam_ctc_weight"]) == (2, 1)
 
 
 def test_an_unreadable_recording_is_named_and_the_others_go_on(
