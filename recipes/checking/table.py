@@ -75,7 +75,7 @@ def write_measured(recipe: Recipe, rows: list[Measured], measured: str | None = 
 def _written(value: Any) -> Any:
     if isinstance(value, tuple):
         return " ".join(f"{each.errors}/{each.units}" for each in value)
-    return f"{value:.5g}" if isinstance(value, float) else value
+    return f"{value:.7g}" if isinstance(value, float) else value  # rounded once more in the table
 
 
 def measured_on(summary: str) -> str:

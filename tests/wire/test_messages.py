@@ -4,6 +4,7 @@ import io
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,6 +44,7 @@ from asr_fed.wire.rounds import (
     without_clients,
 )
 
+ROOT = Path(__file__).parents[2]
 WEIGHTS = np.linspace(-1, 1, 7, dtype=np.float32)
 CONTROL = np.array([0.5, -0.5], np.float32)
 OTHERS = {"control": 2}
@@ -209,6 +211,10 @@ def test_nothing_else_leaves_a_node() -> None:
     assert set(message.content["totals"]) == set(TOTALS)
     assert set(message.content["node"]) == {"ticket"}
     assert set(message.content["timing"]) == {"busy", "start"}
+    page = (ROOT / "docs" / "what_leaves_a_client.md").read_text(encoding="utf-8")
+    for sent in (message, order()):
+        named = {f"{record}.{key}" for record in sent.content for key in sent.content[record] if key != "control"}
+        assert {name for name in named if f"`{name}`" not in page} == set()
 
 
 def test_gains_arrive() -> None:
