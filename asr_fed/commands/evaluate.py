@@ -62,7 +62,15 @@ def _evaluate(chosen: argparse.Namespace) -> None:
     elif run_dir is not None and chosen.model == run_dir:
         from asr_fed.pipeline.results import test_again
 
-        test_again(run_dir, settings)
+        given = [
+            f"--{name}" for name in ("split", "against", "output", "features") if getattr(chosen, name) is not None
+        ]
+        if given:
+            raise UserError(
+                f"{' and '.join(given)} would not be used without --manifest: the run's own test speakers are decoded "
+                f"again, and its results in {run_dir} written again. Give a manifest, or leave this out."
+            )
+        test_again(run_dir, settings, chosen.device)
     else:
         raise UserError(f"Evaluate {chosen.model} on what? Give --manifest FILE.")
 

@@ -97,6 +97,8 @@ def _personalise(chosen: argparse.Namespace) -> None:
     evaluation = config.evaluation
     check_decoder(evaluation.test_decoder, evaluation.beam_ctc_weight, config.loss.ctc_weight, "--decoder")
     config.personalisation = settings = _settings(chosen, config.personalisation)
+    if settings.lr is None and "Adam" not in settings.optimizer["_target_"]:
+        raise UserError("The rates that are known are Adam's: with the run's personalisation.optimizer give --lr.")
     check_run_trust(OmegaConf.to_container(OmegaConf.structured(settings)), chosen.trust, run_dir)
     output = chosen.output or (run_dir or chosen.model.parent) / "personalised" / (
         f"{chosen.manifest.stem}-{settings.part.name}"

@@ -28,6 +28,8 @@ from asr_fed.config.schema import (
     ClientsConfig,
     Config,
     Deal,
+    EncoderKind,
+    EngineKind,
     FeatureConfig,
     Mode,
     PartsConfig,
@@ -61,6 +63,13 @@ def check_config(config: DictConfig) -> None:
             "data.parts.warm_up_speakers=0 (or warm_up_hours=0) leaves nothing to train tokenizer and warm start on: "
             "raise it, or give warm_start=MODEL."
         )
+    references = settings.mode is Mode.central or settings.central.after_federation
+    pretrained = settings.model.encoder is EncoderKind.pretrained
+    if nobody and references and settings.central.start is Start.scratch and not pretrained:
+        raise UserError(
+            "central.start=scratch takes the features' mean from the warm-up speech, and "
+            "data.parts.warm_up_speakers=0 (or warm_up_hours=0) leaves none: set central.start=warm_start."
+        )
     if settings.warm_start.encoder is not None and settings.warm_start.checkpoint is not None:
         raise UserError("warm_start.encoder and warm_start.checkpoint are two starts: set one of them to null.")
     scratch = settings.mode is Mode.central and settings.central.start is Start.scratch
@@ -78,6 +87,13 @@ def check_config(config: DictConfig) -> None:
 def check_new_run(config: DictConfig) -> None:
     """What is refused where a run begins, and not where one that has begun is resumed, which could not change it."""
     settings: Config = OmegaConf.to_object(config)  # type: ignore[assignment]
+    central = settings.mode is Mode.central
+    if settings.engine.kind is EngineKind.deployment and (central or settings.central.after_federation):
+        raise UserError(
+            f"{'mode=central' if central else 'central.after_federation=true'} trains on the clients' speech in one "
+            "place, and with engine=deployment it stays at the nodes: set "
+            f"{'engine=local' if central else 'central.after_federation=false'}."
+        )
     if settings.mode is Mode.federated:
         check_held_out(settings)
         if settings.task.kind.pretrains and settings.algorithm["_target_"].endswith("FedVssl"):

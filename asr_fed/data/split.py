@@ -57,6 +57,12 @@ def partition_speakers(
     # Test is drawn first, then dev, so that other settings do not change them.
     pool = [speaker for speaker in by_speaker if split_of[speaker] == "train"]
     listed = _listed_speakers(parts.warm_up_file, split_of) if parts.warm_up_file else None
+    if gone := sorted(set(listed or []) - by_speaker.keys()):
+        raise UserError(
+            f"warm_up_file={parts.warm_up_file}: {len(gone)} speaker(s) have only utterances of more than "
+            f"data.parts.max_train_seconds={parts.max_train_seconds}, such as {', '.join(gone[:3])}: leave them "
+            "out, or raise it."
+        )
     if unheard := sorted(set(silent) & set(listed or [])):
         raise UserError(
             f"warm_up_file={parts.warm_up_file}: {len(unheard)} speaker(s) have utterances without transcript, such as "

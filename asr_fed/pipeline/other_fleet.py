@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from asr_fed.config.schema import Config, Sampling
+from asr_fed.evaluation.evaluate import Evaluation
 from asr_fed.federation.sampling import asked_and_wanted, sample_cohort
 from asr_fed.federation.state import FederationState, load_federation, save_federation
 from asr_fed.federation.virtual import virtual_time
@@ -62,10 +63,19 @@ def account_again(run_dir: Path, config: Config, command: str) -> RunSummary:
         state = with_times(state, tables)
         write_history(made, state.history)
         save_federation(state, made / checkpoint)
-        evaluations = {name: read_evaluation(made / "evaluation" / name) for name in systems(config)}
-        again = write_accounts(replace(experiment, run_dir=made), state, replace(summary, command=command), evaluations)
+        evaluations = {name: _tested(made / "evaluation" / name, experiment) for name in systems(config)}
+        # The run's own device need not be here; what clients' speech is measured on has fixed weights.
+        here = replace(experiment, run_dir=made, config=replace(config, device="auto"))
+        again = write_accounts(here, state, replace(summary, command=command), evaluations)
         made.rename(folder)
     return again
+
+
+def _tested(folder: Path, experiment: Experiment) -> Evaluation:
+    """An evaluation of the test speakers, with their recordings and what is known of them, for the report."""
+    speech = {utterance.id: utterance for utterance in experiment.partition.test}
+    scored = read_evaluation(folder).scored
+    return Evaluation(tuple(replace(each, utterance=speech[each.utterance.id]) for each in scored))
 
 
 def plan(run_dir: Path, config: Config) -> dict[str, Any]:

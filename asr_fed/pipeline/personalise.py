@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from asr_fed.config.schema import ClientsConfig, Config, Precision
+from omegaconf import OmegaConf
+
+from asr_fed.config.model import SEARCH
+from asr_fed.config.schema import ClientsConfig, Config, Decoder, Precision
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import cannot_be_written, make_folder, write_text
 
@@ -98,7 +101,10 @@ def personalise_speakers(
     trained_on = [utterance for client in clients for utterance in client.train]
     cache = add_speeds(cache, trained_on, config.augment.speeds, recogniser.features, processes=cores)
     context = Recognition(recogniser, cache, config.augment, config.loss, config.evaluation, Precision.fp32, place)
+    search = {name: value for name, value in vars(config.evaluation).items() if name.startswith(SEARCH)}
     about = {
+        **OmegaConf.to_container(OmegaConf.structured(settings), enum_to_str=True),  # type: ignore[dict-item]
+        **(search if config.evaluation.test_decoder is Decoder.beam else {}),
         "recogniser": str(model),
         "weights_sha256": state_sha256(weights),
         "speech": str(spoken.manifest) + (f", split {spoken.split}" if spoken.split else ""),

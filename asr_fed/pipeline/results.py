@@ -154,7 +154,7 @@ def carbon_account(
     return account_of_run(config, experiment.run_dir, federation.history, config.central.epochs * pooled, wer_gained)
 
 
-def test_again(run_dir: Path, settings: EvaluationConfig) -> RunSummary:
+def test_again(run_dir: Path, settings: EvaluationConfig, device: str) -> RunSummary:
     """Test the recognisers of a finished run with another decoder, and write its results again.
 
     Raises UserError where the run has not ended.
@@ -164,7 +164,7 @@ def test_again(run_dir: Path, settings: EvaluationConfig) -> RunSummary:
     experiment = open_experiment(run_dir)
     trained = experiment.config.loss.ctc_weight
     check_decoder(settings.test_decoder, settings.beam_ctc_weight, trained, "--decoder")
-    experiment.config.evaluation = settings
+    experiment.config.evaluation, experiment.config.device = settings, device
     checkpoint = experiment.checkpoints / "federation.pt"
     federation = load_federation(checkpoint) if checkpoint.is_file() else None
     with (

@@ -14,9 +14,11 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from asr_fed.config.check_encoder import check_encoder
 from asr_fed.config.check_learning import check_decoder
+from asr_fed.config.explain import explain
 from asr_fed.config.schema import (
     Config,
     Decoder,
@@ -44,7 +46,7 @@ from asr_fed.model.pretrainer import Pretrainer
 from asr_fed.model.recogniser import Recogniser, config_keys
 from asr_fed.model.state import freeze
 from asr_fed.model.tuning import is_partial, train_only
-from asr_fed.runs.run_dir import CONFIG, complete_config, has_begun, run_of
+from asr_fed.runs.run_dir import CHECKPOINTS, CONFIG, complete_config, has_begun, run_of
 from asr_fed.system.errors import UserError
 from asr_fed.system.processes import available_cores
 from asr_fed.system.randomness import repeatable, seed_everything
@@ -66,7 +68,7 @@ class OpenRun:
 
     @property
     def checkpoints(self) -> Path:
-        return self.run_dir / "checkpoints"
+        return self.run_dir / CHECKPOINTS
 
     def task(self, learner: Learner, device: torch.device) -> Recognition | MaskedSpeech:
         """The task of training `learner`, on that device."""
@@ -257,10 +259,13 @@ def open_run(run_dir: str | Path) -> OpenRun:
 
 
 def read_config(run_dir: Path) -> Config:
-    """The resolved config of a run. Raises UserError where there is none."""
+    """The resolved config of a run. Raises UserError where there is none, or that of something else."""
     if not has_begun(run_dir):
         raise UserError(f"{run_dir} is not a run directory: it has no config.yaml.")
-    return OmegaConf.to_object(complete_config(run_dir / CONFIG))  # type: ignore[return-value]
+    try:
+        return OmegaConf.to_object(complete_config(run_dir / CONFIG))  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise UserError(f"{run_dir / CONFIG} is not the config of a run: {explain(error)}") from error
 
 
 def evaluation_of(model: Path) -> EvaluationConfig:

@@ -49,16 +49,16 @@ MOVED = (
     ("data_prep.", "asr_fed.data_prep."),
     ("flwr.serverapp.strategy.", "asr_fed.aggregation.server_optimizer."),
 )
-CONFIG = "config.yaml"
+CONFIG, CHECKPOINTS = "config.yaml", "checkpoints"
 PACKAGES = ("torch", "torchaudio", "speechbrain", "flwr", "sentencepiece", "jiwer", "hydra-core", "numpy")
 
 
 def run_of(model: Path) -> Path | None:
     """The run directory: `model` itself, or the one that has `model` as a checkpoint."""
-    for folder in (model, model.parent.parent):
-        if has_begun(folder):
-            return folder
-    return None
+    if has_begun(model):
+        return model
+    folder = model.absolute().parent
+    return folder.parent if folder.name == CHECKPOINTS and has_begun(folder.parent) else None
 
 
 @contextmanager
@@ -178,13 +178,16 @@ def may_change(key: str, config: Config) -> bool:
     """Whether a resumed run may have another value of `key`: nothing that has been computed so far depends on it.
 
     The settings of the beam search are free as long as only the test reads them. A dev or client decoder that
-    searches steers the learning rate and the weights of clients by them. The number of rounds is free as long as
+    searches steers the learning rate and the weights of clients by them, and one that makes hypotheses what is trained
+    on. The number of rounds is free as long as
     neither a learning rate nor an average was planned by it.
     """
     if key == "federation.rounds":
         return config.federation.decay_from == 1 and config.federation.average_last is None
     if key.startswith(f"evaluation.{SEARCH}"):
-        return Decoder.beam not in (config.evaluation.dev_decoder, config.evaluation.client_decoder)
+        labels = config.federation.pseudo_labels
+        used = {config.evaluation.dev_decoder, config.evaluation.client_decoder}
+        return Decoder.beam not in used | ({labels.decoder} if labels.on else set())
     return any(f"{key}.".startswith(f"{name}.") for name in MAY_CHANGE)
 
 

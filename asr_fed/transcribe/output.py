@@ -67,10 +67,12 @@ def _cut_to_whole_lines(file: BinaryIO, settings: dict[str, Any], path: Path) ->
             raise ValueError(torn[:20])
         records = [json.loads(line) for line in lines]
         done = {record["path"] for record in records}
-        same = all(record[key] == value for record in records for key, value in settings.items())
+        same = all(record[key] == value for record in records for key, value in _rounded(settings).items())
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} holds something else than transcripts ({error!r}). Name another file.") from error
     if not same:
-        raise UserError(f"{path} holds transcripts by another recogniser, decoder or window. Name another file.")
+        raise UserError(
+            f"{path} holds transcripts by another recogniser, decoder, search or window. Name another file."
+        )
     file.truncate(sum(map(len, lines)))
     return done

@@ -113,18 +113,33 @@ def test_no_evaluation_overwrites_another(
         ),
         (["RUN/checkpoints/federated.pt"], "Give --manifest FILE"),
         (["RUN"], "no summary.json"),
+        (["RUN", "--output", "there", "--split", "dev"], "--split and --output would not be used without --manifest"),
+        (["FOREIGN", "--manifest", "MANIFEST"], "config.yaml is not the config of a run"),
         (["RUN", "--manifest", "MANIFEST", "--against", "RUN"], "is not what an evaluation leaves"),
     ],
 )
 def test_what_cannot_be_evaluated_is_said_in_one_line(
     arguments: list[str], told: str, run_dir: Path, manifest: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [word.replace("RUN", str(run_dir)).replace("MANIFEST", str(manifest)) for word in arguments]
+    foreign = manifest.parent / "foreign"
+    foreign.mkdir()
+    (foreign / "config.yaml").write_text("learning_rate: 3\n")
+    places = {"RUN": run_dir, "MANIFEST": manifest, "FOREIGN": foreign}
+    words = arguments
+    for name, place in places.items():
+        words = [word.replace(name, str(place)) for word in words]
     assert main([*words, "--device", "cpu"]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
 
 
-def test_the_run_behind_a_checkpoint_is_found(run_dir: Path, manifest: Path) -> None:
+def test_the_run_behind_a_checkpoint_is_found_wherever_one_stands(
+    run_dir: Path, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run_dir / "checkpoints")
+    assert run_of(Path("federated.pt")) == run_dir
+    (tmp_path / "config.yaml").write_text("of: something else\n")
+    monkeypatch.chdir(tmp_path)
+    assert run_of(Path("model.pt")) is None and run_of(Path("models/model.pt")) is None
     assert run_of(run_dir) == run_dir == run_of(run_dir / "checkpoints" / "federated.pt")
     assert run_of(manifest) is None

@@ -8,6 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from asr_fed.commands import evaluate, export, fleet_table, personalise, transcribe
+from asr_fed.config.schema import Config
 from asr_fed.data.manifest import write_manifest
 from asr_fed.model.recogniser import save_recogniser
 from asr_fed.runs.experiment import Experiment
@@ -55,6 +56,23 @@ def test_naming_an_object_does_not_run_it(
         assert fleet_table.main([*command, "simulation=phones"]) == 2
         assert "'os.mkdir', which is not in --trust" in capsys.readouterr().err.replace("\n", " ")
     assert not owned.exists()
+
+
+def test_what_prepared_the_corpus_is_not_even_imported(
+    foreign: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "payload.py").write_text("import pathlib\npathlib.Path(__file__).with_name('owned').touch()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run_dir = foreign({"_target_": "torch.optim.SGD"})
+    content: Any = OmegaConf.load(run_dir / "config.yaml")
+    ours = OmegaConf.structured(Config(data=content.data))
+    for name in ("algorithm", "weighting", "server"):
+        content[name] = ours[name]
+    content.data.prepare = {"_target_": "payload.prepare"}
+    OmegaConf.save(content, run_dir / "config.yaml")
+    assert fleet_table.main(["plan", str(run_dir), "simulation=phones"]) == 2
+    assert "payload" not in capsys.readouterr().err
+    assert not (tmp_path / "owned").exists()
 
 
 def test_an_optimizer_of_ones_own_is_trusted_on_the_command_line(

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from omegaconf import OmegaConf
 
 import asr_fed.tasks.personalise
 from asr_fed.commands.personalise import main
@@ -131,3 +132,22 @@ def test_what_cannot_be_done_is_said(
 ) -> None:
     assert call(model, manifest, *more) == 2
     assert told in capsys.readouterr().err
+
+
+def test_settings_of_the_run_that_have_changed_are_other_settings(
+    experiment: Experiment, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir, content = tmp_path / "run", OmegaConf.structured(experiment.config)
+    save_recogniser(experiment.fresh_recogniser(), run_dir / "checkpoints" / "federated.pt")
+
+    def again(*words: str, **changes: Any) -> int:
+        content.personalisation = OmegaConf.merge(content.personalisation, changes)
+        (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(content, resolve=True))
+        return call(run_dir, manifest, *words)
+
+    assert again(optimizer={"_target_": "torch.optim.SGD"}, lr=0.001) == 0
+    assert again() == 0
+    assert again(clip=3.0) == 2
+    assert "holds the result of another clip." in capsys.readouterr().err
+    assert again("--part", "head") == 2  # the rate of the run is for its own part
+    assert "with the run's personalisation.optimizer give --lr" in capsys.readouterr().err

@@ -200,6 +200,16 @@ def test_an_impossible_value_names_the_key(run, argument: str) -> None:
             "leave out federation.buffer",
         ),
         ("mode=central central.start=scratch warm_start.encoder=run", "set central.start=warm_start"),
+        (
+            "central.after_federation=true central.start=scratch warm_start=model.pt data.parts.warm_up_speakers=0",
+            "takes the features' mean from the warm-up speech",
+        ),
+        ("mode=central engine=deployment engine.address=localhost:8000", "set engine=local"),
+        (
+            "engine=deployment engine.address=localhost:8000 federation.round_timeout=9 federation.client_timeout=9 "
+            "central.after_federation=true central.start=warm_start",
+            "set central.after_federation=false",
+        ),
         ("engine=deployment engine.address=null", "engine.address"),
         ("federation.robust.clip=1.0", "federation.robust"),
         ("engine=deployment federation.clients.wrong_transcripts=0.3", "federation.clients.wrong_transcripts"),

@@ -298,14 +298,17 @@ def test_warm_up_from_a_list_is_kept_out_of_the_draws(tmp_path):
         ("s001\nstranger\n", "1 of 2 .*stranger"),
         ("s009\n", "dev or test set, such as s009"),
         ("\n", "no speaker"),
+        ("s001\ns008\n", "1 speaker.s. have only utterances of more than .*max_train_seconds=90.*s008"),
     ],
 )
 def test_a_wrong_warm_up_list_is_refused(tmp_path, content, message):
     listed = tmp_path / "warm_up.txt"
     listed.write_text(content, encoding="utf-8")
     utterances = [replace(u, split="test" if u.speaker == "s009" else "") for u in equal_speakers(10)]
+    utterances = [replace(u, duration=99.0) if u.speaker == "s008" else u for u in utterances]
+    parts = PartsConfig(warm_up_file=str(listed), max_train_seconds=90.0)
     with pytest.raises(UserError, match=message):
-        partition_speakers(utterances, PartsConfig(warm_up_file=str(listed)), ClientsConfig(), seed=0)
+        partition_speakers(utterances, parts, ClientsConfig(), seed=0)
 
 
 def test_a_speaker_of_several_splits_goes_to_test_before_dev_before_training():

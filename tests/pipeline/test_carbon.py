@@ -149,6 +149,10 @@ def test_a_run_without_a_clock_is_accounted_as_one_that_was_trained_with_it(
     demo: Callable[..., Path], on_phones: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     without, again = demo(), tmp_path / "again"
+    config = OmegaConf.load(without / "config.yaml")
+    config.device = "cuda"  # it need not be there to tell the time again
+    config.evaluation.report_clips = 2
+    OmegaConf.save(config, without / "config.yaml")
     assert fleet_table.main(["account", str(without), str(again), *FLEET]) == 0
     for name in ("simulation.csv", "simulation_rounds.csv", "simulation_heard.csv", "carbon.csv"):
         assert (again / name).read_bytes() == (on_phones / name).read_bytes(), name
@@ -159,6 +163,7 @@ def test_a_run_without_a_clock_is_accounted_as_one_that_was_trained_with_it(
     assert [each.fleet_seconds for each in read_history(again)] == [
         each.fleet_seconds for each in read_history(on_phones)
     ]
+    assert (again / "report.html").read_text().count("<audio") == 2
     fleet = describe_fleet(ours["simulation"])
     assert capsys.readouterr().out.startswith("\n".join(fleet)) and fleet[0] in (again / "report.html").read_text()
     assert read_config(again).run_dir == str(again) and not read_client_times(without)

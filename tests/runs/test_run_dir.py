@@ -209,13 +209,14 @@ def test_the_number_of_rounds_may_not_change_where_something_was_planned_by_it(t
     claim(tmp_path, plan, "resume=true", "federation.round_timeout=9.0")
 
 
-@pytest.mark.parametrize("steering", ["dev", "client"])
+@pytest.mark.parametrize("steering", ["evaluation.dev_decoder", "evaluation.client_decoder", "labels"])
 @pytest.mark.parametrize("search", [change for change in LATER if change.startswith("evaluation.beam_")])
 def test_the_settings_of_a_beam_that_steers_may_not_change(tmp_path: Path, steering: str, search: str) -> None:
-    decoder = f"evaluation.{steering}_decoder=beam"
-    claim(tmp_path, decoder)
+    labels = ("federation.pseudo_labels.decoder=beam", "federation.pseudo_labels.every=2")
+    decoder = labels if steering == "labels" else (f"{steering}=beam",)
+    claim(tmp_path, *decoder)
     with pytest.raises(UserError, match=rf"other values of {search.split('=')[0]}\."):
-        claim(tmp_path, decoder, "resume=true", search)
+        claim(tmp_path, *decoder, "resume=true", search)
 
 
 @pytest.mark.parametrize("decoder", list(Decoder))

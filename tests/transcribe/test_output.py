@@ -53,6 +53,12 @@ def test_what_is_there_is_done(tmp_path: Path) -> None:
     assert [json.loads(line)["path"] for line in file.read_bytes().splitlines()] == ["a.wav", odd, "b.wav"]
 
 
+def test_settings_of_many_digits_are_the_same_settings(tmp_path: Path) -> None:
+    file = tmp_path / "out.jsonl"
+    write(file, "a.wav", window=12.3456)
+    assert write(file, "b.wav", window=12.3456) == {"a.wav"}
+
+
 @pytest.mark.parametrize("left", [1, 9, 10, 50])
 def test_a_torn_line_is_written_again(tmp_path: Path, left: int) -> None:
     file = tmp_path / "out.jsonl"
@@ -68,7 +74,7 @@ def test_other_settings_are_refused(tmp_path: Path, change: dict[str, Any]) -> N
     file = tmp_path / "out.jsonl"
     write(file, "a.wav")
     before = file.read_bytes()
-    with pytest.raises(UserError, match="another recogniser, decoder or window"):
+    with pytest.raises(UserError, match="another recogniser, decoder, search or window"):
         write(file, "b.wav", **change)
     assert file.read_bytes() == before
 
