@@ -6,7 +6,7 @@ refuse this, and leave room for every recipe of ours. Refusals name the rule, ne
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from asr_fed.data.untranscribed import transcribed
 from asr_fed.engines.deployment.journal import JOURNAL, Journal
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import write_text
-from asr_fed.wire.messages import Refused, SharedConfig
+from asr_fed.wire.messages import WHOLE, Refused, SharedConfig, Terms
 
+TOO_LITTLE = "the policy of this node's owner: utterances, seconds and steps behind an update would be too few"
 PENDING, APPROVED = "pending", "approved"  # folders of setups in a node's folder
 # The largest value of each number that decides how much a node computes. Other limits are beside the model's.
 MOST = {
@@ -87,23 +88,24 @@ def check_setup(policy: Policy, config: Config, own: bool) -> None:
 
 def permitted(policy: Policy, config: Config, clients: Sequence[Client]) -> tuple[Client, ...]:
     """The clients whose updates may leave the node. Raises Refused where there are none."""
-    settings = config.federation
-    batch, taken = settings.batch.max_utterances, []
-    for client in clients:
-        # Steps are made on no more than so many utterances, and no fewer than this many steps are made.
-        certain = trained_on(client, settings.pseudo_labels)
-        per_epoch = math.ceil(certain / batch)
-        steps = settings.local_steps if settings.local_steps is not None else settings.local_epochs * per_epoch
-        utterances = min(certain, steps * batch)
-        seconds = math.fsum(utterance.duration for utterance in client.train)
-        seconds *= utterances / max(1, len(client.train))
-        if utterances >= policy.utterances and seconds >= policy.seconds and steps >= policy.steps:
-            taken.append(client)
+    taken = tuple(client for client in clients if is_enough(policy, config, client))
     if not taken:
-        raise Refused(
-            "the policy of this node's owner: utterances, seconds and steps behind an update would be too few"
-        )
-    return tuple(taken)
+        raise Refused(TOO_LITTLE)
+    return taken
+
+
+def is_enough(policy: Policy, config: Config, client: Client, most_steps: int | None = None) -> bool:
+    """Whether enough speech and steps are behind a client's update; it may end after `most_steps`."""
+    settings = config.federation
+    # Steps are made on no more than so many utterances, and no fewer than this many steps are made.
+    certain, batch = trained_on(client, settings.pseudo_labels), settings.batch.max_utterances
+    per_epoch = math.ceil(certain / batch)
+    steps = settings.local_steps if settings.local_steps is not None else settings.local_epochs * per_epoch
+    steps = steps if most_steps is None else min(steps, most_steps)
+    utterances = min(certain, steps * batch)
+    seconds = math.fsum(utterance.duration for utterance in client.train)
+    seconds *= utterances / max(1, len(client.train))
+    return utterances >= policy.utterances and seconds >= policy.seconds and steps >= policy.steps
 
 
 def trained_on(client: Client, labels: PseudoLabelsConfig) -> int:
@@ -122,6 +124,18 @@ def check_order(policy: Policy, clients: int, rounds: int, worked: float, own: b
     if rounds >= policy.rounds:
         raise _refused("rounds", f"round {rounds + 1} of this setup")
     check_hours(policy, worked)
+
+
+def check_terms(policy: Policy, config: Config, terms: Mapping[str, Terms], clients: Sequence[Client]) -> None:
+    """Raises Refused for terms that ask own speech for less behind an update than its owner wants.
+
+    `clients` are those of the order.
+    """
+    if not all(is_enough(policy, config, client, terms.get(client.id, WHOLE).steps) for client in clients):
+        raise Refused(TOO_LITTLE)
+    weights = {terms.get(client.id, WHOLE).weight for client in clients}
+    if policy.clients > 1 and len(weights) > 1:  # of a sum in which the others hardly count, one client is seen
+        raise _refused("clients", "terms that let clients count unequally")
 
 
 def check_hours(policy: Policy, worked: float) -> None:

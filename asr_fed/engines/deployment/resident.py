@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from flwr.app import Error, Message, MessageType
 from asr_fed.aggregation.update import Update, empty, merge
 from asr_fed.engines.deployment.journal import JOURNAL, Journal
 from asr_fed.engines.deployment.node_experiment import NodeExperiment, prepare, reopen
-from asr_fed.engines.deployment.policy import check_hours, check_order
+from asr_fed.engines.deployment.policy import check_hours, check_order, check_terms
 from asr_fed.engines.deployment.settings import NodeSettings
 from asr_fed.engines.local_pool import LocalPool
 from asr_fed.engines.worker_count import default_workers
@@ -36,6 +36,7 @@ from asr_fed.wire.rounds import LONGEST_REASON, gains_message, order_setup, read
 REFUSED, NOT_IN_ORDER = 1, 2
 DONE = "done: that was the last thing to do for this experiment; waiting for the next one"
 LOST = "its worker was lost"
+TOO_FEW = "the policy of this node's owner (policy.clients) lets no update of so few clients leave"
 
 A = TypeVar("A", bound=Answer)
 
@@ -117,9 +118,7 @@ class Resident:
     def _train(self, message: Message) -> Message:
         started = time.perf_counter()
         order = self._own_order(message, to_train=True)
-        asked = self._on_workers(order)
-        updates = [answer.update for _, answer in sorted(asked.answers.items()) if answer.update is not None]
-        update = merge(updates) if updates else self._nothing()
+        update, asked = self._enough(order, *self._merged(order))
         timing = _timing(started, asked)
         config = self._opened()[0].config
         rounds = config.federation.rounds
@@ -130,6 +129,18 @@ class Resident:
         if order.server_round >= rounds and not config.personalise:
             self.say(DONE)
         return reply
+
+    def _merged(self, order: Order) -> tuple[Update, Asked[Reply]]:
+        """What all workers make of an order, in one update."""
+        asked = self._on_workers(order)
+        updates = [answer.update for _, answer in sorted(asked.answers.items()) if answer.update is not None]
+        return merge(updates) if updates else self._nothing(), asked
+
+    def _enough(self, order: Order, update: Update, asked: Asked[Reply]) -> tuple[Update, Asked[Reply]]:
+        """The same, or no update where clients failed and the rest are fewer than the node's owner wants in one."""
+        if not self.settings.own or update.totals.get("clients", 0) >= self.settings.policy.clients:
+            return update, asked
+        return self._nothing(), replace(asked, failures=dict.fromkeys(order.clients, TOO_FEW) | asked.failures)
 
     def _sent(self, reply: Message, order: Order, timing: Timing) -> Message:
         """The reply, noted in the journal."""
@@ -185,6 +196,9 @@ class Resident:
         self.journal.add("ordered", setup=setup, round=order.server_round, **came)
         rounds, own = self.journal.rounds(setup), self.settings.own
         check_order(self.settings.policy, len(order.clients), rounds, self._worked(), own)
+        if own:
+            named = [client for client in self._experiment.clients if client.id in order.clients]
+            check_terms(self.settings.policy, self._experiment.config, order.terms, named)
         return order
 
     def _worked(self) -> float:

@@ -27,6 +27,7 @@ from asr_fed.engines.deployment.policy import (
     check_approved,
     check_order,
     check_setup,
+    check_terms,
     describe_setup,
     pending,
     permitted,
@@ -41,7 +42,7 @@ from asr_fed.runs.experiment import Experiment, open_experiment
 from asr_fed.system.errors import UserError
 from asr_fed.tasks.learners import create_learner
 from asr_fed.tasks.recognition import Recognition
-from asr_fed.wire.messages import Order, Refused, SharedConfig
+from asr_fed.wire.messages import Order, Refused, SharedConfig, Terms
 from tests.federation.plain_node import PlainNode
 from tests.tiny import talk, tiny_recogniser
 
@@ -367,6 +368,30 @@ def test_a_setup_as_ours_is_taken_by_default(setup: SharedConfig, owner: Client,
     check_setup(silo.policy, config, own=True)
     [client] = permitted(silo.policy, config, own_clients(silo, config))
     assert len(client.train) > 40
+
+
+def test_terms_of_an_order_do_not_bypass_the_policy(setup: SharedConfig, owner: Client, tmp_path: Path) -> None:
+    """An order for one step gave an update of one batch, whatever the setup said."""
+    silo = node(tmp_path, long(owner), name="clinic", policy=Policy())
+    config = read_shared(changed(setup, put("federation", local_epochs=2)).config, silo, tmp_path)
+    hosted = permitted(silo.policy, config, own_clients(silo, config))
+    for steps in (None, 100, 5):
+        check_terms(silo.policy, config, {"clinic": Terms(steps, 0.5), "elsewhere": Terms(1)}, hosted)
+    for policy, steps in ((Policy(), 4), (Policy(), 0), (Policy(utterances=21), 5), (Policy(seconds=81.0), 5)):
+        with pytest.raises(Refused, match="policy of this node's owner"):
+            check_terms(policy, config, {"clinic": Terms(steps)}, hosted)
+
+
+def test_no_client_of_a_sum_is_singled_out_by_its_weight(
+    setup: SharedConfig, experiment: Experiment, tmp_path: Path
+) -> None:
+    speech = tuple(each for client in experiment.partition.clients for each in client.utterances)
+    silo = node(tmp_path, speech, clients=Clients.speaker, name="clinic", policy=replace(LENIENT, clients=2))
+    config = read_shared(setup.config, silo, tmp_path)
+    hosted = own_clients(silo, config)
+    check_terms(silo.policy, config, {client.id: Terms(None, 0.5) for client in hosted}, hosted)
+    with pytest.raises(Refused, match=r"policy\.clients"):
+        check_terms(silo.policy, config, {hosted[0].id: Terms(None, 1e-4)}, hosted)
 
 
 def test_speakers_with_too_little_speech_take_no_part(setup: SharedConfig, owner: Client, tmp_path: Path) -> None:

@@ -13,18 +13,20 @@ import pytest
 import yaml
 from flwr.app import Message, MessageType, RecordDict
 
+from asr_fed.data.manifest import write_manifest
 from asr_fed.engines.deployment import resident
 from asr_fed.engines.deployment.journal import JOURNAL, Journal
 from asr_fed.engines.deployment.policy import Policy
 from asr_fed.engines.deployment.resident import NOT_IN_ORDER, REFUSED, Resident
-from asr_fed.engines.deployment.settings import NodeSettings
+from asr_fed.engines.deployment.settings import Clients, NodeSettings
 from asr_fed.engines.workers import Event, WorkerLost
+from asr_fed.federation import client_app
 from asr_fed.federation.shared_config import shared_config
 from asr_fed.model.state import read_state
 from asr_fed.runs.experiment import Experiment
 from asr_fed.wire.flower_private import identify_process
 from asr_fed.wire.joining import query_message, read_report
-from asr_fed.wire.messages import Order, SharedConfig
+from asr_fed.wire.messages import Order, SharedConfig, Terms
 from asr_fed.wire.rounds import order_arrays, order_message, read_reply, reply_ticket
 from tests.federation.inline_pool import InlinePool
 from tests.federation.plain_node import PlainNode, content
@@ -245,6 +247,60 @@ def test_a_node_started_anew_trains_without_being_asked_to_join(
         update = read_reply(answer, server.clients[:2], len(server.weights)).update
     expected, _ = server.plain.update(Order(2, 0.1, tuple(server.clients[:2]), server.weights))
     assert update is not None and content(update) == content(expected)
+
+
+def test_a_simulated_client_may_be_asked_for_a_part_of_a_round(node: Node, server: Server) -> None:
+    asked = server.clients[:2]
+    terms = {asked[0]: Terms(1, 0.5)}
+    update = read_reply(
+        node.resident.answer(server.order(clients=asked, terms=terms)), asked, len(server.weights)
+    ).update
+    expected, _ = server.plain.update(Order(2, 0.1, tuple(asked), server.weights, terms=terms))
+    assert update is not None and content(update) == content(expected)
+
+
+@pytest.fixture
+def hospital(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    """A node with speakers of its own; two of them at least have to be in an update. It has joined."""
+    monkeypatch.setattr(resident, "LocalPool", InlinePool)
+    speech = [each for client in server.experiment.partition.clients for each in client.utterances]
+    write_manifest(tmp_path / "manifest.csv", speech)
+    given: dict[str, Any] = {"folder": str(tmp_path / "state"), "manifest": str(tmp_path / "manifest.csv")}
+    given["policy"] = Policy(utterances=1, seconds=0.0, steps=1, batch=1, clients=2)
+    hospital = new(NodeSettings("hospital", "here:1", **given, clients=Clients.speaker, workers=1, device="cpu"))
+    with hospital.resident:
+        assert not hospital.resident.answer(server.query()).has_error(), hospital.said
+        yield hospital
+
+
+def test_an_own_client_is_not_asked_for_less_than_its_owner_wants(hospital: Node, server: Server) -> None:
+    asked = ["hospital-0001", "hospital-0002"]
+    assert not hospital.resident.answer(server.order(clients=asked)).has_error()
+    code, reason = hospital.error(server.order(clients=asked, terms={asked[0]: Terms(0)}))
+    assert code == REFUSED and "policy of this node's owner" in reason
+
+
+def test_no_update_leaves_with_fewer_clients_than_its_owner_wants(
+    hospital: Node, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the others failed, what was left was the update of a single client."""
+    train, asked = client_app.train_speech, ["hospital-0001", "hospital-0002", "hospital-0003"]
+    ill = {asked[1]}
+
+    def only_some(run: Any, training: Any, algorithm: Any, weighting: Any, client: Any, *rest: Any) -> Any:
+        if client.id in ill:
+            raise ZeroDivisionError
+        return train(run, training, algorithm, weighting, client, *rest)
+
+    monkeypatch.setattr(client_app, "train_speech", only_some)
+    reply = read_reply(hospital.resident.answer(server.order(clients=asked)), asked, len(server.weights))
+    assert reply.update is not None and reply.failures.keys() == ill
+    ill.add(asked[0])
+    answer = hospital.resident.answer(server.order(clients=asked))
+    assert "arrays" not in answer.content and "totals" not in answer.content
+    failures = read_reply(answer, asked, len(server.weights)).failures
+    assert "ZeroDivisionError" in failures[asked[0]] and "policy.clients" in failures[asked[2]]
+    assert "policy.clients" in hospital.said[-1]
 
 
 class Weak(InlinePool):
