@@ -6,7 +6,7 @@ environment, and only objects of classes that the node's owner trusts.
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -88,7 +88,9 @@ def prepare(setup: SharedConfig, settings: NodeSettings) -> NodeExperiment:
     processes = settings.workers or available_cores()
     _, partition = prepare_features(config, run_dir, partition, tokenizer, processes, most=1.0)
     remarks.append(describe_impossible(partition))
-    if left_out := len(hosted) - len(clients):
+    if settings.own:  # again, since what CTC cannot align is not trained on
+        partition = replace(partition, clients=permitted(settings.policy, config, partition.clients))
+    if settings.own and (left_out := len(hosted) - len(partition.clients)):
         remarks.append(f"{left_out} client(s) have less speech than the policy wants, and take no part.")
     write_partition(partition, run_dir / "partition")
     experiment = NodeExperiment(setup, run_dir, config, partition.clients, shape, " ".join(filter(None, remarks)))

@@ -402,6 +402,28 @@ def test_speakers_with_too_little_speech_take_no_part(setup: SharedConfig, owner
     assert len(hosted) == 2 and len(permitted(silo.policy, config, hosted)) == 1
 
 
+def test_speech_that_cannot_be_trained_on_does_not_count(
+    setup: SharedConfig, experiment: Experiment, tmp_path: Path
+) -> None:
+    """A speaker of whom too little is left takes no part; where nobody is left, the setup is refused."""
+    few, more = sorted(experiment.partition.clients, key=lambda client: len(client.train))[:2]
+    assert len(few.train) < len(more.train)
+    impossible = replace(few.train[0], text=" ".join(["ba du ki mo ne ra su ti"] * 40))
+    speech = tuple(impossible if each.id == impossible.id else each for each in few.utterances)
+    policy = replace(LENIENT, utterances=len(few.train))
+    (tmp_path / "alone").mkdir()
+    assert prepare(setup, node(tmp_path / "alone", few.utterances, name=few.id, policy=policy)).clients
+    with pytest.raises(Refused, match="policy of this node's owner"):
+        prepare(setup, node(tmp_path, speech, name=few.id, policy=policy))
+    speakers = node(tmp_path, speech + more.utterances, name="clinic", policy=policy, clients=Clients.speaker)
+    prepared = prepare(setup, speakers)
+    [client] = prepared.clients
+    assert {each.speaker for each in client.train} == {more.train[0].speaker}
+    assert "1 client(s) have less speech than the policy wants" in prepared.remark
+    assert open_experiment(prepared.run_dir).partition.clients == prepared.clients
+    assert impossible.id in prepared.remark
+
+
 @pytest.mark.parametrize(
     "change",
     [
