@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import instantiate
+
 from asr_fed.config.schema import Config, PseudoLabelsConfig
 from asr_fed.config.setting import setting
 from asr_fed.data.partition import Client
 from asr_fed.data.untranscribed import transcribed
 from asr_fed.engines.deployment.journal import JOURNAL, Journal
+from asr_fed.model.state import StateLayout
 from asr_fed.system.errors import UserError
 from asr_fed.system.files import write_text
 from asr_fed.wire.messages import WHOLE, Refused, SharedConfig, Terms
@@ -88,14 +91,18 @@ def check_setup(policy: Policy, config: Config, own: bool) -> None:
 
 def permitted(policy: Policy, config: Config, clients: Sequence[Client]) -> tuple[Client, ...]:
     """The clients whose updates may leave the node. Raises Refused where there are none."""
-    taken = tuple(client for client in clients if is_enough(policy, config, client))
+    # A gradient that an algorithm sums besides tells as much as steps on the same batches.
+    gradients = getattr(instantiate(config.algorithm), "gradient_batches", None)
+    if gradients is not None and gradients < policy.steps:
+        raise _refused("steps", f"algorithm.gradient_batches={gradients}")
+    taken = tuple(client for client in clients if is_enough(policy, config, client, gradients))
     if not taken:
         raise Refused(TOO_LITTLE)
     return taken
 
 
 def is_enough(policy: Policy, config: Config, client: Client, most_steps: int | None = None) -> bool:
-    """Whether enough speech and steps are behind a client's update; it may end after `most_steps`."""
+    """Whether enough speech and steps are behind what a client sends; of its steps `most_steps` count."""
     settings = config.federation
     # Steps are made on no more than so many utterances, and no fewer than this many steps are made.
     certain, batch = trained_on(client, settings.pseudo_labels), settings.batch.max_utterances
@@ -188,12 +195,23 @@ def describe_setup(config: Config) -> str:
         f"Holds back {settings.clients.dev_fraction:.0%} of each client's speech to measure on.",
         "Leaves this node in each round: the sum of its clients' weighted changes of the model, and sums of their word "
         "errors, words, losses, utterances and seconds. No audio, transcript, feature or file name.",
+        *_besides(config),
         f"With fewer clients in a round the sums say more of each. The weighting is "
         f"{str(config.weighting['_target_']).rsplit('.', 1)[-1]}.",
     ]
     if config.personalise:
         lines.append("At the end, each client's own word errors before and after it is fine-tuned leave by name.")
     return "\n".join(lines)
+
+
+def _besides(config: Config) -> list[str]:
+    """A line about the further vectors that the algorithm sums; none where there are none."""
+    try:
+        # Names do not depend on the model, which nobody has built yet.
+        summed = instantiate(config.algorithm).summed(StateLayout(("weights",), (1,), 1))
+    except Exception as error:  # of settings from outside
+        return [f"The algorithm cannot say what it sums besides ({type(error).__name__})."]
+    return [f"Besides, the sum of each client's own vectors: {', '.join(summed)}."] if summed else []
 
 
 def _refused(rule: str, what: str) -> Refused:

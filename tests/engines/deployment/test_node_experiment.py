@@ -382,6 +382,39 @@ def test_terms_of_an_order_do_not_bypass_the_policy(setup: SharedConfig, owner: 
             check_terms(policy, config, {"clinic": Terms(steps)}, hosted)
 
 
+def mime_lite(batches: int | None) -> Change:
+    def change(config: dict[str, Any]) -> None:
+        config["algorithm"] = {"_target_": "asr_fed.algorithms.mime_lite.MimeLite", "gradient_batches": batches}
+        config["federation"].update(local_epochs=2, optimizer={"_target_": "torch.optim.SGD"})
+
+    return change
+
+
+def test_a_gradient_of_few_batches_does_not_bypass_the_policy(
+    setup: SharedConfig, owner: Client, tmp_path: Path
+) -> None:
+    """MimeLite with gradient_batches=1 sent the gradient of one batch beside the update."""
+    silo = node(tmp_path, long(owner), name="clinic", policy=Policy())
+
+    def taken(batches: int | None, policy: Policy) -> tuple[Client, ...]:
+        config = read_shared(changed(setup, mime_lite(batches)).config, silo, tmp_path)
+        check_setup(policy, config, own=True)
+        return permitted(policy, config, own_clients(silo, config))
+
+    assert len(taken(None, Policy())) == len(taken(5, Policy())) == 1
+    for batches, policy in ((1, Policy()), (4, Policy()), (5, Policy(utterances=21)), (5, Policy(seconds=81.0))):
+        with pytest.raises(Refused, match="policy of this node's owner"):
+            taken(batches, policy)
+
+
+def test_an_owner_reads_which_vectors_leave_besides(setup: SharedConfig, silo: NodeSettings, tmp_path: Path) -> None:
+    config = read_shared(changed(setup, mime_lite(None)).config, silo, tmp_path)
+    assert "each client's own vectors: gradient." in describe_setup(config)
+    config.algorithm["gradient_batches"] = 0
+    assert "cannot say what it sums besides" in describe_setup(config)
+    assert "esides" not in describe_setup(read_shared(setup.config, silo, tmp_path))
+
+
 def test_no_client_of_a_sum_is_singled_out_by_its_weight(
     setup: SharedConfig, experiment: Experiment, tmp_path: Path
 ) -> None:
