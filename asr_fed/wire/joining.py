@@ -9,6 +9,8 @@ from asr_fed.wire.messages import ClientSize, Refused, Report, SharedConfig
 from asr_fed.wire.records import is_amount, is_count, is_id, named_record, only_records, read_columns, told
 
 LARGEST_SETUP = 32 << 20  # bytes of config, tokenizer and codebook
+# Seconds of speech that a client can have. Sums of larger ones could leave the range of a float.
+LONGEST_UTTERANCE, MOST_DEV_SECONDS = 3600, 1e9
 
 
 def query_message(node: int, setup: SharedConfig) -> Message:
@@ -62,5 +64,7 @@ def read_report(message: Message) -> Report:
             raise Refused(f"a client id {client!r:.80}")
         if not is_count(examples) or not is_amount(train) or not is_amount(dev):
             raise Refused(f"amounts of speech of {client} that are not numbers of at least 0")
+        if train > LONGEST_UTTERANCE * examples or dev > MOST_DEV_SECONDS:
+            raise Refused(f"more seconds of speech of {client} than its utterances can have")
         sizes[client] = ClientSize(examples, float(train), float(dev))
     return Report(told(name, 80), own, setup, sizes)
