@@ -5,6 +5,7 @@ environment, and only objects of classes that the node's owner trusts.
 """
 
 import math
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,6 +83,7 @@ def prepare(setup: SharedConfig, settings: NodeSettings) -> NodeExperiment:
     partition = Partition((), (), (), (), clients)
     remarks = [describe_unknown(tokenizer, (utterance.text for utterance in partition.utterances))]
     run_dir.mkdir(parents=True, exist_ok=True)
+    _keep_by_run(run_dir / "clients", Path(settings.folder) / "clients")
     save_tokenizer(tokenizer, run_dir / "tokenizer.model")
     if setup.base:  # for the workers
         save_learner(learner, config, run_dir / "checkpoints" / "warm_start.pt")
@@ -101,6 +103,16 @@ def prepare(setup: SharedConfig, settings: NodeSettings) -> NodeExperiment:
         path.write_bytes(setup.drawn)
     write_text(run_dir / "setup.yaml", setup.config)
     return experiment
+
+
+def _keep_by_run(link: Path, kept: Path) -> None:
+    """What clients keep between rounds belongs to a run, which has another setup where it is resumed with more rounds.
+
+    A folder of an earlier version stays.
+    """
+    kept.mkdir(exist_ok=True)
+    if not link.exists():
+        link.symlink_to(os.path.relpath(kept, link.parent))
 
 
 def reopen(sha256: str, settings: NodeSettings) -> NodeExperiment:

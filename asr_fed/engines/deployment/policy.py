@@ -159,7 +159,7 @@ def check_disk(policy: Policy, folder: Path) -> None:
     if held > policy.gigabytes * 1e9:
         raise UserError(
             f"{folder} holds {held / 1e9:.1f} GB, policy.gigabytes is {policy.gigabytes:g}: remove "
-            "features/, and experiments/ of runs that have ended (in them clients/, what clients keep between rounds)."
+            "features/, and what is in experiments/ and clients/ of runs that have ended."
         )
 
 

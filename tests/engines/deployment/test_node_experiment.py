@@ -82,6 +82,17 @@ def like_those_of_a_manifest(client: Client) -> Client:
     return Client(client.id, rounded(client.train), rounded(client.dev))
 
 
+def test_what_clients_keep_is_found_again_where_a_run_goes_on_with_another_setup(
+    setup: SharedConfig, silo: NodeSettings
+) -> None:
+    longer = replace(setup, config=setup.config.replace("round_timeout: null", "round_timeout: 900.0"))
+    assert longer != setup
+    kept = [prepare(each, silo).run_dir / "clients" for each in (setup, longer)]
+    assert kept[0] != kept[1] and kept[0].resolve() == kept[1].resolve() == Path(silo.folder).resolve() / "clients"
+    ClientStore(kept[0] / "a run").write("anne", 3, {"c": 1})
+    assert ClientStore(kept[1] / "a run").read("anne", 4) == {"c": 1}
+
+
 def test_a_silo_has_the_same_client_as_the_server_would_have_made(
     experiment: Experiment, setup: SharedConfig, silo: NodeSettings, owner: Client
 ) -> None:
