@@ -15,7 +15,7 @@ from asr_fed.aggregation.update import DELTA, ONE, Sum, Update, UpdateRefused, a
 from asr_fed.config.federation import RobustConfig, Rule
 
 Part = tuple[str, slice]  # the name of a vector, and entries of it
-Norms = list[float]  # of each part of an update, the median over the nodes of a round
+Norms = list[float]  # of each part of an update, the median over the nodes of a round that have learned something
 REMEMBERED = 5  # rounds, the present one among them, whose norms say what is usual
 
 
@@ -23,7 +23,7 @@ REMEMBERED = 5  # rounds, the present one among them, whose norms say what is us
 class Combined:
     """The update of several nodes.
 
-    norms: of this round, for `remembered`; None where nobody asks, or fewer than three nodes have answered.
+    norms: of this round, for `remembered`; None where nobody asks, or fewer than three nodes have learned something.
     clipped: how many nodes' updates were shortened.
     """
 
@@ -116,13 +116,17 @@ def _clipped(
     With `clip_median` buffers, and each further vector, are held to that multiple of their own usual norm, too: else
     a node that leaves the parameters alone could send any running variance. The usual norm is the median of the last
     rounds' medians, so that liars who are most of one round's nodes do not say what is usual.
+
+    Nodes that report no change of the parameters do not count: silos whose clients trust nothing that they hear
+    (`federation.pseudo_labels`) may be most of all, and what the others learn would be shortened to nothing for ever.
     """
     parts: list[Part] = [(DELTA, slice(0, parameters))]
     if parameters is not None:
         parts.append((DELTA, slice(parameters, None)))
     parts += [(name, slice(None)) for name in updates[0].sums if name != DELTA]
     norms = np.array([[norm(update, part) for part in parts] for update in updates])
-    own: Norms | None = np.median(norms, axis=0).tolist() if len(updates) > 2 else None  # of two neither is usual
+    learned = norms[norms[:, 0] > 0]
+    own: Norms | None = np.median(learned, axis=0).tolist() if len(learned) > 2 else None  # of two neither is usual
     usual = [*past, own] if own is not None else list(past)
     limits = np.full(len(parts), np.inf)
     if settings.clip_median is not None and usual:

@@ -55,8 +55,8 @@ class RobustConfig:
 
     clip: the largest L2 norm that a node's mean change of the parameters may have; a longer one is shortened to it.
     clip_median: the same as a multiple of the usual norm: the median over a round's nodes, of which the median over
-    five rounds; from three nodes on. Buffers (running means and variances) and the algorithm's further vectors
-    likewise. 3 with engine=deployment.
+    five rounds; from three nodes on. Nodes whose change is 0 do not count. Buffers (running means and variances) and
+    the algorithm's further vectors likewise. 3 with engine=deployment.
     node_share: the largest share of a cohort that clients of one node may be, but each node may always have one; a
     cohort is smaller where the nodes are too few for that. null: as many as sampling draws.
     """

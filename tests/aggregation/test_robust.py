@@ -104,6 +104,21 @@ def test_liars_who_are_most_of_one_round_do_not_say_what_is_usual(honest: list[U
     assert np.abs(mean(two.update)).max() < 0.25 and two.norms is None, "of two nodes as well, once more were there"
 
 
+def test_nodes_that_learn_nothing_do_not_say_what_is_usual(honest: list[Update]) -> None:
+    """Silos that trust none of their pseudo labels send a change of 0, and may be most of all, round after round."""
+    settings = RobustConfig(clip_median=2.0)
+    silent = [node(np.zeros(LENGTH), weight=2.0**-16) for _ in range(20)]
+    nothing = combine(silent, settings, PARAMETERS)
+    assert nothing.norms is None and nothing.clipped == 0, "a round of them says nothing to later ones"
+    two = combine([*silent, *honest[:2]], settings, PARAMETERS)
+    assert two.norms is None and two.clipped == 0, "of two that have learned neither is usual"
+    alone = combine(honest, settings, PARAMETERS)
+    for liars in (0, 1):
+        among = combine([*silent, *honest, *[attack(1000.0)] * liars], settings, PARAMETERS)
+        assert among.clipped == liars and among.norms == pytest.approx(alone.norms, rel=0.05)
+        assert mean(among.update)[:PARAMETERS] == pytest.approx(0.1, abs=0.02)
+
+
 def test_updates_that_become_longer_and_longer_are_usual_after_a_while(honest: list[Update]) -> None:
     settings, past, clipped = RobustConfig(clip_median=2.0), [], []
     for size in (1, 1, 1, 1, 10, 10, 10, 10):
