@@ -7,16 +7,16 @@ have the mean m and the variance v. The mean of w_k after e_k was seen is
     w_k* = (v e_k + m^2) / (v n_k + m),
 
 which is e_k / n_k where clients are very different or n_k is large, and m where clients are alike or n_k is small. Of
-the K clients of a round, with E = sum e_k, N = sum n_k and Q = sum e_k^2 / n_k,
+the K clients of a round that have words, with E = sum e_k, N = sum n_k and Q = sum e_k^2 / n_k,
 
     m = E / N,    v = max(0, (Q - E^2 / N - (K - 1) m) / (N (1 - 1/K))),
 
 the moments of that model for clients of equal n_k; where these differ v comes out somewhat low. Errors come in
 clusters, which Poisson's law does not know: then v comes out high, and WERs are shrunk less than they could be.
 
-Only the three sums leave the clients, added up with those of all others; Q of a single client is no more than its E and
-N already say. The server sends m and v of the last round with the next order, the same to all, and the client shrinks
-its own WER.
+Only the three sums and K leave the clients, added up with those of all others; Q of a single client is no more than its
+E and N already say. The server sends m and v of the last round with the next order, the same to all, and the client
+shrinks its own WER.
 """
 
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ def squared_errors(errors: int, words: int) -> int:
 
 def prior_of(totals: Mapping[str, int]) -> Prior:
     """From the sums of a round's clients."""
-    errors, words, clients = totals["word_errors"], totals["words"], totals["clients"]
+    errors, words, clients = totals["word_errors"], totals["words"], totals["measured"]
     if words == 0:
         return Prior()
     wer = errors / words

@@ -255,9 +255,8 @@ def train_speech(
     result = step.result
     totals = client_totals(result, own)
     errors = result.errors
-    weight = weighting(
-        Measured(result.num_examples, errors.rate, result.loss, order.reference_loss, errors.units, order.prior)
-    )
+    wer = errors.rate if errors.units else 1.0  # no errors in no words are no merit
+    weight = weighting(Measured(result.num_examples, wer, result.loss, order.reference_loss, errors.units, order.prior))
     weight *= terms.weight
     upload = config.federation.upload
     sent, unsent = to_send(

@@ -16,6 +16,7 @@ def client_totals(result: ClientResult, own: OwnLabels | None = None) -> dict[st
         raise UpdateRefused(f"a WER of {result.errors.errors} errors in {result.errors.units} words")
     return {
         "loss": fixed(result.loss),
+        "measured": int(result.errors.units > 0),
         "word_errors": result.errors.errors,
         "words": result.errors.units,
         "squared_errors": squared_errors(result.errors.errors, result.errors.units),

@@ -19,8 +19,8 @@ from asr_fed.aggregation.prior import Prior
 from asr_fed.aggregation.update import Update
 
 TOTALS = (  # what is summed over clients besides vectors and weights
-    *("clients", "weight_squared", "loss", "word_errors", "words", "squared_errors", "examples", "skipped_steps"),
-    *("audio_milliseconds", "train_milliseconds", "untranscribed", "pseudo_labelled"),
+    *("clients", "weight_squared", "loss", "measured", "word_errors", "words", "squared_errors", "examples"),
+    *("skipped_steps", "audio_milliseconds", "train_milliseconds", "untranscribed", "pseudo_labelled"),
 )
 
 

@@ -14,6 +14,7 @@ def totals(errors: np.ndarray, words: np.ndarray) -> dict[str, int]:
     squares = sum(squared_errors(e, n) for e, n in zip(errors.tolist(), words.tolist(), strict=True))
     return {
         "clients": len(words),
+        "measured": int((words > 0).sum()),
         "word_errors": int(errors.sum()),
         "words": int(words.sum()),
         "squared_errors": squares,
@@ -76,7 +77,7 @@ def test_it_keeps_the_order_of_clients_with_equally_much_speech_and_trusts_those
     assert prior.shrink(0.5, 5) < prior.shrink(0.5, 50) < prior.shrink(0.5, 5000) < 0.5
 
 
-@pytest.mark.parametrize("prior", [Prior(), prior_of({"word_errors": 0, "words": 0, "clients": 3})])
+@pytest.mark.parametrize("prior", [Prior(), prior_of({"word_errors": 0, "words": 0, "measured": 0})])
 def test_where_nothing_is_known_the_wer_is_the_clients_own(prior: Prior) -> None:
     assert prior.shrink(0.4, 6) == 0.4
 
@@ -84,6 +85,15 @@ def test_where_nothing_is_known_the_wer_is_the_clients_own(prior: Prior) -> None
 def test_a_client_without_words_is_like_the_others() -> None:
     assert Prior(0.2, 0.02).shrink(0.0, 0) == pytest.approx(0.2)
     assert squared_errors(0, 0) == 0
+
+
+def test_clients_without_words_do_not_change_what_the_others_say() -> None:
+    """Such as silos without transcripts: each would take one more m off the variance."""
+    errors, words = np.array([1, 9, 2, 8]), np.array([20, 20, 20, 20])
+    silent = np.zeros(6, int)
+    alone = prior_of(totals(errors, words))
+    assert alone.variance > 0
+    assert prior_of(totals(np.concatenate([errors, silent]), np.concatenate([words, silent]))) == alone
 
 
 def test_a_single_client_says_nothing_of_differences() -> None:

@@ -1,5 +1,6 @@
 """Clients without transcripts: made where they are, kept for some rounds, counted in sums, the same on any engine."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from asr_fed.aggregation.prior import Prior
 from asr_fed.aggregation.update import DELTA, LEAST_WEIGHT, ONE
-from asr_fed.aggregation.weighting import LossSoftmax, NumExamples, weight_bounds_up_to
+from asr_fed.aggregation.weighting import LossSoftmax, NumExamples, WerSoftmax, weight_bounds_up_to
 from asr_fed.data.partition import Partition
 from asr_fed.data.untranscribed import hide_transcripts
 from asr_fed.federation.own_labels import LABELS, own_labels
@@ -127,9 +129,23 @@ def test_an_update_counts_them_and_holds_no_text(make: Callable[..., Experiment]
     assert failures == {} and update.totals["clients"] == 5 and update.totals["untranscribed"] == unheard
     with_text = [client for client in node.clients.values() if client.id not in silent(experiment.partition)]
     words = sum(len(each.text.split()) for client in with_text for each in client.dev or client.train)
+    assert update.totals["measured"] == len(with_text)
     assert update.totals["words"] == words, "a WER against a client's own hypotheses means nothing"
     trained = sum(len(client.train) for client in with_text) + update.totals["pseudo_labelled"]
     assert update.totals["examples"] == trained == update.weight / ONE
+
+
+def test_a_client_without_words_to_be_judged_by_weighs_least(make: Callable[..., Experiment]) -> None:
+    """No errors in no words would be a WER of 0 and the most weight. With a prior it is like the others."""
+    experiment = make("federation.pseudo_labels.min_utterances=1")
+    node = PlainNode.of(experiment, WerSoftmax(shrink=True))
+    first = replace(order(node, 1), clients=tuple(silent(experiment.partition)[:1]))
+    update, failures = node.update(first)
+    assert failures == {} and update.totals["pseudo_labelled"] > 0
+    assert update.totals["measured"] == update.totals["words"] == 0
+    assert update.weight == ONE
+    update, _ = node.update(replace(first, prior=Prior(0.4, 0.01)))
+    assert update.weight / ONE == pytest.approx(math.exp(1 - 0.4))
 
 
 def test_a_client_that_trusts_nothing_it_hears_adds_nothing_and_is_no_failure(make: Callable[..., Experiment]) -> None:
