@@ -50,25 +50,30 @@ class Verdict:
     sentence: str
 
 
-def judge(federated: Sequence[Term], central: Sequence[Term], constants: Constants, mbps: float | None) -> Verdict:
-    """`mbps`: mean speed of the transfers, total bits over total seconds; None where there are none."""
+def judge(
+    federated: Sequence[Term], central: Sequence[Term], constants: Constants, mbps: float | None
+) -> Verdict | None:
+    """None where the centralised run emits nothing: there is no ratio to that.
+
+    `mbps`: mean speed of the transfers, total bits over total seconds; None where there are none.
+    """
     ratio = ratio_band(federated, central, constants)
+    if ratio is None:
+        return None
     turns = turning(federated, central, constants)
     speed = break_even_mbps(federated, central, constants, mbps)
     verdict = Verdict(ratio, turns, speed, break_even_intensity(federated, central, constants), "")
     return replace(verdict, sentence=_sentence(verdict, mbps))
 
 
-def ratio_band(federated: Sequence[Term], central: Sequence[Term], constants: Constants) -> Band:
-    """Emissions of the federation over those of the centralised run."""
+def ratio_band(federated: Sequence[Term], central: Sequence[Term], constants: Constants) -> Band | None:
+    """Emissions of the federation over those of the centralised run; None where these are 0."""
 
     def ratio(ours: Values, theirs: Values) -> float | None:
         below = emissions(central, theirs)
         return emissions(federated, ours) / below if below > 0 else None
 
-    found = within_bounds(ratio, federated, central, constants)
-    assert found is not None
-    return found
+    return within_bounds(ratio, federated, central, constants)
 
 
 def within_bounds(

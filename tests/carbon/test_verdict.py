@@ -4,12 +4,15 @@ import dataclasses
 import itertools
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from asr_fed.carbon.account import Account, describe, rows
+from asr_fed.carbon.account import Account, describe, rows, summarise_account
 from asr_fed.carbon.model import emissions, names
 from asr_fed.carbon.scenario import Scenario, account_of, read_scenario
+from asr_fed.commands.carbon import main
+from asr_fed.reporting.carbon import carbon_section
 
 RESNET18 = Path(__file__).parents[2] / "recipes" / "carbon" / "resnet18.yaml"
 
@@ -133,6 +136,20 @@ def test_the_sentence_says_which_way_it_turns(resnet18: Account) -> None:
     assert "emits less" in faster.verdict.sentence and "networks slower than 109 Mbps" in faster.verdict.sentence
     far = read_scenario(RESNET18, ["federated.rounds=1600"])
     assert far.verdict is not None and "no constant turns that within its bounds" in far.verdict.sentence
+
+
+@pytest.mark.parametrize("server", [[], ["federated.server_seconds=2", "federated.server_country=china"]])
+def test_there_is_no_verdict_where_the_centralised_run_emits_nothing(
+    server: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clean = ["constants.talk2023_united_states=0", *server]
+    account = read_scenario(RESNET18, clean)
+    assert account.verdict is None and describe(account)["verdict"] is None
+    assert account.centralised is not None and account.centralised.g.value == 0
+    assert main([str(RESNET18), *clean, "--output", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert "Modelled: the federation emits" in shown and "Federated over centralised" not in shown
+    assert carbon_section(account, SimpleNamespace(carbon=summarise_account(account, None)))["sentences"]
 
 
 def test_rows_add_up_to_the_total(resnet18: Account) -> None:
