@@ -45,18 +45,27 @@ def check_engine(settings: Config) -> None:
             f"engine.address={address} is another machine, and without engine.certificates all that is sent there "
             "would be readable on the way: give the folder with the SuperLink's ca.crt."
         )
-    robust, nodes = settings.federation.robust, settings.engine.nodes
-    if robust.rule is Rule.multi_krum and nodes < 2 * robust.liars + 3:
-        raise UserError(
-            f"federation.robust.rule=multi_krum with federation.robust.liars={robust.liars} needs "
-            f"{2 * robust.liars + 3} nodes, and engine.nodes={nodes}: raise it, or lower liars."
-        )
+    _check_multi_krum(settings)
     for name in ("round_timeout", "client_timeout"):
         if getattr(settings.federation, name) is None:
             raise UserError(
                 f"engine=deployment needs federation.{name}=SECONDS: without it a node that is there but stuck holds "
                 "up the run for ever. Three times the longest ordinary one is a start."
             )
+
+
+def _check_multi_krum(settings: Config) -> None:
+    robust, nodes, buffer = settings.federation.robust, settings.engine.nodes, settings.federation.buffer
+    needed = 2 * robust.liars + 3
+    if robust.rule is not Rule.multi_krum:
+        return
+    start = f"federation.robust.rule=multi_krum with federation.robust.liars={robust.liars} needs {needed} nodes"
+    if nodes < needed:
+        raise UserError(f"{start}, and engine.nodes={nodes}: raise it, or lower liars.")
+    if buffer is not None and buffer < needed:  # each of its updates may be another node's, and no step has more
+        raise UserError(
+            f"{start} in each step, and federation.buffer={buffer} is full before: raise it, or lower liars."
+        )
 
 
 def _check_buffer(settings: Config) -> None:

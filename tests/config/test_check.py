@@ -27,6 +27,7 @@ data: {{name: mine, language: en, root: {folder}/nothing, parts: {{warm_up_speak
 
 
 VSSL = "task.kind=best_rq weighting=num_examples algorithm._target_=asr_fed.algorithms.fed_vssl.FedVssl"
+KRUM = "engine=deployment engine.address=localhost:8000 engine.nodes=9 federation.robust={rule:multi_krum,liars:2}"
 
 
 class Outcome:
@@ -217,6 +218,7 @@ def test_an_impossible_value_names_the_key(run, argument: str) -> None:
         ("engine=deployment data.parts.transcribed=0.3", "data.parts.transcribed"),
         ("engine=deployment engine.address=localhost:8000", "federation.round_timeout"),
         ("engine=deployment engine.address=localhost:8000 federation.robust.rule=multi_krum engine.nodes=4", "5 nodes"),
+        (f"{KRUM} federation.buffer=6", "liars=2 needs 7 nodes in each step, and federation.buffer=6"),
         ("engine=deployment engine.address=localhost:8000 federation.round_timeout=9", "federation.client_timeout"),
     ],
 )
