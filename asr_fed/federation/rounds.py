@@ -79,6 +79,8 @@ def run_federation(
         memory = remember(experiment.run_dir, state.history)
         timetables = federation.timetables(state, memory)
         arrivals = None if settings.buffer is None else Arrivals.begin(federation, state)
+    elif state.round == 0:
+        save_federation(state, checkpoint)  # without any round; in a deployment another process reads it
 
     while federation is not None and state.round < settings.rounds:
         started = time.perf_counter()

@@ -1,5 +1,6 @@
 """Everything that a killed server needs to continue as if it had not been killed."""
 
+import math
 import secrets
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -34,7 +35,8 @@ class FederationState:
     loss: the clients' mean training loss in the last round; before the first round, the loss on the server's dev
         speech.
     last: the sum of the last rounds' weights, where `federation.average_last` wants their mean.
-    clients, seconds: how many clients the nodes host, and how much training speech these have.
+    clients, seconds: how many clients the nodes host, and how much training speech these have; before the nodes have
+        joined, those of this machine's partition.
     fleet_s: seconds of the simulated fleet's clock; 0 without one.
     past: weights before this round, by how many server steps had been made, that clients are still at work on.
     norms: what is usual for a node's update, by the last rounds (`federation.robust.clip_median`).
@@ -70,7 +72,7 @@ class FederationState:
 def begin(experiment: Experiment, training: Task[Any]) -> FederationState:
     """The state before the first round: the warm start, evaluated on the server's dev speech."""
     config = experiment.config
-    weights, dev = read_state(training.model), experiment.partition.dev
+    weights, dev, clients = read_state(training.model), experiment.partition.dev, experiment.partition.clients
     parts = layout(training.model)
     wer = training.evaluate(dev, "dev").merit
     return FederationState(
@@ -81,6 +83,8 @@ def begin(experiment: Experiment, training: Task[Any]) -> FederationState:
         loss=training.mean_loss(dev),
         optimizer=instantiate(config.server).init(weights[: parts.parameters]),
         algorithm=instantiate(config.algorithm).init(parts),
+        clients=len(clients),
+        seconds=math.fsum(utterance.duration for client in clients for utterance in client.train),
         run=secrets.token_hex(8),
     )
 

@@ -48,10 +48,10 @@ def account_again(run_dir: Path, config: Config, command: str) -> RunSummary:
     if folder.exists():
         raise UserError(f"{folder} is there already: give a folder that is not.")
     checkpoint = Path("checkpoints") / "federation.pt"
-    if not (run_dir / checkpoint).is_file():
+    state = load_federation(run_dir / checkpoint) if (run_dir / checkpoint).is_file() else None
+    if state is None or not state.history:
         raise UserError(f"{run_dir} is no federation: it has no rounds whose time could be told.")
     experiment = replace(open_experiment(run_dir), config=config)
-    state = load_federation(run_dir / checkpoint)
     tables = tables_of(experiment, state.history, read_config(run_dir))
     make_folder(folder.parent)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:

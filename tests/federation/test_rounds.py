@@ -134,6 +134,18 @@ def test_the_rate_that_clients_get_follows_the_dev_wer(make: Callable[..., Exper
     assert len(set(grid.rates.values())) > 1, "the test needs a WER that stands still at times"
 
 
+def test_without_any_round_the_clients_are_known_and_the_state_is_kept(make: Callable[..., Experiment]) -> None:
+    """A deployment reads the state in another process, and the summary tells of the clients."""
+    experiment = make("federation.rounds=0")
+    state, clients = run(experiment), experiment.partition.clients
+    assert (state.round, state.clients) == (0, len(clients)) and len(clients) > 1
+    assert state.seconds == pytest.approx(sum(each.duration for client in clients for each in client.train))
+    kept = load_federation(experiment.checkpoints / "federation.pt")
+    assert (kept.clients, kept.seconds, kept.run) == (state.clients, state.seconds, state.run)
+    np.testing.assert_array_equal(kept.result, state.result)
+    assert run(replace(experiment, config=make("federation.rounds=2").config)).round == 2, "it goes on from there"
+
+
 def test_the_planned_fall_comes_on_top_of_the_dev_wers(make: Callable[..., Experiment]) -> None:
     """After the first round no WER is a gain: NewBob halves the rate each time."""
     falls = ("federation.annealing.factor=0.5", "federation.annealing.threshold=100.0", "federation.decay_from=0.5")

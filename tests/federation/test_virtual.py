@@ -1,6 +1,7 @@
 """Rounds by the clock of a simulated fleet: the same bits on any worker and after a kill; who arrives is trained."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from asr_fed.federation.rounds import run_federation
 from asr_fed.federation.state import FederationState, load_federation
 from asr_fed.federation.virtual import remember, virtual_time
+from asr_fed.pipeline import other_fleet
 from asr_fed.runs.experiment import Experiment
 from asr_fed.runs.records import RoundRecord
 from asr_fed.simulation.record import CLIENTS, ROUNDS, read_client_times, read_round_times
@@ -53,6 +55,17 @@ def test_one_node_two_nodes_and_a_resumed_run_end_in_the_same_bits(make: Callabl
     assert times(ran.alone) == times(ran.killed) == times(ran.straight)
     assert [record.round for record in read_round_times(ran.straight.run_dir)] == [1, 2, 3]
     assert ran.resumed.fleet_s == read_round_times(ran.straight.run_dir)[-1].end_s > 0
+
+
+def test_a_run_without_rounds_has_no_time_that_another_fleet_could_change(
+    make: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = make(*PHONES, "federation.rounds=0")
+    run(experiment)
+    monkeypatch.setattr(other_fleet, "read_summary", lambda run_dir: None)  # the test has none
+    new = replace(experiment.config, run_dir=str(tmp_path / "new"))
+    with pytest.raises(UserError, match="no rounds whose time could be told"):
+        other_fleet.account_again(experiment.run_dir, new, "")
 
 
 def test_who_is_dropped_is_not_trained(make: Callable[..., Experiment]) -> None:
