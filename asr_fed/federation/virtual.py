@@ -19,6 +19,7 @@ from torch import nn
 from asr_fed.aggregation.buffer import check_buffer
 from asr_fed.aggregation.codec import EXACT_BYTES, download_bytes, upload_bytes
 from asr_fed.algorithms.algorithm import Algorithm
+from asr_fed.algorithms.mime_lite import MimeLite
 from asr_fed.config.schema import Config, FederationConfig, Sampling
 from asr_fed.federation.client_app import client_size
 from asr_fed.federation.sampling import asked_and_wanted, sample_cohort
@@ -69,7 +70,7 @@ class VirtualTime:
         fleet = Fleet.read(config.simulation, config.seed)
         parameters = sum(parameter.numel() for parameter in model.parameters())  # those that are frozen cost time too
         clock = Clock(config.simulation, fleet, parameters, down, up)
-        works = {name: work_of(sizes[name], config.federation) for name in sorted(sizes)}
+        works = {name: work_of(sizes[name], config.federation, algorithm) for name in sorted(sizes)}
         check_tau(clock, works)
         if config.simulation.buffer is not None:
             check_buffer("simulation.buffer", config.simulation.buffer, len(works), algorithm.sent(parts))
@@ -141,12 +142,17 @@ def virtual_time(experiment: Experiment) -> VirtualTime | None:
     return VirtualTime.open(config, sizes, model, instantiate(config.algorithm))
 
 
-def work_of(size: ClientSize, settings: FederationConfig) -> Work:
+def work_of(size: ClientSize, settings: FederationConfig, algorithm: Algorithm) -> Work:
     """A client's whole round. It measures its WER on its dev speech, or on what it trained on where it has none."""
     batch, decoded = settings.batch, size.dev_seconds or size.train_seconds
     an_epoch = math.ceil(size.examples / batch.max_utterances)
     if batch.max_seconds is not None:
         an_epoch = max(an_epoch, math.ceil(size.train_seconds / batch.max_seconds))
+    before, before_s = 0, 0.0
+    if isinstance(algorithm, MimeLite):  # the mean gradient at the weights that it was sent
+        before = an_epoch if algorithm.gradient_batches is None else min(an_epoch, algorithm.gradient_batches)
+        before_s = size.train_seconds * before / max(1, an_epoch)
+    steps, trained_s = settings.local_epochs * an_epoch, settings.local_epochs * size.train_seconds
     if settings.local_steps is not None:
-        return Work(settings.local_steps, size.train_seconds * settings.local_steps / max(1, an_epoch), decoded)
-    return Work(settings.local_epochs * an_epoch, settings.local_epochs * size.train_seconds, decoded)
+        steps, trained_s = settings.local_steps, size.train_seconds * settings.local_steps / max(1, an_epoch)
+    return Work(steps, trained_s, decoded, before, before_s)

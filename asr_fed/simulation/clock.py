@@ -10,11 +10,17 @@ from asr_fed.simulation.record import ClientTime
 
 @dataclass(frozen=True)
 class Work:
-    """A client's whole round: optimizer steps, and seconds of audio that it trains on and that it decodes."""
+    """A client's whole round: optimizer steps, and seconds of audio that it trains on and that it decodes.
+
+    before_steps, before_s: passes over batches, and their audio, before the first optimizer step. They cost what steps
+        cost, and are made however many of these follow.
+    """
 
     steps: int
     trained_s: float
     decoded_s: float
+    before_steps: int = 0
+    before_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -56,15 +62,16 @@ class Clock:
     def course(self, client: str, work: Work) -> Course:
         """A client's whole round:  download + slowdown * size * (steps * a + trained * b + decoded * c) + upload.
 
-        a, b and c are the reference's seconds of a step, of training on a second of audio and of decoding one.
+        a, b and c are the reference's seconds of a step, of training on a second of audio and of decoding one. Steps
+        and audio before the first step are among them.
         """
         has, latency = self.fleet.hardware(client), self.settings.latency
-        step, decoding = self._compute(client, work)
+        step, other = self._compute(client, work)
         return Course(
             client,
             has.device.name,
             latency + self.bytes_down / has.down,
-            work.steps * step + decoding,
+            work.steps * step + other,
             latency + self.bytes_up / has.up,
         )
 
@@ -73,11 +80,11 @@ class Clock:
         whole = self.course(client, work)
         if whole.total_s <= seconds:
             return whole
-        step, decoding = self._compute(client, work)
-        steps = min(work.steps, math.floor((seconds - whole.download_s - whole.upload_s - decoding) / step))
+        step, other = self._compute(client, work)
+        steps = min(work.steps, math.floor((seconds - whole.download_s - whole.upload_s - other) / step))
         if steps < 1:
             return None
-        compute = steps * step + decoding
+        compute = steps * step + other
         return Course(
             client, whole.device, whole.download_s, compute, whole.upload_s, steps, steps / max(1, work.steps)
         )
@@ -91,13 +98,13 @@ class Clock:
         return self.within(client, work, tau) if rule is Late.partial else None
 
     def _compute(self, client: str, work: Work) -> tuple[float, float]:
-        """Seconds of one step, and of measuring the WER."""
+        """Seconds of one step; and of what comes before the first one, and of measuring the WER."""
         reference = self.settings.reference
         slower = self.fleet.hardware(client).device.slowdown * self.size
         audio = work.trained_s / max(1, work.steps)
-        return slower * (reference.step_seconds + audio * reference.train_seconds), (
-            slower * work.decoded_s * reference.decode_seconds
-        )
+        step = slower * (reference.step_seconds + audio * reference.train_seconds)
+        before = slower * (work.before_steps * reference.step_seconds + work.before_s * reference.train_seconds)
+        return step, before + slower * work.decoded_s * reference.decode_seconds
 
 
 def answered(

@@ -7,17 +7,23 @@ from typing import Any
 
 import pytest
 
+from asr_fed.algorithms.fed_avg import FedAvg
+from asr_fed.algorithms.mime_lite import MimeLite
+from asr_fed.config.schema import BatchConfig, FederationConfig
 from asr_fed.federation.rounds import run_federation
 from asr_fed.federation.state import FederationState, load_federation
-from asr_fed.federation.virtual import remember, virtual_time
+from asr_fed.federation.virtual import remember, virtual_time, work_of
 from asr_fed.pipeline import other_fleet
 from asr_fed.runs.experiment import Experiment
 from asr_fed.runs.records import RoundRecord
+from asr_fed.simulation.clock import Work
 from asr_fed.simulation.record import CLIENTS, ROUNDS, read_client_times, read_round_times
 from asr_fed.system.errors import UserError
 from asr_fed.wire.hosts import RemoteNodes
+from asr_fed.wire.messages import ClientSize
 from tests.federation.same_bits import same_bits, watch_orders
 from tests.federation.test_rounds import InProcess, Interrupted, make, run
+from tests.simulation.fleets import clock
 
 __all__ = ["make"]  # a fixture
 
@@ -66,6 +72,22 @@ def test_a_run_without_rounds_has_no_time_that_another_fleet_could_change(
     new = replace(experiment.config, run_dir=str(tmp_path / "new"))
     with pytest.raises(UserError, match="no rounds whose time could be told"):
         other_fleet.account_again(experiment.run_dir, new, "")
+
+
+@pytest.mark.parametrize(("most", "batches"), [(None, 5), (2, 2), (9, 5)])
+def test_the_gradient_that_mime_lite_makes_before_training_takes_its_time(most: int | None, batches: int) -> None:
+    settings, size = FederationConfig(local_epochs=2, batch=BatchConfig(max_utterances=4)), ClientSize(20, 60.0, 10.0)
+    plain = work_of(size, settings, FedAvg())
+    assert plain == Work(steps=10, trained_s=120.0, decoded_s=10.0)
+    work = work_of(size, settings, MimeLite(gradient_batches=most))
+    assert work == replace(plain, before_steps=batches, before_s=12.0 * batches)
+    own = clock()
+    reference, course = own.settings.reference, own.course("anna", work)
+    slower = own.fleet.hardware("anna").device.slowdown * own.size
+    more = slower * batches * (reference.step_seconds + 12.0 * reference.train_seconds)
+    assert course.compute_s - own.course("anna", plain).compute_s == pytest.approx(more) and more > 0
+    part = own.within("anna", work, course.total_s - 1e-6)
+    assert part is not None and part.steps == 9, "of the steps, not of the gradient, some are left out"
 
 
 def test_who_is_dropped_is_not_trained(make: Callable[..., Experiment]) -> None:
