@@ -179,8 +179,7 @@ def may_change(key: str, config: Config) -> bool:
 
     The settings of the beam search are free as long as only the test reads them. A dev or client decoder that
     searches steers the learning rate and the weights of clients by them, and one that makes hypotheses what is trained
-    on. The number of rounds is free as long as
-    neither a learning rate nor an average was planned by it.
+    on. The number of rounds is free as long as neither a learning rate nor an average was planned by it.
     """
     if key == "federation.rounds":
         return config.federation.decay_from == 1 and config.federation.average_last is None

@@ -71,7 +71,8 @@ def test_what_prepared_the_corpus_is_not_even_imported(
     content.data.prepare = {"_target_": "payload.prepare"}
     OmegaConf.save(content, run_dir / "config.yaml")
     assert fleet_table.main(["plan", str(run_dir), "simulation=phones"]) == 2
-    assert "payload" not in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "payload" not in told and "--trust" not in told  # all else of it was taken
     assert not (tmp_path / "owned").exists()
 
 
