@@ -27,7 +27,6 @@ PLANNED = ("simulation", "federation")  # sections that a plan may have other va
 OF_THE_CLIENTS = "federation.clients"  # but not these: the clients are those of the run
 NONE = "none"
 SERVER = "asr_fed.aggregation.server_optimizer."
-NOT_MADE = "data.prepare"  # the clients are prepared already
 DESCRIPTION = """\
 Where another clock would have had the same clients do the same work, the same training takes another time. This writes
 RUN by that clock to the run directory NEW, without training; it refuses where the clock would have trained otherwise.
@@ -106,8 +105,9 @@ def with_changes(
         raise UserError(f"{run_dir} is not a run directory: it has no {CONFIG}.")
     config: Any = complete_config(run_dir / CONFIG)
     config.run_dir = str(folder)
-    made = [OmegaConf.to_container(node) for path, node in targets(config) if path != NOT_MADE]
-    check_run_trust(made, [SERVER, *trust], run_dir)
+    # The clients are prepared already, and to check a target is to import it.
+    prepare, config.data.prepare = config.data.prepare, None
+    check_run_trust([OmegaConf.to_container(node) for _, node in targets(config)], [SERVER, *trust], run_dir)
     try:
         given = [_read(change, sections) for change in changes]
         for key, value in given:
@@ -119,10 +119,10 @@ def with_changes(
             if key not in GROUPS:
                 OmegaConf.update(config, key, OmegaConf.select(OmegaConf.from_dotlist([f"{key}={value}"]), key))
         settle_paths(config)
-        checked: Any = OmegaConf.merge(config, {"data": {"prepare": None}})  # to check a target is to import it
-        check_config(checked)
+        check_config(config)
     except OmegaConfBaseException as error:
         raise UserError(explain(error)) from error
+    config.data.prepare = prepare
     return OmegaConf.to_object(config)  # type: ignore[return-value]
 
 
